@@ -1,0 +1,115 @@
+"""A bounding volume hierarchy over the boxes of instances.
+
+The tree is implicit: node ``k`` has children ``2k`` and ``2k + 1``, the root is 1. Leaves hold one instance; a slot that holds
+nothing has an inverted box that no query meets. Splits halve the instances along the longest axis of their centres, so the depth is
+``ceil(log2 n)`` whatever the scene. When instances move, boxes are refitted and the order stays: always right, and as
+tight as before for motions that are small against the scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+EMPTY, INNER = -2, -1  # values of `node_instance` other than an instance
+STACK = 64  # at least twice the depth of the deepest tree
+
+
+@dataclass(frozen=True, eq=False)
+class Bvh:
+    """``node_lo``, ``node_hi`` ``[k, 3]`` world boxes; ``node_instance [k]`` the instance of a leaf, else INNER or EMPTY;
+    ``leaf_of [m]`` the node that holds an instance."""
+
+    node_lo: np.ndarray
+    node_hi: np.ndarray
+    node_instance: np.ndarray
+    leaf_of: np.ndarray
+
+    @staticmethod
+    def build(lo: np.ndarray, hi: np.ndarray) -> Bvh:
+        """From world boxes ``[m, 3]``."""
+        m = len(lo)
+        n_nodes = 2 << max(int(np.ceil(np.log2(max(m, 1)))), 0)
+        node_instance = np.full(n_nodes, EMPTY, dtype=np.int64)
+        leaf_of = np.zeros(m, dtype=np.int64)
+        if m:
+            _split(0.5 * (lo + hi), node_instance, leaf_of)
+        node_lo, node_hi = np.full((n_nodes, 3), np.inf), np.full((n_nodes, 3), -np.inf)
+        node_lo[leaf_of], node_hi[leaf_of] = lo, hi
+        _refit_all(node_lo, node_hi, node_instance)
+        return Bvh(node_lo, node_hi, node_instance, leaf_of)
+
+    def refitted(self, instances: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Bvh:
+        """The same tree after ``instances [k]`` took the boxes ``lo, hi [k, 3]``; this one stays as it is."""
+        node_lo, node_hi = self.node_lo.copy(), self.node_hi.copy()
+        leaves = self.leaf_of[instances]
+        node_lo[leaves], node_hi[leaves] = lo, hi
+        if len(leaves) * 16 < len(self.leaf_of):
+            _refit_paths(node_lo, node_hi, leaves)
+        else:
+            _refit_all(node_lo, node_hi, self.node_instance)
+        return Bvh(node_lo, node_hi, self.node_instance, self.leaf_of)
+
+
+def _split(centre: np.ndarray, node_instance: np.ndarray, leaf_of: np.ndarray) -> None:
+    """Halves all nodes of one level at once along the longest axis of their centres, ties by instance number."""
+    order, node = np.arange(len(centre)), np.ones(len(centre), dtype=np.int64)
+    while len(order):
+        starts = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])
+        counts = np.diff(np.r_[starts, len(order)])
+        widths = np.maximum.reduceat(centre[order], starts) - np.minimum.reduceat(centre[order], starts)
+        axis = np.repeat(widths.argmax(1), counts)
+        order = order[np.lexsort((order, centre[order, axis], node))]
+        place = np.arange(len(order)) - np.repeat(starts, counts)
+        size = np.repeat(counts, counts)
+        leaf = size == 1
+        node_instance[node[leaf]], leaf_of[order[leaf]] = order[leaf], node[leaf]
+        node_instance[node[~leaf]] = INNER
+        order, node = order[~leaf], (2 * node + (place >= (size + 1) // 2))[~leaf]
+
+
+@numba.njit(cache=True)
+def _refit_all(node_lo, node_hi, node_instance):
+    for node in range(len(node_instance) // 2 - 1, 0, -1):
+        if node_instance[node] == INNER:
+            for a in range(3):
+                node_lo[node, a] = min(node_lo[2 * node, a], node_lo[2 * node + 1, a])
+                node_hi[node, a] = max(node_hi[2 * node, a], node_hi[2 * node + 1, a])
+
+
+@numba.njit(cache=True)
+def _refit_paths(node_lo, node_hi, leaves):
+    for leaf in leaves:
+        node = leaf >> 1
+        while node >= 1:
+            for a in range(3):
+                node_lo[node, a] = min(node_lo[2 * node, a], node_lo[2 * node + 1, a])
+                node_hi[node, a] = max(node_hi[2 * node, a], node_hi[2 * node + 1, a])
+            node >>= 1
+
+
+@numba.njit(cache=True)
+def box_distance2(lo, hi, x, y, z):
+    """Squared distance of a point to the box ``lo, hi [3]``; 0 inside, inf for an inverted (empty) box."""
+    dx = max(lo[0] - x, 0.0, x - hi[0])
+    dy = max(lo[1] - y, 0.0, y - hi[1])
+    dz = max(lo[2] - z, 0.0, z - hi[2])
+    return dx * dx + dy * dy + dz * dz
+
+
+@numba.njit(cache=True)
+def box_span(lo, hi, ox, oy, oz, dx, dy, dz, t_min, t_max):
+    """Where the ray ``o + t d`` is inside a box: ``(enter, leave)``, with ``enter > leave`` for a miss."""
+    for a in range(3):
+        o, d = (ox, dx) if a == 0 else ((oy, dy) if a == 1 else (oz, dz))
+        if d == 0.0:
+            if o < lo[a] or o > hi[a]:
+                return np.inf, -np.inf
+        else:
+            t0, t1 = (lo[a] - o) / d, (hi[a] - o) / d
+            if t0 > t1:
+                t0, t1 = t1, t0
+            t_min, t_max = max(t_min, t0), min(t_max, t1)
+    return t_min, t_max

@@ -1,0 +1,381 @@
+"""The scene at one time: instances, the index over them, and the questions asked of it.
+
+`Composite` is immutable. What did not change between two of them is shared: fields, stacked weights, grids, the order of the
+tree. All routing happens without gradients; what is returned is then computed by the fields themselves, so it can be
+differentiated with respect to weights, poses, scales, points and rays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from compose import kernels
+from compose.batch import FieldBatch
+from compose.bvh import Bvh
+from compose.grid import grid_of
+from compose.kernels import Grids, Stand, Tree
+from compose.trace import TraceCount, TraceScene, any_hits, first_hits
+from compose.types import Hits, Instance, Rays, SceneSample, SurfaceSample
+from objects.aabb import Aabb
+from objects.field import Field, FieldSample
+from objects.pose import SE3
+
+
+class _Assets:
+    """The distinct (field, time) pairs of a scene, shared by all composites made of them by moving things."""
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        rows: dict[tuple[int, float | None], int] = {}
+        self.row_of = np.empty(len(instances), dtype=np.int64)
+        self.fields: list[Field] = []
+        self.times: list[float | None] = []
+        for k, instance in enumerate(instances):
+            row = rows.setdefault((id(instance.field), instance.time), len(rows))
+            if row == len(self.fields):
+                self.fields.append(instance.field)
+                self.times.append(instance.time)
+            self.row_of[k] = row
+        self.batch = FieldBatch(self.fields)
+        empty = np.zeros((0, 3))
+        self.box_lo = np.stack([f.box_lo.detach().double().numpy() for f in self.fields]) if rows else empty
+        self.box_hi = np.stack([f.box_hi.detach().double().numpy() for f in self.fields]) if rows else empty
+
+    @cached_property
+    def grids(self) -> Grids:
+        bar = tqdm(total=len(self.fields), desc="indexing", unit="object", delay=2, leave=False, disable=None)
+        all_grids = []
+        for field, time in zip(self.fields, self.times, strict=True):
+            all_grids.append(grid_of(field, time))
+            bar.update()
+        bar.close()
+        values, cells = [g.value.ravel() for g in all_grids], [g.bound.ravel() for g in all_grids]
+        return Grids(
+            shape=np.array([g.bound.shape for g in all_grids], dtype=np.int64),
+            cell=np.stack([g.cell for g in all_grids]),
+            value_at=np.cumsum([0] + [len(v) for v in values[:-1]]),
+            cell_at=np.cumsum([0] + [len(v) for v in cells[:-1]]),
+            value=np.concatenate(values),
+            bound=np.concatenate(cells),
+            skip=np.concatenate([g.skip.ravel() for g in all_grids]),
+            lipschitz=np.array([g.lipschitz for g in all_grids]),
+        )
+
+
+class Composite:
+    """A scene at one time, ready to be asked.
+
+    Fields are taken as they are now: after their weights have changed, make a new composite.
+
+    Args:
+        instances: Any mix of fields; several instances may share one. The position of an instance here is its ``owner`` number.
+
+    Raises:
+        ValueError: Something other than an `Instance`, or poses so far out that float64 can't tell their boxes apart.
+    """
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        self._instances = tuple(instances)
+        for instance in self._instances:
+            if not isinstance(instance, Instance):
+                raise ValueError(f"Composite: instances must be Instance objects, got {type(instance).__name__}")
+        self._assets = _Assets(self._instances)
+        m = len(self._instances)
+        with torch.no_grad():
+            poses = _stack_poses([i.T_world_obj for i in self._instances])
+            rot, trans = poses.rotation().numpy(), poses.translation.numpy()
+        scale = np.array([float(torch.as_tensor(i.scale).detach()) for i in self._instances])
+        self._stand = Stand(
+            np.ascontiguousarray(rot), np.ascontiguousarray(trans), scale, self._assets.row_of,
+            self._assets.box_lo, self._assets.box_hi,
+        )  # fmt: skip
+        self._box_lo, self._box_hi = _world_boxes(self._stand, np.arange(m))
+        self._bvh = Bvh.build(self._box_lo, self._box_hi)
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        return self._instances
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the widest field; narrower ones are padded with zeros."""
+        return self._assets.batch.feature_width
+
+    @property
+    def bounds(self) -> Aabb | None:
+        """World box around the boxes of all instances, None for an empty scene."""
+        if not self._instances:
+            return None
+        return Aabb(torch.from_numpy(self._box_lo.min(0)), torch.from_numpy(self._box_hi.max(0)))
+
+    @property
+    def size(self) -> float:
+        """Diagonal of `bounds` in metres, 0 for an empty scene."""
+        return 0.0 if self.bounds is None else self.bounds.diagonal
+
+    def with_poses(self, ids: Sequence[int] | Int[Tensor, "k"], T_world_obj: SE3) -> Composite:
+        """The same scene with some instances standing elsewhere; this one stays as it is.
+
+        Args:
+            ids: Instance numbers, each at most once.
+            T_world_obj: Their new poses, batch shape ``[k]``.
+
+        Raises:
+            ValueError: An unknown or repeated id, or a number of poses other than that of ids.
+        """
+        chosen = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise ValueError(f"with_poses: ids must be from 0 to {len(self) - 1}, got {chosen.min()}..{chosen.max()}")
+        if len(np.unique(chosen)) != len(chosen):
+            raise ValueError("with_poses: ids must not repeat")
+        if T_world_obj.translation.shape != (len(chosen), 3) or T_world_obj.quat_wxyz.shape != (len(chosen), 4):
+            raise ValueError(
+                f"with_poses: T_world_obj must be a batch of {len(chosen)} poses, got {list(T_world_obj.translation.shape[:-1])}"
+            )
+        instances = list(self._instances)
+        for k, i in enumerate(chosen):
+            instances[i] = instances[i].with_pose(T_world_obj[k])
+        with torch.no_grad():
+            poses = T_world_obj.to(torch.float64)
+            rot, trans = self._stand.rot.copy(), self._stand.trans.copy()
+            rot[chosen], trans[chosen] = poses.rotation().numpy(), poses.translation.numpy()
+        moved = object.__new__(Composite)
+        moved._instances, moved._assets = tuple(instances), self._assets
+        moved._stand = self._stand._replace(rot=rot, trans=trans)
+        lo, hi = _world_boxes(moved._stand, chosen)
+        moved._box_lo, moved._box_hi = self._box_lo.copy(), self._box_hi.copy()
+        moved._box_lo[chosen], moved._box_hi[chosen] = lo, hi
+        moved._bvh = self._bvh.refitted(chosen, lo, hi)
+        return moved
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def query(self, p_world: Float[Tensor, "n 3"], *, band: float = math.inf) -> SceneSample:
+        """The union of all instances at points: distance, colour and features of the closest surface, and whose it is.
+
+        Args:
+            p_world: Points, world frame, metres.
+            band: Up to which distance the answer must be exact. Beyond it the distance is a lower bound (the nearest
+                box counts for what was not asked), owner is -1, colour and features are 0.
+
+        Returns:
+            Sample in float64; with ``band=inf`` exact everywhere. Equal distances go to the lower instance.
+
+        Raises:
+            ValueError: Points that are not finite or not ``[n, 3]``, or a band that is not greater than 0.
+        """
+        _check_points("query", p_world)
+        if not band > 0:
+            raise ValueError(f"query: band must be greater than 0, got {band}")
+        n = len(p_world)
+        with torch.no_grad():
+            sdf, owner = self._nearest(p_world.detach().double().numpy(), band)
+            sdf, owner = torch.from_numpy(sdf), torch.from_numpy(owner)
+        rgb, feature = torch.zeros(n, 3, dtype=torch.float64), torch.zeros(n, self.feature_width, dtype=torch.float64)
+        rows = (owner >= 0).nonzero()[:, 0]
+        if len(rows):
+            p_obj, scale = self._to_object(p_world[rows], owner[rows])
+            got = self._assets.batch.sample(*self._pairs(owner[rows], p_obj))
+            sdf = sdf.index_put((rows,), got.sdf * scale)
+            rgb = rgb.index_put((rows,), got.rgb)
+            feature = feature.index_put((rows,), got.feature)
+        return SceneSample(sdf, rgb, feature, owner)
+
+    def trace(self, rays: Rays) -> Hits:
+        """First hits: for each ray the first change of sign from + to - of any instance.
+
+        A ray that starts inside a solid sees nothing of that solid until it has left it.
+
+        Returns:
+            ``t`` in float64 and ``owner``. Where gradients are on and anything asks for them, ``t`` is differentiable with respect
+            to weights, poses, scales and rays, by the implicit function theorem at the hit
+            (``dt = -df / (grad f . d)``; Niemeyer et al., "Differentiable Volumetric Rendering", CVPR 2020, eq. 12).
+        """
+        t, owner = first_hits(self._trace_scene, *_ray_arrays(rays), count=TraceCount())
+        t, owner = torch.from_numpy(t), torch.from_numpy(owner)
+        if torch.is_grad_enabled() and self._wants_graph(rays):
+            t = self._attach(rays, t, owner)
+        return Hits(t, owner)
+
+    def trace_count(self, rays: Rays) -> TraceCount:
+        """What `trace` costs for these rays, counted."""
+        count = TraceCount()
+        first_hits(self._trace_scene, *_ray_arrays(rays), count=count)
+        return count
+
+    def occluded(self, rays: Rays) -> Bool[Tensor, "n"]:
+        """Whether each ray hits anything between its ``t_min`` and ``t_max``; no gradients."""
+        return torch.from_numpy(any_hits(self._trace_scene, *_ray_arrays(rays), count=TraceCount()))
+
+    def evaluate(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> SurfaceSample:
+        """Given instances at given points, without any routing; differentiable like `query`.
+
+        Raises:
+            ValueError: Points that are not finite, or owners that are no instance numbers.
+        """
+        _check_points("evaluate", p_world)
+        if owner.shape != (len(p_world),):
+            raise ValueError(f"evaluate: owner must have shape [{len(p_world)}], got {list(owner.shape)}")
+        if len(owner) and not (0 <= int(owner.min()) and int(owner.max()) < len(self)):
+            raise ValueError(f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}")
+        sample, gradient = self._sample_and_gradient(p_world, owner)
+        return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1))
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return Tree(self._bvh.node_lo, self._bvh.node_hi, self._bvh.node_instance)
+
+    @cached_property
+    def _trace_scene(self) -> TraceScene:
+        stand = self._stand
+        diagonal = stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset]
+        time = np.array([0.0 if t is None else t for t in self._assets.times])[stand.asset] if len(self) else np.zeros(0)
+        grids = self._assets.grids if len(self) else _NO_GRIDS
+        return TraceScene(stand, self._tree, grids, self._assets.batch, time, diagonal)
+
+    def _nearest(self, p_world: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
+        """Distance and owner of the closest instance by branch and bound over boxes; see `query` for ``band``.
+
+        The instance of the nearest box gives an upper bound; only boxes within it can hold something closer.
+        """
+        n = len(p_world)
+        if len(self) == 0:
+            return np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
+        first, _ = kernels.nearest_boxes(self._tree, self._stand, p_world, 0.0)
+        upper = self._sdf(p_world, first)
+        offsets, instance = kernels.boxes_within(self._tree, self._stand, p_world, np.minimum(np.maximum(upper, 0.0), band))
+        point = np.repeat(np.arange(n), np.diff(offsets))
+        rest = instance != first[point]
+        sdf, owner = upper.copy(), first.copy()
+        if rest.any():
+            values = self._sdf(p_world[point[rest]], instance[rest])
+            kernels.nearest_hits(point[rest], instance[rest], values, sdf, owner)
+        far = sdf > band
+        if far.any():
+            _, outer = kernels.nearest_boxes(self._tree, self._stand, p_world[far], band)
+            sdf[far], owner[far] = np.minimum(sdf[far], outer), -1
+        return sdf, owner
+
+    def _sdf(self, p_world: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """World distance of given instances at given points."""
+        p_obj = kernels.points_to_object(self._stand, p_world, owner)
+        sdf = self._assets.batch.sdf(*self._pairs(torch.from_numpy(owner), torch.from_numpy(p_obj)))
+        return sdf.numpy() * self._stand.scale[owner]
+
+    def _pairs(self, owner: Tensor, p_obj: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Asset, point and time of each pair, as `FieldBatch` takes them."""
+        asset = torch.from_numpy(self._stand.asset)[owner]
+        times = torch.tensor([0.0 if t is None else t for t in self._assets.times], dtype=torch.float64)
+        return asset, p_obj, times[asset]
+
+    def _to_object(self, p_world: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        """Points in the frames of their owners, and the owners' scales, with gradients to poses, scales and points."""
+        p = p_world.double()
+        if not torch.is_grad_enabled():
+            p_obj = kernels.points_to_object(self._stand, p.detach().contiguous().numpy(), owner.numpy())
+            return torch.from_numpy(p_obj), torch.from_numpy(self._stand.scale)[owner]
+        poses, scale = self._graph_poses(owner)
+        return (poses.inverse() @ p) / scale[:, None], scale
+
+    def _sample_and_gradient(self, p_world: Tensor, owner: Tensor) -> tuple[FieldSample, Tensor]:
+        """Samples of given instances (distance in metres) and the world gradient of their distance, ``[n, 3]``."""
+        wants_graph = torch.is_grad_enabled()
+        p_obj, scale = self._to_object(p_world, owner)
+        with torch.enable_grad():
+            if not p_obj.requires_grad:
+                p_obj = p_obj.detach().requires_grad_(True)
+            got = self._assets.batch.sample(*self._pairs(owner, p_obj))
+            if got.sdf.requires_grad:
+                (gradient,) = torch.autograd.grad(got.sdf.sum(), p_obj, create_graph=wants_graph)
+            else:
+                gradient = torch.zeros_like(p_obj)
+        rot = self._graph_poses(owner)[0].rotation() if wants_graph else torch.from_numpy(self._stand.rot)[owner]
+        sample = got._replace(sdf=got.sdf * scale)
+        gradient = (rot @ gradient[..., None])[..., 0]
+        if wants_graph:
+            return sample, gradient
+        return FieldSample(*(v.detach() for v in sample)), gradient.detach()
+
+    def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:
+        """Poses and scales of ``owner [n]`` with their graphs; only the instances that occur are stacked."""
+        present, back = owner.unique(return_inverse=True)
+        chosen = [self._instances[i] for i in present.tolist()]
+        poses = _stack_poses([i.T_world_obj for i in chosen])
+        scale = torch.stack([torch.as_tensor(i.scale, dtype=torch.float64) for i in chosen]) if chosen else torch.ones(0)
+        return poses[back], scale.double()[back]
+
+    def _wants_graph(self, rays: Rays) -> bool:
+        tensors = [rays.origins, rays.directions]
+        tensors += [p for field in self._assets.fields for p in field.parameters()]
+        for i in self._instances:
+            tensors += [i.T_world_obj.quat_wxyz, i.T_world_obj.translation]
+            tensors += [i.scale] if isinstance(i.scale, Tensor) else []
+        return any(v.requires_grad for v in tensors)
+
+    def _attach(self, rays: Rays, t: Tensor, owner: Tensor) -> Tensor:
+        """``t`` with the gradient of the implicit function ``sdf(o + t d) = 0``; its value stays."""
+        rows = (owner >= 0).nonzero()[:, 0]
+        if len(rows) == 0:
+            return t
+        hit_owner, t0 = owner[rows], t[rows]
+        d = rays.directions[rows].double()
+        p_world = rays.origins[rows].double() + t0[:, None] * d
+        sample, gradient = self._sample_and_gradient(p_world, hit_owner)
+        if not sample.sdf.requires_grad:
+            return t
+        slope = (gradient * d).sum(-1).detach()
+        slope = torch.where(slope.abs() < 1e-6, torch.full_like(slope, -1e-6), slope)  # grazing: large, not infinite
+        return t.index_put((rows,), t0 - (sample.sdf - sample.sdf.detach()) / slope)
+
+
+_NO_GRIDS = Grids(
+    *(np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3))),
+    *(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)),
+    *(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint8), np.zeros(0)),
+)
+
+
+def _stack_poses(poses: Sequence[SE3]) -> SE3:
+    """As one float64 batch (empty for none)."""
+    if not poses:
+        return SE3.identity((0,))
+    return SE3(
+        torch.stack([p.quat_wxyz.double() for p in poses]), torch.stack([p.translation.double() for p in poses])
+    )
+
+
+def _world_boxes(stand: Stand, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World boxes around the oriented boxes of instances, a hair wider than exact."""
+    asset = stand.asset[ids]
+    scale = stand.scale[ids, None]
+    middle = 0.5 * (stand.box_lo[asset] + stand.box_hi[asset]) * scale
+    half = 0.5 * (stand.box_hi[asset] - stand.box_lo[asset]) * scale
+    centre = (stand.rot[ids] @ middle[..., None])[..., 0] + stand.trans[ids]
+    reach = (np.abs(stand.rot[ids]) @ half[..., None])[..., 0]
+    slack = 1e-12 * (np.abs(centre) + reach) + 1e-9 * reach
+    return centre - reach - slack, centre + reach + slack
+
+
+def _check_points(who: str, p_world: Tensor) -> None:
+    if p_world.dim() != 2 or p_world.shape[1] != 3:
+        raise ValueError(f"{who}: p_world must have shape [n, 3], got {list(p_world.shape)}")
+    if not torch.isfinite(p_world).all():
+        raise ValueError(f"{who}: p_world must be finite")
+
+
+def _ray_arrays(rays: Rays) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    values = (rays.origins, rays.directions, torch.as_tensor(rays.t_min), torch.as_tensor(rays.t_max))
+    o, d, t_min, t_max = (np.ascontiguousarray(v.detach().double().numpy()) for v in values)
+    return o, d, t_min, t_max

@@ -1,0 +1,118 @@
+"""The dense reference: every instance asked at every point and along every ray, in float64, one after another.
+
+It shares no index, no traversal and no hit code with the fast path, only the fields and the poses, and it is as plain as it
+can be. Tests and benchmarks hold the fast path against it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from compose.types import Hits, Instance, Rays, SceneSample
+from objects.field import Field, FieldSample
+
+_STEPS = 2000  # marching steps along the diagonal of an instance's box
+_BISECTED = 1e-6  # of the diagonal
+
+
+def in_double(instances: Sequence[Instance]) -> list[Instance]:
+    """The same scene with float64 copies of its fields (shared ones stay shared)."""
+    copies: dict[int, Field] = {}
+    out = []
+    for i in instances:
+        field = copies.setdefault(id(i.field), copy.deepcopy(i.field).double())
+        out.append(Instance(i.name, field, i.T_world_obj.to(torch.float64), i.scale, i.time, i.lit))
+    return out
+
+
+def query_reference(instances: Sequence[Instance], p_world: Float[Tensor, "n 3"]) -> SceneSample:
+    """The union at points, all instances asked everywhere; differentiable. Fields must be float64 (`in_double`)."""
+    n, width = len(p_world), max((i.field.feature_width for i in instances), default=0)
+    if not instances:
+        nothing = p_world.new_zeros(n, 3)
+        return SceneSample(p_world.new_full((n,), math.inf), nothing, nothing[:, :0], torch.full((n,), -1))
+    samples = [_sample(i, p_world) for i in instances]
+    sdf, owner = torch.stack([s.sdf for s in samples]).min(0)  # torch gives the first of equal values
+    rgb = torch.stack([s.rgb for s in samples])[owner, torch.arange(n)]
+    features = [torch.nn.functional.pad(s.feature, (0, width - s.feature.shape[1])) for s in samples]
+    return SceneSample(sdf, rgb, torch.stack(features)[owner, torch.arange(n)], owner)
+
+
+@torch.no_grad()
+def trace_reference(instances: Sequence[Instance], rays: Rays) -> Hits:
+    """First hits by marching each box at 1/2000 of its diagonal, then bisection. Fields must be float64 (`in_double`)."""
+    t = torch.full((len(rays),), math.inf, dtype=torch.float64)
+    owner = torch.full((len(rays),), -1)
+    for k, instance in enumerate(instances):
+        t_k = _first_crossing(instance, rays)
+        nearer = t_k < t
+        t, owner = torch.where(nearer, t_k, t), torch.where(nearer, torch.full_like(owner, k), owner)
+    return Hits(t, owner)
+
+
+def hit_distance_reference(instances: Sequence[Instance], rays: Rays, hits: Hits) -> Float[Tensor, "n"]:
+    """``t`` of known hits as a differentiable function of weights, poses, scales and rays (implicit function theorem)."""
+    t = hits.t.clone()
+    for k, instance in enumerate(instances):
+        rows = (hits.owner == k).nonzero()[:, 0]
+        if len(rows) == 0:
+            continue
+        o, d = rays.origins[rows].double(), rays.directions[rows].double()
+        p = o + hits.t[rows, None] * d
+        probe = p.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(_sample(instance, probe).sdf.sum(), probe)
+        sdf = _sample(instance, p).sdf
+        t = t.index_put((rows,), hits.t[rows] - (sdf - sdf.detach()) / (gradient * d.detach()).sum(-1))
+    return t
+
+
+def _sample(instance: Instance, p_world: Tensor) -> FieldSample:
+    p_obj = (instance.T_world_obj.inverse() @ p_world.double()) / instance.scale
+    time = None if instance.time is None else p_obj.new_full((len(p_obj),), instance.time)
+    sample = instance.field(p_obj, time)
+    return sample._replace(sdf=sample.sdf * instance.scale)
+
+
+def _first_crossing(instance: Instance, rays: Rays) -> Tensor:
+    """First change of sign from + to - of one instance along each ray; inf for none."""
+    inverse = instance.T_world_obj.inverse()
+    o = (inverse @ rays.origins.double()) / instance.scale
+    d = (inverse.rotation() @ rays.directions.double()[..., None])[..., 0] / instance.scale
+    lo, hi = instance.field.box_lo.double(), instance.field.box_hi.double()
+    diagonal = float((hi - lo).norm()) * float(instance.scale)
+    a, b = (lo - o) / d, (hi - o) / d
+    outside = (d == 0) & ((o < lo) | (o > hi))
+    enter = torch.where(d == 0, torch.full_like(a, -math.inf), torch.minimum(a, b)).amax(-1)
+    leave = torch.where(d == 0, torch.full_like(a, math.inf), torch.maximum(a, b)).amin(-1)
+    enter = torch.maximum(enter, torch.as_tensor(rays.t_min).double())
+    leave = torch.minimum(leave, torch.as_tensor(rays.t_max).double())
+    t = torch.full((len(rays),), math.inf, dtype=torch.float64)
+    rows = ((enter <= leave) & ~outside.any(-1)).nonzero()[:, 0]
+
+    def outside_solid(which: Tensor, s: Tensor) -> Tensor:
+        p = o[which] + s[:, None] * d[which]
+        time = None if instance.time is None else p.new_full((len(p),), instance.time)
+        return instance.field.sdf(p, time) > 0
+
+    step = diagonal / _STEPS
+    s = enter[rows]
+    before = outside_solid(rows, s)
+    while len(rows):
+        s_next = torch.minimum(s + step, leave[rows])
+        after = outside_solid(rows, s_next)
+        crossed = before & ~after
+        near, far, found = s[crossed], s_next[crossed], rows[crossed]
+        while len(found) and float((far - near).max()) > _BISECTED * diagonal:
+            middle = 0.5 * (near + far)
+            out = outside_solid(found, middle)
+            near, far = torch.where(out, middle, near), torch.where(out, far, middle)
+        t[found] = 0.5 * (near + far)
+        going = ~crossed & (s_next < leave[rows])
+        rows, s, before = rows[going], s_next[going], after[going]
+    return t

@@ -1,0 +1,162 @@
+"""First hits of rays: candidates from the tree and the grids, then a search in which only the fields speak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from compose import kernels
+from compose.batch import FieldBatch
+from compose.kernels import Candidates, Grids, Search, Stand, Tree
+
+# A hit is pinned down to this share of the diagonal of its instance's box (DESIGN: bisected to 1e-6).
+_TOLERANCE = 5e-7
+# Smallest step of a probe, as a share of the diagonal: the step at which the dense reference marches.
+_STEP = 1 / 2000
+# Uncertain stretches are cut into pieces of this share, searched side by side.
+_PIECE = 16 * _STEP
+_ROOM = 8  # candidates of one ray before it is done again with more room
+_CHUNK = 1 << 18  # rays at once: bounds the memory
+_MAX_WIDEN = 64.0
+
+
+@dataclass(frozen=True, eq=False)
+class TraceScene:
+    """What a trace reads: where instances stand, the tree over them, the grids and the fields of their assets."""
+
+    stand: Stand
+    tree: Tree
+    grids: Grids
+    batch: FieldBatch
+    time: np.ndarray  # [m] seconds of each instance (0 where it has none)
+    diagonal: np.ndarray  # [m] of the instance's box, metres
+
+
+@dataclass
+class TraceCount:
+    """What a trace cost: rays, candidates, evaluations of fields, rays whose grid misled and were done again."""
+
+    rays: int = 0
+    candidates: int = 0
+    evaluations: int = 0
+    repeated: int = 0
+
+
+@torch.no_grad()
+def first_hits(
+    scene: TraceScene, origins: np.ndarray, directions: np.ndarray, t_min: np.ndarray, t_max: np.ndarray, count: TraceCount
+) -> tuple[np.ndarray, np.ndarray]:
+    """``t [n]`` (inf for none) and ``owner [n]`` (-1 for none) of each ray's first hit."""
+    t, owner = np.full(len(origins), np.inf), np.full(len(origins), -1, dtype=np.int64)
+    for lo in range(0, len(origins), _CHUNK):
+        part = slice(lo, lo + _CHUNK)
+        t[part], owner[part] = _hits(
+            scene, origins[part], directions[part], t_min[part], t_max[part], 1.0, any_hit=False, count=count
+        )
+    return t, owner
+
+
+@torch.no_grad()
+def any_hits(
+    scene: TraceScene, origins: np.ndarray, directions: np.ndarray, t_min: np.ndarray, t_max: np.ndarray, count: TraceCount
+) -> np.ndarray:
+    """Whether each ray hits anything, ``[n]`` bool. Fields are asked only where the grids leave a doubt."""
+    blocked = np.zeros(len(origins), dtype=bool)
+    for lo in range(0, len(origins), _CHUNK):
+        part = slice(lo, lo + _CHUNK)
+        t, _ = _hits(scene, origins[part], directions[part], t_min[part], t_max[part], 1.0, any_hit=True, count=count)
+        blocked[part] = np.isfinite(t)
+    return blocked
+
+
+def _hits(scene, origins, directions, t_min, t_max, widen, *, any_hit, count) -> tuple[np.ndarray, np.ndarray]:
+    n = len(origins)
+    best_t, best_owner = np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
+    count.rays += n
+    rays, found, blocked = _candidates(scene, origins, directions, t_min, t_max, widen, any_hit)
+    best_t[blocked] = 0.0
+    count.candidates += len(rays)
+    if len(rays):
+        failed = _search(scene, origins, directions, rays, found, best_t, best_owner, count)
+        if len(failed):
+            # The grid called a place certain that the field denies: what it hid must be looked at again, with less trust.
+            count.repeated += len(failed)
+            again = (origins[failed], directions[failed], t_min[failed], t_max[failed])
+            if widen >= _MAX_WIDEN:
+                raise RuntimeError(
+                    "a field contradicts its own distance grid; were its weights changed after the composite was made?"
+                )
+            best_t[failed], best_owner[failed] = _hits(scene, *again, widen * 4, any_hit=any_hit, count=count)
+    return best_t, best_owner
+
+
+def _candidates(scene, origins, directions, t_min, t_max, widen, any_hit):
+    """Packed candidates: the ray of each, their columns, and which rays are known to be blocked (``any_hit`` only)."""
+    n = len(origins)
+    blocked = np.zeros(n, dtype=bool)
+    rays_of, parts = [], []
+    todo, room = np.arange(n), _ROOM
+    while len(todo):
+        k = len(todo)
+        floats = [np.empty((k, room)) for _ in range(4)]
+        found = Candidates(*floats, np.empty((k, room), dtype=np.int64), np.empty((k, room), dtype=np.int8))
+        counted, stopped = np.zeros(k, dtype=np.int64), np.zeros(k, dtype=bool)
+        kernels.find_candidates(
+            scene.tree, scene.stand, scene.grids, _PIECE * scene.diagonal, origins[todo], directions[todo], t_min[todo], t_max[todo],
+            widen, any_hit, found, counted, stopped,
+        )  # fmt: skip
+        blocked[todo] = stopped
+        whole = (counted <= room) & ~stopped
+        # What starts behind the end of a ray's first certain candidate can't be its first hit.
+        filled = (np.arange(room) < counted[:, None]) & whole[:, None]
+        certain_end = np.where(filled & (found.certain == 1), found.tb, np.inf).min(1)
+        row, column = np.nonzero(filled & (found.ta <= certain_end[:, None]))
+        rays_of.append(todo[row])
+        parts.append([values[row, column] for values in found])
+        todo, room = todo[(counted > room) & ~stopped], room * 8
+    columns = zip(*parts, strict=True)
+    return np.concatenate(rays_of), Candidates(*[np.concatenate(column) for column in columns]), blocked
+
+
+def _search(scene, origins, directions, rays, found, best_t, best_owner, count) -> np.ndarray:
+    """Runs all searches to their end; returns the rays in which the grid proved wrong."""
+    c = len(rays)
+    certain = found.certain == 1
+    search = Search(
+        mode=np.where(certain, kernels.BRACKET, kernels.PROBE).astype(np.int8),
+        s=np.where(certain, found.guess, found.ta),
+        lo=found.ta.copy(),
+        hi=found.tb.copy(),
+        seen_lo=np.zeros(c, dtype=bool),
+        seen_hi=np.zeros(c, dtype=bool),
+        s_last=np.full(c, np.nan),
+        f_last=np.full(c, np.nan),
+        slope=np.where(certain, found.slope, 0.0),
+        t=np.full(c, np.inf),
+        rounds=np.zeros(c, dtype=np.int64),
+    )
+    asset = scene.stand.asset[found.instance]
+    diagonal = scene.diagonal[found.instance]
+    scale = scene.stand.scale[found.instance]
+    tolerance, step = _TOLERANCE * diagonal, _STEP * diagonal
+    inverse_lipschitz = scale / scene.grids.lipschitz[asset]
+    active = np.lexsort((rays, asset))  # the order in which networks meet their points depends on nothing else
+    failed = []
+    while len(active):
+        instance = found.instance[active]
+        p_world = origins[rays[active]] + search.s[active, None] * directions[rays[active]]
+        p_obj = kernels.points_to_object(scene.stand, p_world, instance)
+        f = scene.batch.sdf(
+            torch.from_numpy(asset[active]), torch.from_numpy(p_obj), torch.from_numpy(scene.time[instance])
+        ).numpy()
+        count.evaluations += len(active)
+        kernels.advance(search, active, f, tolerance[active], step[active], inverse_lipschitz[active])
+        mode = search.mode[active]
+        over = active[mode >= kernels.DONE]
+        kernels.nearest_hits(rays[over], found.instance[over], search.t[over], best_t, best_owner)
+        failed.append(rays[active[mode == kernels.FAILED]])
+        active = active[mode < kernels.DONE]
+        active = active[search.lo[active] <= best_t[rays[active]]]
+    return np.unique(np.concatenate(failed)) if failed else np.zeros(0, dtype=np.int64)

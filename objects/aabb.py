@@ -1,0 +1,63 @@
+"""Axis-aligned boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Aabb:
+    """An axis-aligned box ``lo <= p <= hi``, in whatever frame its owner says.
+
+    Raises:
+        ValueError: Not two finite 3-vectors, or ``lo`` not below ``hi`` along each axis.
+    """
+
+    lo: Float[Tensor, "3"]
+    hi: Float[Tensor, "3"]
+
+    def __post_init__(self) -> None:
+        for name in ("lo", "hi"):
+            value = getattr(self, name)
+            value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+            if value.shape != (3,):
+                raise ValueError(f"Aabb: {name} must be a 3-vector, got shape {list(value.shape)}")
+            object.__setattr__(self, name, value.detach())
+        if not bool((torch.isfinite(self.lo) & torch.isfinite(self.hi) & (self.lo < self.hi)).all()):
+            raise ValueError(
+                f"Aabb: expected finite lo < hi on each axis, got lo={self.lo.tolist()}, hi={self.hi.tolist()}"
+            )
+
+    @property
+    def size(self) -> Float[Tensor, "3"]:
+        """Edge lengths."""
+        return self.hi - self.lo
+
+    @property
+    def center(self) -> Float[Tensor, "3"]:
+        return 0.5 * (self.lo + self.hi)
+
+    @property
+    def diagonal(self) -> float:
+        """Length of the space diagonal."""
+        return float(self.size.double().norm())
+
+    def corners(self) -> Float[Tensor, "8 3"]:
+        pick = torch.tensor(
+            [[(i >> k) & 1 for k in range(3)] for i in range(8)], dtype=torch.bool, device=self.lo.device
+        )
+        return torch.where(pick, self.hi, self.lo)
+
+    def contains(self, p: Float[Tensor, "*b 3"]) -> Bool[Tensor, "*b"]:
+        return ((p >= self.lo) & (p <= self.hi)).all(-1)
+
+    def padded(self, margin: float) -> Aabb:
+        """Grown by ``margin`` on every side."""
+        return Aabb(self.lo - margin, self.hi + margin)
+
+    def union(self, other: Aabb) -> Aabb:
+        return Aabb(torch.minimum(self.lo, other.lo), torch.maximum(self.hi, other.hi))

@@ -1,0 +1,159 @@
+"""The one interface of all object fields, and the one rule of how a field goes on outside its box.
+
+A field is a map from a point in the object's frame to signed distance (negative inside), colour and features. A subclass
+says only what happens *inside* its box; `Field.forward` continues it to all of space, so that composition, indices and
+renderers never meet a point where a field is undefined.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objects.aabb import Aabb
+
+
+class FieldSample(NamedTuple):
+    """What a field says of ``n`` points: ``sdf [n]`` (object units, negative inside), ``rgb [n 3]`` (sRGB in 0..1),
+    ``feature [n f]`` (``f`` may be 0)."""
+
+    sdf: Float[Tensor, "n"]
+    rgb: Float[Tensor, "n 3"]
+    feature: Float[Tensor, "n f"]
+
+
+class Field(nn.Module, ABC):
+    """An object as a function of space, in its own frame and units.
+
+    Subclasses implement `inside` (and `inside_sdf`, where distance alone is cheaper) and describe themselves by `kind`,
+    `config` and `children_fields`, so that files and batched evaluation need to know nothing else about them. Numbers
+    that may differ between two fields of the same make-up are buffers or parameters, never Python attributes: fields
+    with equal `structure()` are evaluated in one call with their tensors stacked.
+
+    Args:
+        bounds: Box in the object frame. The solid lies strictly inside: ``sdf > 0`` on the faces of the box, at every
+            time that the field claims.
+        lipschitz: Estimate of the largest gradient length of the distance.
+        feature_width: Number of feature channels.
+    """
+
+    kind: ClassVar[str] = ""
+    box_lo: Tensor
+    box_hi: Tensor
+    lipschitz_estimate: Tensor
+
+    def __init__(self, bounds: Aabb, lipschitz: float = 1.0, feature_width: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("box_lo", bounds.lo.float().clone())
+        self.register_buffer("box_hi", bounds.hi.float().clone())
+        self.register_buffer("lipschitz_estimate", torch.tensor(float(lipschitz)))
+        self.feature_width = feature_width
+
+    @abstractmethod
+    def inside(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None) -> FieldSample:
+        """The sample at points inside the box."""
+
+    def inside_sdf(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None) -> Float[Tensor, "n"]:
+        """Signed distance alone at points inside the box."""
+        return self.inside(p_obj, time).sdf
+
+    def config(self) -> dict[str, Any]:
+        """Plain numbers that fix the make-up (layer sizes, frequencies), enough to build an empty copy of this field."""
+        return {}
+
+    def children_fields(self) -> list[Field]:
+        """The fields that this one is made of."""
+        return []
+
+    @classmethod
+    def empty(cls, config: dict[str, Any], children: list[Field]) -> Self:
+        """A field of this kind with the given make-up; its tensors are loaded afterwards."""
+        raise ValueError(f"{cls.__name__} cannot be read from a file")
+
+    def check_values(self) -> None:
+        """Checks that the tensors of this field (not of its children) make one of its kind; used when a file is read.
+
+        Raises:
+            ValueError: Naming the number, what was expected and what came.
+        """
+        Aabb(self.box_lo, self.box_hi)
+        if not 0 < self.lipschitz < float("inf"):
+            raise ValueError(f"{self.kind}: lipschitz must be finite and greater than 0, got {self.lipschitz}")
+
+    # -- what every field can do -------------------------------------------------------------------------------------
+
+    @property
+    def bounds(self) -> Aabb:
+        """The box, in the object frame."""
+        return Aabb(self.box_lo, self.box_hi)
+
+    @property
+    def lipschitz(self) -> float:
+        """Estimate of the largest gradient length of the distance (not a proof)."""
+        return float(self.lipschitz_estimate)
+
+    def forward(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None) -> FieldSample:
+        """Distance, colour and features at any points.
+
+        Args:
+            p_obj: Points in the object frame, object units.
+            time: Seconds, one for each point; only deforming fields look at it.
+
+        Returns:
+            The sample; differentiable with respect to points, weights and time. Outside the box the distance is
+            ``sqrt(|p - q|^2 + max(sdf(q), 0)^2)`` with ``q`` the nearest point of the box, colour and features are
+            those of ``q``.
+        """
+        q = p_obj.clamp(self.box_lo, self.box_hi)
+        sample = self.inside(q, time)
+        return sample._replace(sdf=_extended(p_obj, q, sample.sdf))
+
+    def sdf(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None) -> Float[Tensor, "n"]:
+        """Signed distance alone, equal to ``forward(p_obj, time).sdf``."""
+        q = p_obj.clamp(self.box_lo, self.box_hi)
+        return _extended(p_obj, q, self.inside_sdf(q, time))
+
+    def in_double(self) -> Self:
+        """A copy in float64, the reference that float32 paths are held against."""
+        return copy.deepcopy(self).double()
+
+    def to_mesh(self, tolerance: float | None = None):
+        """The surface as a `trimesh.Trimesh` with vertex colours, in the object frame; see `objects.meshing`."""
+        from objects.meshing import field_to_mesh
+
+        return field_to_mesh(self, tolerance)
+
+    def __or__(self, other: Field) -> Field:
+        from objects.setops import Union
+
+        return Union(self, other)
+
+    def __and__(self, other: Field) -> Field:
+        from objects.setops import Intersection
+
+        return Intersection(self, other)
+
+    def __sub__(self, other: Field) -> Field:
+        from objects.setops import Difference
+
+        return Difference(self, other)
+
+
+def structure(field: Field) -> dict[str, Any]:
+    """The make-up of a field as a JSON tree: kinds, plain numbers, children. Tensors aside, it is the whole field."""
+    tree: dict[str, Any] = {"kind": field.kind, "config": field.config()}
+    if children := field.children_fields():
+        tree["children"] = [structure(child) for child in children]
+    return tree
+
+
+def _extended(p: Tensor, q: Tensor, sdf_q: Tensor) -> Tensor:
+    gap2 = (p - q).square().sum(-1)
+    outside = gap2 > 0
+    beyond = torch.where(outside, gap2 + sdf_q.clamp(min=0).square(), torch.ones_like(gap2)).sqrt()
+    return torch.where(outside, beyond, sdf_q)

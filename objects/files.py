@@ -1,0 +1,356 @@
+"""Field files: one safetensors file holds the weights and, in its header, a JSON tree that says what they make.
+
+The layout is that of https://github.com/huggingface/safetensors (8 bytes of header length, a JSON header, the numbers,
+little-endian), so that other tools can read it. It is written and read here, because equal fields must give equal bytes
+(the file's hash is the field's name in a scene) and because a hostile file has to be refused before anything as large as
+it claims to be is allocated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import reprlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from objects.field import Field, structure
+from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
+from objects.setops import Difference, Intersection, Placed, Union
+from objects.siren import SirenField
+
+FORMAT, VERSION = "sirenscape.field", 1
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
+MAX_NUMBERS = 10_000_000
+MAX_NODES = 4096
+MAX_DEPTH = 64
+
+_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+
+
+class FieldFileError(ValueError):
+    """A field file that cannot be read or written; the message names the path, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number of a node's config: an int or a float within ``least`` and ``most``."""
+
+    type: type
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class _Kind:
+    cls: type[Field]
+    n_children: int
+    config: dict[str, _Number]
+
+
+_FEATURES = {"feature_width": _Number(int, 0, 4096)}
+_SIREN = _FEATURES | {
+    **dict.fromkeys(("width", "color_width"), _Number(int, 1, 4096)),
+    **dict.fromkeys(("layers", "color_layers"), _Number(int, 1, 64)),
+    **dict.fromkeys(("omega_first", "omega_hidden", "color_omega_first"), _Number(float, 1e-6, 1e6)),
+}
+# All kinds of fields that a file may hold; nothing else is ever built from a file.
+KINDS: dict[str, _Kind] = {
+    **{cls.kind: _Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
+    **{cls.kind: _Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
+    Placed.kind: _Kind(Placed, 1, {}),
+    SirenField.kind: _Kind(SirenField, 0, _SIREN),
+}
+
+
+def save_field(field: Field, path: str | os.PathLike[str]) -> None:
+    """Writes a field to one file. Equal fields give equal bytes; an existing file is replaced in one step or not at all.
+
+    Raises:
+        FieldFileError: A field that could not be read again (unknown kind, a weight that is not finite, too large, nested
+            too deep), or a file that cannot be written. What stood at ``path`` is then untouched.
+    """
+    path = Path(path)
+    data = _encoded(field, path)
+    _decoded(data, path)
+    write_atomically(path, data)
+
+
+def load_field(path: str | os.PathLike[str]) -> Field:
+    """Reads a field file: the same tensors bit for bit, none of which asks for gradients.
+
+    The file is taken as hostile: sizes are checked before anything is allocated, nothing is executed.
+
+    Raises:
+        FieldFileError: Not a readable field file of this version or an older one.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            _fail(path, "expected a field file, found nothing there")
+        if not path.is_file():
+            _fail(path, "expected a field file, found something that is not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FieldFileError):
+            raise
+        _fail(path, f"cannot be read: {error}")
+    return _decoded(data, path)
+
+
+def field_hash(field: Field) -> str:
+    """Hash of a field's content (SHA-256 in hex): that of the bytes that `save_field` writes."""
+    return hashlib.sha256(_encoded(field, Path("(in memory)"))).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes ``data`` beside ``path`` and renames it into place, so that a crash leaves the old file or the new one.
+
+    Raises:
+        FieldFileError: The file cannot be written (no such folder, no space, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise FieldFileError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise
+
+
+# -- bytes of a field ------------------------------------------------------------------------------------------------
+
+
+def _encoded(field: Field, path: Path) -> bytes:
+    try:
+        tree, tensors = structure(field), field.state_dict()
+    except RecursionError:
+        _fail(path, f"expected a field of at most {MAX_DEPTH} levels, got one nested far deeper")
+    names = {torch.float32: "F32", torch.float64: "F64"}
+    metadata = {"format": FORMAT, "version": str(VERSION), "tree": _json(tree)}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    chunks, offset = [], 0
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in names:
+            _fail(path, f"expected weights in float32 or float64, got {tensor.dtype} in {name}")
+        dtype = names[tensor.dtype]
+        chunks.append(tensor.detach().cpu().numpy().astype(_DTYPES[dtype]).tobytes())
+        end = offset + len(chunks[-1])
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    head = _json(header).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + b"".join(chunks)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _decoded(data: bytes, path: Path) -> Field:
+    if len(data) > MAX_FILE_BYTES:
+        _fail(path, f"expected at most {MAX_FILE_BYTES} bytes, got more")
+    header, body = _header(data, path)
+    tree = _tree(header.pop("__metadata__", None), path)
+    arrays = _arrays(header, body, path)
+    claimed = _check_node(tree, path)
+    stored = sum(array.size for array in arrays.values())
+    if claimed > stored:
+        _fail(path, f"its tree describes at least {claimed} numbers, it holds {stored}")
+    try:
+        field = _built(tree)
+        if any(array.dtype == np.float64 for array in arrays.values()):
+            field = field.double()
+        _fill(field, arrays, path)
+        for part in field.modules():
+            if isinstance(part, Field):
+                part.check_values()
+    except ValueError as error:
+        if isinstance(error, FieldFileError):
+            raise
+        _fail(path, str(error))
+    return field.requires_grad_(False)
+
+
+def _header(data: bytes, path: Path) -> tuple[dict[str, Any], memoryview]:
+    if len(data) < 8:
+        _fail(path, f"expected a safetensors file, got {len(data)} bytes")
+    length = int.from_bytes(data[:8], "little")
+    if length > min(MAX_HEADER_BYTES, len(data) - 8):
+        _fail(
+            path,
+            f"expected a header within its {len(data)} bytes and {MAX_HEADER_BYTES}, got one of {length} (cut off?)",
+        )
+    return _parsed(data[8 : 8 + length], "header", path), memoryview(data)[8 + length :]
+
+
+def _parsed(text: bytes | str, what: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        _fail(path, f"expected JSON in its {what}, got something else ({error})")
+    if not isinstance(value, dict):
+        _fail(path, f"expected a JSON object in its {what}, got {_short(value)}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name comes twice")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _tree(metadata: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        _fail(path, f"expected a {FORMAT} file, got another safetensors file (metadata {_short(metadata)})")
+    version = metadata.get("version")
+    if not (isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 9):
+        _fail(path, f"expected a version number, got {_short(version)}")
+    if int(version) > VERSION:
+        _fail(path, f"expected version {VERSION} or older, got {int(version)}: written by a newer program")
+    if int(version) < 1:
+        _fail(path, f"expected a version from 1 to {VERSION}, got {int(version)}")
+    if not isinstance(metadata.get("tree"), str):
+        _fail(path, f"expected a tree as JSON text, got {_short(metadata.get('tree'))}")
+    return _parsed(metadata["tree"], "tree", path)
+
+
+def _arrays(header: dict[str, Any], body: memoryview, path: Path) -> dict[str, np.ndarray]:
+    """The stored tensors as views of the file's bytes, which they must fill without gap or overlap."""
+    places: list[tuple[int, int]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for name, entry in header.items():
+        expected = "dtype, shape and data_offsets"
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            _fail(path, f"tensor {_short(name)}: expected {expected}, got {_short(entry)}")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+        if dtype is None:
+            _fail(path, f"tensor {_short(name)}: expected dtype F32 or F64, got {_short(entry['dtype'])}")
+        if not _is_counts(shape) or len(shape) > 4 or not _is_counts(offsets) or len(offsets) != 2:
+            _fail(path, f"tensor {_short(name)}: expected whole numbers in {expected}, got {_short(entry)}")
+        start, end = offsets
+        if not start <= end <= len(body) or end - start != math.prod(shape) * dtype.itemsize:
+            _fail(
+                path,
+                f"tensor {_short(name)}: expected data of shape {shape} within {len(body)} bytes, got {start}..{end}",
+            )
+        places.append((start, end))
+        arrays[name] = np.frombuffer(body[start:end], dtype).reshape(shape)
+    if len({array.dtype for array in arrays.values()}) > 1:
+        _fail(path, "expected all tensors of one dtype, got F32 and F64")
+    reached = 0
+    for start, end in sorted(places):
+        if start != reached:
+            _fail(path, f"expected tensors one after the other, got a gap or an overlap at byte {start}")
+        reached = end
+    if reached != len(body):
+        _fail(path, f"expected {reached} bytes of tensors, got {len(body)}")
+    if sum(array.size for array in arrays.values()) > MAX_NUMBERS:
+        _fail(path, f"expected at most {MAX_NUMBERS} numbers, got more")
+    return arrays
+
+
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(x) is int and 0 <= x <= MAX_FILE_BYTES for x in value)
+
+
+# -- fields from their tree ------------------------------------------------------------------------------------------
+
+
+def _check_node(tree: dict[str, Any], path: Path) -> int:
+    """Checks a tree node by node and gives the least count of numbers that such a field has."""
+    total, n_nodes, todo = 0, 0, [(tree, 1)]
+    while todo:
+        node, depth = todo.pop()
+        n_nodes += 1
+        if depth > MAX_DEPTH or n_nodes > MAX_NODES:
+            _fail(path, f"expected a tree of at most {MAX_DEPTH} levels and {MAX_NODES} nodes, got more")
+        if not isinstance(node, dict) or not {"kind", "config"} <= node.keys() <= {"kind", "config", "children"}:
+            _fail(path, f"expected a node with kind, config and children, got {_short(node)}")
+        kind = KINDS.get(node["kind"]) if isinstance(node["kind"], str) else None
+        if kind is None:
+            _fail(path, f"expected a kind of field out of {', '.join(KINDS)}, got {_short(node['kind'])}")
+        config, children = node["config"], node.get("children", [])
+        if not isinstance(config, dict) or config.keys() != kind.config.keys():
+            _fail(path, f"{node['kind']}: expected a config of {list(kind.config)}, got {_short(config)}")
+        for name, number in kind.config.items():
+            value = config[name]
+            types = (int,) if number.type is int else (int, float)
+            if type(value) not in types or not number.least <= value <= number.most:
+                expected = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
+                _fail(path, f"{node['kind']}: expected {name} to be {expected}, got {_short(value)}")
+        if not isinstance(children, list) or len(children) != kind.n_children:
+            _fail(path, f"{node['kind']}: expected {kind.n_children} children, got {_short(children)}")
+        total += _least_numbers(config)
+        if total > MAX_NUMBERS:
+            _fail(path, f"expected at most {MAX_NUMBERS} numbers, its tree describes more")
+        todo += [(child, depth + 1) for child in children]
+    return total
+
+
+def _least_numbers(config: dict[str, Any]) -> int:
+    n_features = config.get("feature_width", 0)
+    if "width" not in config:
+        return n_features
+
+    def network(n_out: int, width: int, layers: int) -> int:
+        return (3 + 1) * width + (layers - 1) * (width + 1) * width + (width + 1) * n_out
+
+    return network(1, config["width"], config["layers"]) + network(
+        3 + n_features, config["color_width"], config["color_layers"]
+    )
+
+
+def _built(node: dict[str, Any]) -> Field:
+    return KINDS[node["kind"]].cls.empty(node["config"], [_built(child) for child in node.get("children", [])])
+
+
+def _fill(field: Field, arrays: dict[str, np.ndarray], path: Path) -> None:
+    state = field.state_dict()
+    if state.keys() != arrays.keys():
+        missing, extra = sorted(state.keys() - arrays.keys()), sorted(arrays.keys() - state.keys())
+        _fail(
+            path,
+            f"expected the tensors of its tree, got {len(missing)} missing {_short(missing)}, extra {_short(extra)}",
+        )
+    tensors: dict[str, Tensor] = {}
+    for name, array in arrays.items():
+        if list(array.shape) != list(state[name].shape):
+            _fail(path, f"tensor {name}: expected shape {list(state[name].shape)}, got {list(array.shape)}")
+        if not np.isfinite(array).all():
+            _fail(path, f"tensor {name}: expected finite numbers, got NaN or infinity")
+        tensors[name] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    field.load_state_dict(tensors)
+
+
+def _short(value: Any) -> str:
+    text = reprlib.repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _fail(path: Path, message: str) -> NoReturn:
+    raise FieldFileError(f"{path}: {message}") from None

@@ -1,0 +1,391 @@
+"""Objects from meshes: many at once, one batched call for each training step, cached by content.
+
+Each network learns by itself: it sees its own samples, in an order that depends on the seed alone, and the kernel and the
+optimiser treat networks apart. So a mesh gets the same bits whether it is learned alone or among others, in any order.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objects.aabb import Aabb
+from objects.cache import cache_folder, content_key
+from objects.files import FieldFileError, field_hash, load_field, save_field
+from objects.fused import weighted_l1
+from objects.mesh import GREY, Meshlike, MeshSource, read_mesh
+from objects.siren import SineMlp, SirenField
+from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
+
+_VERSION = 1  # part of every cache key: raise it when the same input would give other weights
+_GROUP = 16  # networks that train together; more would only cost memory
+_LIPSCHITZ_MARGIN = 1.05
+GREY_RGB = torch.full((3,), GREY)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How meshes are learned; lengths are shares of half of the longest edge of the box.
+
+    Attributes:
+        width, layers, omega_first, omega_hidden: The distance network (see `SirenField`).
+        color_width, color_layers, color_omega_first: The colour network.
+        steps: Training steps, ``warm_steps`` of them when a field to start from is given.
+        batch, color_batch: Points a step for each network.
+        learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
+        padding: Space between the object and its box, as a share of the object's longest edge.
+        pool: Distance samples drawn once for each mesh, in the shares ``surface``, ``near`` (normal noise of ``near_sigma``
+            about the surface), ``mid`` (likewise), and the rest uniform in the box.
+        color_pool, color_sigma: Colour samples, and their noise about the surface.
+        falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
+    """
+
+    width: int = 64
+    layers: int = 3
+    omega_first: float = 30.0
+    omega_hidden: float = 30.0
+    color_width: int = 64
+    color_layers: int = 3
+    color_omega_first: float = 60.0
+    steps: int = 1000
+    warm_steps: int = 400
+    batch: int = 2048
+    color_batch: int = 2048
+    learning_rate: float = 3e-3
+    color_rate: float = 1.0
+    padding: float = 0.05
+    pool: int = 131_072
+    surface: float = 0.5
+    near: float = 0.3
+    near_sigma: float = 0.01
+    mid: float = 0.12
+    mid_sigma: float = 0.06
+    color_pool: int = 98_304
+    color_sigma: float = 0.003
+    falloff: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.surface, self.near, self.mid) < 0 or self.surface + self.near + self.mid >= 1:
+            raise ValueError("FitConfig: surface, near and mid must be shares that leave some for the uniform samples")
+        if not (1 <= self.batch <= self.pool and 1 <= self.color_batch <= self.color_pool):
+            raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most pool and color_pool")
+        if not (self.padding > 0 and self.falloff > 0):
+            raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
+
+
+def fit_mesh(
+    mesh: Meshlike,
+    *,
+    seed: int = 0,
+    init: SirenField | None = None,
+    config: FitConfig | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> SirenField:
+    """Learns an object from a mesh, or takes it from the cache.
+
+    Args:
+        mesh: Any file that trimesh reads, or a `trimesh.Trimesh` or `trimesh.Scene`; vertex colours, face colours,
+            textures; also with holes or of several bodies (inside is where the generalised winding number is >= 1/2).
+        seed: Seed of initial weights and samples; same seed, same bits.
+        init: A field of the same make-up to start from; takes fewer steps.
+        config: How to learn.
+        progress: Whether to show a bar (on a terminal, once it lasts 2 s).
+        on_step: Called with step and loss after each step.
+
+    Returns:
+        A field in the frame and units of the mesh, with parameters that don't require gradients.
+
+    Raises:
+        MeshError: A file that is missing, empty or unreadable, or a mesh that encloses no volume (a ``ValueError``).
+        ValueError: ``init`` of another make-up.
+        FitError: Learning failed.
+    """
+    return fit_meshes(
+        [mesh], seed=seed, init=None if init is None else [init], config=config, progress=progress, on_step=on_step
+    )[0]
+
+
+def fit_meshes(
+    meshes: Sequence[Meshlike],
+    *,
+    seed: int = 0,
+    init: Sequence[SirenField | None] | None = None,
+    config: FitConfig | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> list[SirenField]:
+    """Learns many meshes together: one batched call per training step, for up to 16 networks at a time.
+
+    Each result equals that of `fit_mesh` bit for bit, and the order of ``meshes`` changes nothing. Meshes of equal content
+    are learned once. A killed run goes on where it was when called again with the same arguments. Arguments and errors
+    are those of `fit_mesh`, with one mesh (and one ``init`` or None) each.
+    """
+    config = FitConfig() if config is None else config
+    if isinstance(meshes, str) or not isinstance(meshes, Sequence):
+        raise ValueError(f"fit_meshes: meshes must be a list of meshes, got {type(meshes).__name__}")
+    starts = [None] * len(meshes) if init is None else list(init)
+    if len(starts) != len(meshes):
+        raise ValueError(f"fit_meshes: init must have one entry for each of the {len(meshes)} meshes, got {len(starts)}")
+    for start in starts:
+        _check_init(start, config)
+    folder = cache_folder("fields")
+    keys: list[str] = []
+    found: dict[str, SirenField] = {}
+    missing: dict[str, tuple[MeshSource, SirenField | None]] = {}
+    for i, (mesh, start) in enumerate(zip(meshes, starts, strict=True)):
+        source = read_mesh(mesh, "mesh" if len(meshes) == 1 else f"meshes[{i}]")
+        start_key = None if start is None else field_hash(start)
+        key = content_key("mesh", _VERSION, source.content_hash(), dataclasses.asdict(config), seed, start_key)
+        keys.append(key)
+        if key not in found and (field := _cached(folder / f"{key}.safetensors")) is not None:
+            found[key] = field
+        elif key not in found:
+            missing[key] = (source, start)
+    for warm in (False, True):
+        todo = sorted(key for key, (_, start) in missing.items() if (start is not None) == warm)
+        for first in range(0, len(todo), _GROUP):
+            group = todo[first : first + _GROUP]
+            fields = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
+            found |= zip(group, fields, strict=True)
+            for key, field in zip(group, fields, strict=True):
+                _keep(field, folder / f"{key}.safetensors")
+    seen: set[str] = set()
+    result = []
+    for key in keys:
+        result.append(copy.deepcopy(found[key]) if key in seen else found[key])
+        seen.add(key)
+    return result
+
+
+def _check_init(start: SirenField | None, config: FitConfig) -> None:
+    if start is None:
+        return
+    if not isinstance(start, SirenField):
+        raise ValueError(f"init: expected a SirenField, got {type(start).__name__}")
+    wanted = _empty_field(Aabb(-torch.ones(3), torch.ones(3)), config, 0).config()
+    if start.config() != wanted:
+        raise ValueError(f"init: expected a field with the make-up of config, {wanted}, got {start.config()}")
+
+
+def _empty_field(bounds: Aabb, config: FitConfig, seed: int) -> SirenField:
+    return SirenField(
+        bounds,
+        width=config.width,
+        layers=config.layers,
+        color_width=config.color_width,
+        color_layers=config.color_layers,
+        omega_first=config.omega_first,
+        omega_hidden=config.omega_hidden,
+        color_omega_first=config.color_omega_first,
+        seed=seed,
+    )
+
+
+def _cached(path: Path) -> SirenField | None:
+    if not path.exists():
+        return None
+    try:
+        field = load_field(path)
+    except FieldFileError:
+        return None  # damaged: learn it again
+    return field.requires_grad_(False) if isinstance(field, SirenField) else None
+
+
+def _keep(field: SirenField, path: Path) -> None:
+    try:
+        save_field(field, path)
+    except FieldFileError as error:
+        warnings.warn(f"the learned field could not be cached: {error}", stacklevel=4)
+
+
+# -- samples ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Samples of one mesh in random order, in the coordinates of its networks."""
+
+    x: Float[Tensor, "n 3"]
+    distance: Float[Tensor, "n 1"]
+    color_x: Float[Tensor, "m 3"]
+    color: Float[Tensor, "m 3"]
+    flat_color: Float[Tensor, "3"] | None  # where the whole mesh has one colour there is nothing to learn
+
+
+def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig, seed: int) -> SirenField:
+    pad = config.padding * source.extent
+    box = Aabb(torch.from_numpy(source.vertices.min(0) - pad), torch.from_numpy(source.vertices.max(0) + pad))
+    if start is None:
+        return _empty_field(box, config, seed).requires_grad_(False)
+    field = copy.deepcopy(start).float().requires_grad_(False)
+    field.box_lo.copy_(box.lo)
+    field.box_hi.copy_(box.hi)
+    return field
+
+
+def _sampled(source: MeshSource, field: SirenField, config: FitConfig, seed: int) -> _Pool:
+    rng = np.random.default_rng(seed)
+    center, half = field.center.double().numpy(), float(field.half_extent)
+    lo, hi = field.box_lo.double().numpy(), field.box_hi.double().numpy()
+    n_surface, n_near, n_mid = (round(share * config.pool) for share in (config.surface, config.near, config.mid))
+    n_uniform = config.pool - n_surface - n_near - n_mid
+    on_surface, _ = source.sample(n_surface, rng)
+    near, mid = source.sample(n_near, rng)[0], source.sample(n_mid, rng)[0]
+    near = near + rng.normal(0, config.near_sigma * half, near.shape)
+    mid = mid + rng.normal(0, config.mid_sigma * half, mid.shape)
+    uniform = rng.uniform(lo, hi, (n_uniform, 3))
+    faces = uniform[: n_uniform // 4]  # a quarter of them on the faces of the box, where the distance must be positive
+    axis = rng.integers(0, 3, len(faces))
+    faces[np.arange(len(faces)), axis] = np.where(rng.random(len(faces)) < 0.5, lo[axis], hi[axis])
+    off_surface = np.clip(np.concatenate([near, mid, uniform]), lo, hi)
+    points = np.concatenate([on_surface, off_surface])
+    distance = np.concatenate([np.zeros(n_surface), source.signed_distance(off_surface)])
+    order = rng.permutation(len(points))
+
+    color_points, normal = source.sample(config.color_pool, rng)
+    color = source.colors(color_points)
+    color_points = color_points + normal * rng.normal(0, config.color_sigma * half, (len(normal), 1))
+    shuffled = rng.permutation(len(color))
+    flat = torch.from_numpy(color.mean(0)).float() if np.ptp(color, 0).max() < 1 / 255 else None
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+    return _Pool(
+        tensor((points[order] - center) / half),
+        tensor(distance[order, None] / half),
+        tensor((color_points[shuffled] - center) / half),
+        tensor(color[shuffled]),
+        flat,
+    )
+
+
+# -- learning --------------------------------------------------------------------------------------------------------
+
+
+def _learn(
+    sources: list[tuple[MeshSource, SirenField | None]],
+    keys: list[str],
+    seed: int,
+    config: FitConfig,
+    progress: bool,
+    on_step: OnStep | None,
+) -> list[SirenField]:
+    fields = [_start_field(source, start, config, seed) for source, start in sources]
+    pools = [_sampled(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
+    colored = [i for i, pool in enumerate(pools) if pool.flat_color is None]
+    x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
+    weight = config.falloff / (config.falloff + distance[..., 0].abs())
+    theta = _flat([f.distance for f in fields]).requires_grad_()
+    params = [{"params": [theta]}]
+    if colored:
+        color_x = torch.stack([pools[i].color_x for i in colored])
+        color = torch.stack([pools[i].color for i in colored])
+        color_weight = torch.ones(color.shape[:2])
+        color_theta = _flat([fields[i].appearance for i in colored]).requires_grad_()
+        params.append({"params": [color_theta], "rate": config.color_rate})
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        at = int(torch.randint(config.pool - config.batch + 1, (), generator=generator))
+        color_at = int(torch.randint(config.color_pool - config.color_batch + 1, (), generator=generator))
+        cut, color_cut = slice(at, at + config.batch), slice(color_at, color_at + config.color_batch)
+        loss = weighted_l1(
+            theta,
+            x[:, cut],
+            distance[:, cut],
+            weight[:, cut],
+            width=config.width,
+            layers=config.layers,
+            omega_first=config.omega_first,
+            omega_hidden=config.omega_hidden,
+            squash=False,
+        ).sum()
+        if colored:
+            loss = loss + weighted_l1(
+                color_theta,
+                color_x[:, color_cut],
+                color[:, color_cut],
+                color_weight[:, color_cut],
+                width=config.color_width,
+                layers=config.color_layers,
+                omega_first=config.color_omega_first,
+                omega_hidden=config.omega_hidden,
+                squash=True,
+            ).sum()
+        return loss
+
+    train = TrainConfig(
+        steps=config.steps if sources[0][1] is None else config.warm_steps,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
+        progress=progress,
+        checkpoint=cache_folder("checkpoints") / f"{content_key(keys)}.safetensors",
+    )
+    try:
+        fit(params, loss_fn, train, on_step=on_step)
+    except CheckpointError:
+        train.checkpoint.unlink()
+        return _learn(sources, keys, seed, config, progress, on_step)
+    train.checkpoint.unlink(missing_ok=True)
+    with torch.no_grad():
+        for field, row in zip(fields, theta, strict=True):
+            nn.utils.vector_to_parameters(row, field.distance.parameters())
+        for i, row in enumerate(color_theta if colored else []):
+            nn.utils.vector_to_parameters(row, fields[colored[i]].appearance.parameters())
+    for field, pool in zip(fields, pools, strict=True):
+        if pool.flat_color is not None:
+            paint_flat(field, pool.flat_color)
+        finish(field, pool.x[:16384] * field.half_extent + field.center)
+    return [field.requires_grad_(False) for field in fields]
+
+
+def _flat(networks: list[SineMlp]) -> Float[Tensor, "k n_params"]:
+    return torch.stack([nn.utils.parameters_to_vector(net.parameters()) for net in networks]).detach()
+
+
+def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
+    """Gives a field one colour everywhere."""
+    last = field.appearance.linears[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
+
+
+def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
+    """Measures the Lipschitz estimate of a learned field at sample points, and checks the sign on the faces of its box.
+
+    Raises:
+        FitError: The distance isn't positive on the faces of the box, or isn't finite.
+    """
+    p = p_obj.detach().clamp(field.box_lo, field.box_hi).requires_grad_()
+    with torch.enable_grad():
+        slope = torch.autograd.grad(field.inside_sdf(p, None).sum(), p)[0].norm(dim=-1).max()
+    ramp = torch.linspace(0, 1, 33)
+    u, v = (g.reshape(-1) for g in torch.meshgrid(ramp, ramp, indexing="ij"))
+    unit = torch.cat(
+        [
+            torch.stack([*((u, v)[:axis]), torch.full_like(u, end), *((u, v)[axis:])], -1)
+            for axis in range(3)
+            for end in (0.0, 1.0)
+        ]
+    )
+    with torch.no_grad():
+        lowest = float(field.sdf(field.box_lo + unit * (field.box_hi - field.box_lo)).min())
+    if not (math.isfinite(lowest) and lowest > 0 and bool(torch.isfinite(slope))):
+        raise FitError(
+            f"fit: expected a distance above 0 on the faces of the object's box, got {lowest:.3g}; "
+            "the surface was not learned (too few steps, or normals that point inwards)"
+        )
+    field.lipschitz_estimate.fill_(float(slope) * _LIPSCHITZ_MARGIN)

@@ -1,0 +1,183 @@
+"""A fused kernel for regression with sine networks: loss and weight gradients of a whole batch in one compiled pass.
+
+Training a small SIREN through autograd is bound by memory traffic and by `sin`, not by arithmetic. Here blocks of 64 points
+go forward and back through all layers while they sit in the first-level cache, with sine and cosine from one polynomial.
+`tests/objects/test_fitting.py` holds it against autograd.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_BLOCK = 64  # points in flight: the activations of three 64-wide layers then fit the caches
+_PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _sincos(z, bias, omega, s, c):
+    """``s, c = sin, cos(omega * (z + bias))`` to about 3e-6: Cody-Waite reduction by pi, then Taylor polynomials."""
+    for p in range(z.shape[0]):
+        for i in range(z.shape[1]):
+            x = omega * (z[p, i] + bias[i])
+            k = np.floor(x * np.float32(0.31830988618) + np.float32(0.5))
+            r = (x - k * np.float32(3.140625)) - k * np.float32(9.67653589793e-4)
+            half = k * np.float32(0.5)
+            sign = np.float32(1.0) - np.float32(4.0) * (half - np.floor(half))
+            r2 = r * r
+            odd = np.float32(-1.98406e-4) + r2 * np.float32(2.71e-6)
+            odd = np.float32(1.0) + r2 * (np.float32(-1.6666666e-1) + r2 * (np.float32(8.3333310e-3) + r2 * odd))
+            even = np.float32(-1.388850e-3) + r2 * (np.float32(2.4761e-5) + r2 * np.float32(-2.6e-7))
+            even = np.float32(1.0) + r2 * (np.float32(-0.5) + r2 * (np.float32(4.16666418e-2) + r2 * even))
+            s[p, i] = sign * r * odd
+            c[p, i] = sign * even
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden, squash, scale, grad):
+    """Adds ``scale * d loss / d theta`` to ``grad`` and returns ``scale * loss`` over one part of a batch.
+
+    ``loss = sum_p weight_p sum_o |y_po - target_po|`` with ``y`` the output, through a sigmoid if ``squash``. ``theta`` holds
+    weight ``[out, in]`` and bias of each layer, one after the other.
+    """
+    n_points, n_in = x.shape
+    n_out = target.shape[1]
+    # Zeroed: rows past the end of a short block are multiplied by 0, which must not meet a NaN.
+    s = np.zeros((layers, _BLOCK, width), np.float32)
+    c = np.zeros((layers, _BLOCK, width), np.float32)
+    z = np.zeros((_BLOCK, width), np.float32)
+    g_weight = np.empty((width, width), np.float32)
+    first = width * n_in + width
+    hidden = width * width + width
+    last = first + (layers - 1) * hidden
+    w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
+    w_last = theta[last : last + n_out * width].reshape(n_out, width)
+    b_last = theta[last + n_out * width :]
+    g_first = np.zeros((n_in, width), np.float32)
+    g_last = np.zeros((n_out, width), np.float32)
+    g = np.zeros((_BLOCK, width), np.float32)
+    total = 0.0
+    for start in range(0, n_points, _BLOCK):
+        m = min(_BLOCK, n_points - start)
+        for p in range(m):
+            for j in range(width):
+                z[p, j] = w_first[0, j] * x[start + p, 0]
+            for i in range(1, n_in):
+                for j in range(width):
+                    z[p, j] += w_first[i, j] * x[start + p, i]
+        _sincos(z, theta[width * n_in : first], omega_first, s[0], c[0])
+        for layer in range(1, layers):
+            at = first + (layer - 1) * hidden
+            np.dot(s[layer - 1], theta[at : at + width * width].reshape(width, width).T, z)
+            _sincos(z, theta[at + width * width : at + hidden], omega_hidden, s[layer], c[layer])
+        # Output, loss and its gradient; rows beyond m keep a gradient of zero.
+        g[:] = 0.0
+        for p in range(m):
+            for o in range(n_out):
+                acc = b_last[o]
+                for j in range(width):
+                    acc += w_last[o, j] * s[layers - 1, p, j]
+                slope = np.float32(1.0)
+                if squash:
+                    acc = np.float32(1.0) / (np.float32(1.0) + np.exp(-acc))
+                    slope = acc * (np.float32(1.0) - acc)
+                error = acc - target[start + p, o]
+                w = weight[start + p] * scale
+                total += abs(error) * w
+                push = np.sign(error) * w * slope
+                grad[last + n_out * width + o] += push
+                for j in range(width):
+                    g[p, j] += push * w_last[o, j]
+                for j in range(width):
+                    g_last[o, j] += push * s[layers - 1, p, j]
+        for layer in range(layers - 1, -1, -1):
+            omega = omega_hidden if layer else omega_first
+            for p in range(_BLOCK):
+                for j in range(width):
+                    g[p, j] *= omega * c[layer, p, j]
+            if layer:
+                at = first + (layer - 1) * hidden
+                np.dot(g.T, s[layer - 1], g_weight)
+                flat = g_weight.reshape(-1)
+                for i in range(width * width):
+                    grad[at + i] += flat[i]
+                bias_at = at + width * width
+            else:
+                for p in range(m):
+                    for i in range(n_in):
+                        for j in range(width):
+                            g_first[i, j] += g[p, j] * x[start + p, i]
+                bias_at = width * n_in
+            for p in range(m):
+                for j in range(width):
+                    grad[bias_at + j] += g[p, j]
+            if layer:
+                np.dot(g, theta[at : at + width * width].reshape(width, width), z)
+                g, z = z, g
+    grad[: width * n_in] += g_first.T.copy().reshape(-1)
+    grad[last : last + n_out * width] += g_last.reshape(-1)
+    return total
+
+
+@lru_cache(maxsize=1)
+def _pool(n_threads: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="sirenscape-fused")
+
+
+class _WeightedL1(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, x, target, weight, shape, squash):
+        n_nets, n_points = x.shape[:2]
+        grads = np.zeros((n_nets, _PARTS, theta.shape[1]), np.float32)
+        size = -(-n_points // _PARTS)
+        arrays = [t.detach().numpy() for t in (theta, x, target, weight)]
+
+        def part(job: int) -> float:
+            k, at = divmod(job, _PARTS)
+            cut = slice(at * size, min((at + 1) * size, n_points))
+            th, xs, ts, ws = arrays[0][k], arrays[1][k, cut], arrays[2][k, cut], arrays[3][k, cut]
+            if len(xs) == 0:
+                return 0.0
+            return _regress(th, xs, ts, ws, *shape, squash, np.float32(1 / n_points), grads[k, at])
+
+        n_threads = torch.get_num_threads()
+        jobs = range(n_nets * _PARTS)
+        losses = list(map(part, jobs) if n_threads == 1 else _pool(n_threads, os.getpid()).map(part, jobs))
+        ctx.grad = torch.from_numpy(grads.sum(1))
+        return torch.tensor(losses).reshape(n_nets, _PARTS).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        return ctx.grad * grad_loss[:, None].to(ctx.grad.dtype), None, None, None, None, None
+
+
+def weighted_l1(
+    theta: Float[Tensor, "k n_params"],
+    x: Float[Tensor, "k n 3"],
+    target: Float[Tensor, "k n o"],
+    weight: Float[Tensor, "k n"],
+    *,
+    width: int,
+    layers: int,
+    omega_first: float,
+    omega_hidden: float,
+    squash: bool,
+) -> Float[Tensor, "k"]:
+    """Mean over the points of ``weight * sum_o |net(x)_o - target_o|`` for ``k`` sine networks of equal shape at once.
+
+    Args:
+        theta: Flat parameters of each network: weight ``[out, in]`` and bias, layer by layer (the order of
+            ``SineMlp.parameters()``); float32 on the CPU. The only argument that gets a gradient.
+        x, target, weight: Points, wanted outputs and weights of each network, float32.
+        width, layers, omega_first, omega_hidden: As in `SineMlp`.
+        squash: Whether the outputs go through a sigmoid.
+    """
+    shape = (width, layers, np.float32(omega_first), np.float32(omega_hidden))
+    return _WeightedL1.apply(theta, x, target, weight, shape, squash)

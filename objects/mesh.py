@@ -1,0 +1,374 @@
+"""Triangle meshes as teachers: read any file trimesh reads, find the solid it means, sample its surface, colour, distance.
+
+Inside is where the generalised winding number is at least 1/2 (Jacobson, Kavan, Sorkine-Hornung 2013, by the fast
+summation of Barill et al. 2018), so meshes with holes or of several overlapping bodies have an inside too. Distances are
+measured to the surface of that solid: walls buried inside another body are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import igl
+import manifold3d
+import numpy as np
+import trimesh
+from jaxtyping import Float, Int
+from trimesh.visual import ColorVisuals, TextureVisuals
+
+GREY = 0.7  # colour of a mesh that has none
+MAX_FACES = 5_000_000
+_SUBDIVISIONS = 40  # faces of a mesh that isn't closed are cut to this share of the extent before buried ones are dropped
+
+
+class MeshError(ValueError):
+    """A mesh that cannot be learned; the message names the argument, what was expected and what came."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Paint:
+    """Colour of a run of faces: by corner (``corner_rgb``), or by an image looked up at the corners' ``uv``."""
+
+    corner_rgb: Float[np.ndarray, "f 3 3"] | None = None
+    uv: Float[np.ndarray, "f 3 2"] | None = None
+    image: Float[np.ndarray, "h w 3"] | None = None
+
+    def at(self, face: Int[np.ndarray, "n"], barycentric: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        if self.corner_rgb is not None:
+            return np.einsum("nc,ncd->nd", barycentric, self.corner_rgb[face])
+        if self.uv is None or self.image is None:
+            raise ValueError("_Paint: expected corner_rgb, or uv and image")
+        uv = np.einsum("nc,ncd->nd", barycentric, self.uv[face])
+        return _bilinear(self.image, uv)
+
+
+@dataclass(frozen=True, eq=False)
+class MeshSource:
+    """A solid given by triangles, with colour; in the frame and units of its file.
+
+    Attributes:
+        vertices, faces: The surface of the solid, normals outwards.
+        has_color: Whether the file gave colour; without, all is grey.
+    """
+
+    vertices: Float[np.ndarray, "v 3"]
+    faces: Int[np.ndarray, "f 3"]
+    has_color: bool
+    _winding: tuple[np.ndarray, np.ndarray]  # what inside means: vertices and faces before buried walls were dropped
+    _one_body: bool
+    _painted: tuple[np.ndarray, np.ndarray]  # vertices and faces that the paints belong to
+    _paints: tuple[_Paint, ...]
+    _paint_counts: tuple[int, ...]
+
+    @property
+    def extent(self) -> float:
+        """Longest edge of the bounding box."""
+        return float(np.ptp(self.vertices, 0).max())
+
+    def sample(self, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+        """``n`` points spread evenly over the area of the surface, and the unit normals there."""
+        a, b, c = (self.vertices[self.faces[:, i]] for i in range(3))
+        cross = np.cross(b - a, c - a)
+        area = np.linalg.norm(cross, axis=1)
+        cumulative = np.cumsum(area)
+        # Stratified along the cumulated area: less uneven than independent draws.
+        pick = np.searchsorted(cumulative, (np.arange(n) + rng.random(n)) / n * cumulative[-1], side="right")
+        pick = np.minimum(pick, len(area) - 1)
+        root, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))
+        points = (1 - root) * a[pick] + root * (1 - v) * b[pick] + root * v * c[pick]
+        return points, cross[pick] / np.maximum(area[pick, None], 1e-300)
+
+    def signed_distance(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
+        """Distance to the surface of the solid, negative inside."""
+        if self._one_body:
+            kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
+            return igl.signed_distance(p, self.vertices, self.faces, sign_type=kind)[0]
+        distance = np.sqrt(igl.point_mesh_squared_distance(p, self.vertices, self.faces)[0])
+        return np.where(self.winding(p) >= 0.5, -distance, distance)
+
+    def winding(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
+        """Generalised winding number."""
+        return igl.fast_winding_number(*self._winding, np.ascontiguousarray(p))
+
+    def colors(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Colour (sRGB in 0..1) of the closest points of the mesh."""
+        if not self.has_color:
+            return np.full((len(p), 3), GREY)
+        vertices, faces = self._painted
+        _, face, closest = igl.point_mesh_squared_distance(np.ascontiguousarray(p), vertices, faces)
+        barycentric = trimesh.triangles.points_to_barycentric(vertices[faces[face]], closest)
+        barycentric = np.nan_to_num(np.clip(barycentric, 0, 1), nan=1 / 3)
+        barycentric /= np.maximum(barycentric.sum(1, keepdims=True), 1e-12)
+        rgb, first = np.empty((len(p), 3)), 0
+        for paint, count in zip(self._paints, self._paint_counts, strict=True):
+            mine = (face >= first) & (face < first + count)
+            rgb[mine] = paint.at(face[mine] - first, barycentric[mine])
+            first += count
+        return np.clip(rgb, 0, 1)
+
+    def content_hash(self) -> str:
+        """SHA-256 of geometry and colour."""
+        digest = hashlib.sha256()
+        arrays = [self.vertices, self.faces, *self._winding, *self._painted]
+        arrays += [a for paint in self._paints for a in (paint.corner_rgb, paint.uv, paint.image) if a is not None]
+        for array in arrays:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+Meshlike = str | os.PathLike[str] | trimesh.Trimesh | trimesh.Scene
+
+
+def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
+    """Reads and checks a mesh; every part of a scene, with its colours.
+
+    Args:
+        mesh: A file that trimesh reads, or a mesh or scene of trimesh.
+        argument: What errors call it.
+
+    Raises:
+        MeshError: Missing, empty or unreadable file, no faces, numbers that are not finite, more than ``MAX_FACES``
+            faces, or no volume enclosed.
+    """
+    name = f"{argument} {str(mesh)!r}" if isinstance(mesh, str | os.PathLike) else argument
+    parts = _parts(mesh, name)
+    vertices = np.concatenate([np.asarray(p.vertices, np.float64) for p in parts])
+    counts = [len(p.vertices) for p in parts]
+    offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    faces = np.concatenate([np.asarray(p.faces, np.int64) + o for p, o in zip(parts, offsets, strict=True)])
+    if len(faces) > MAX_FACES:
+        raise MeshError(f"{name}: expected at most {MAX_FACES:,} faces, got {len(faces):,}; simplify the mesh first")
+    if len(faces) and not (0 <= faces.min() and faces.max() < len(vertices)):
+        raise MeshError(f"{name}: faces must index its {len(vertices)} vertices, got {faces.min()}..{faces.max()}")
+    if len(faces) == 0 or not np.isfinite(vertices[faces]).all():
+        got = "none" if len(faces) == 0 else "vertices that are NaN or infinite"
+        raise MeshError(f"{name}: expected triangles with finite vertices, got {got}")
+    used = vertices[faces].reshape(-1, 3)
+    size = np.ptp(used, 0)
+    if not size.max() > 0 or size.min() < 1e-5 * size.max():
+        raise MeshError(f"{name}: expected a solid, got a flat mesh of size {' x '.join(f'{s:.4g}' for s in size)}")
+
+    corners = vertices[faces]
+    solid_v, solid_f = _merged(corners, size.max())
+    try:
+        surface, winding, one_body = _solid(solid_v, solid_f, name)
+    except (ValueError, IndexError) as error:
+        if isinstance(error, MeshError):
+            raise
+        raise MeshError(f"{name}: expected triangles that enclose a volume; reading them failed: {error}") from error
+    paints = tuple(_paint(p) for p in parts)
+    has_color = any(p is not None for p in paints)
+    filled = tuple(
+        p or _Paint(corner_rgb=np.full((len(m.faces), 3, 3), GREY)) for p, m in zip(paints, parts, strict=True)
+    )
+    source = MeshSource(
+        *surface,
+        has_color=has_color,
+        _winding=winding,
+        _one_body=one_body,
+        _painted=(np.ascontiguousarray(vertices), faces),
+        _paints=filled,
+        _paint_counts=tuple(len(p.faces) for p in parts),
+    )
+    if one_body:
+        # Sign by pseudonormals is exact for surfaces that don't cut themselves, and cheaper; believe it only where it agrees.
+        rng = np.random.default_rng(0)
+        p, normal = source.sample(2000, rng)
+        p = p + normal * rng.normal(0, 0.01 * source.extent, (len(p), 1))
+        if ((source.signed_distance(p) < 0) != (source.winding(p) >= 0.5)).any():
+            object.__setattr__(source, "_one_body", False)
+    return source
+
+
+def _parts(mesh: Meshlike, name: str) -> Sequence[trimesh.Trimesh]:
+    """The triangle meshes of a file or scene, in its frame."""
+    if isinstance(mesh, str | os.PathLike):
+        path = Path(mesh)
+        if not path.is_file():
+            raise MeshError(f"{name}: expected a mesh file, got {'a folder' if path.is_dir() else 'no such file'}")
+        if path.stat().st_size == 0:
+            raise MeshError(f"{name}: expected a mesh file, got an empty one")
+        try:
+            loaded = trimesh.load(path, process=False)
+        except MemoryError:
+            raise
+        except Exception as error:  # trimesh's readers raise whatever their parsers do
+            raise MeshError(f"{name}: expected a mesh file that trimesh reads, got {type(error).__name__}: {error}") from error
+    else:
+        loaded = mesh
+    if isinstance(loaded, trimesh.Trimesh):
+        return [loaded]
+    if not isinstance(loaded, trimesh.Scene):
+        raise MeshError(f"{name}: expected a path, a trimesh.Trimesh or a trimesh.Scene, got {type(loaded).__name__}")
+    parts = []
+    for node in loaded.graph.nodes_geometry:
+        transform, key = loaded.graph[node]
+        geometry = loaded.geometry[key]
+        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
+            part = geometry.copy()
+            part.apply_transform(transform)
+            parts.append(part)
+    if not parts:
+        raise MeshError(f"{name}: expected triangles, got a scene without any")
+    return parts
+
+
+# -- the solid -------------------------------------------------------------------------------------------------------
+
+
+def _merged(corners: Float[np.ndarray, "f 3 3"], extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices joined by position (texture seams closed), without faces that have no area."""
+    flat = corners.reshape(-1, 3)
+    keys = np.round(flat / (extent * 1e-8)).astype(np.int64)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    faces = inverse.reshape(-1, 3).astype(np.int64)
+    vertices = flat[first]
+    distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    return np.ascontiguousarray(vertices), np.ascontiguousarray(faces[distinct])
+
+
+def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    a, b, c = (vertices[faces[:, i]] - vertices.mean(0) for i in range(3))
+    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
+
+
+def _solid(vertices: np.ndarray, faces: np.ndarray, name: str):
+    """The surface of the solid, what its winding number is taken of, and whether it is a single closed body."""
+    if len(faces) == 0:
+        raise MeshError(f"{name}: expected triangles with an area, got none")
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    extent = float(np.ptp(vertices, 0).max())
+    closed = bool(mesh.is_watertight)
+    if closed and not mesh.is_winding_consistent:
+        trimesh.repair.fix_winding(mesh)
+        faces = np.asarray(mesh.faces, np.int64)
+    label = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
+    bodies = [faces[label == i] for i in range(label.max() + 1)]
+    if len(bodies) > 1:
+        bodies = _outwards(vertices, bodies)
+        faces = np.concatenate(bodies)
+    elif _volume(vertices, faces) < 0:
+        faces = faces[:, ::-1].copy()
+    if closed and abs(_volume(vertices, faces)) < 1e-7 * extent**3:
+        raise MeshError(f"{name}: expected a solid, got a closed surface that encloses no volume")
+    if closed and len(bodies) == 1:
+        return (vertices, faces), (vertices, faces), True
+    if closed and (union := _united(vertices, bodies)) is not None:
+        return union, union, False
+    surface = _outer_faces(vertices, faces, extent)
+    if len(surface[1]) == 0:
+        raise MeshError(f"{name}: expected a solid, got {len(faces)} triangles that enclose no volume")
+    return surface, (vertices, faces), False
+
+
+def _outwards(vertices: np.ndarray, bodies: list[np.ndarray]) -> list[np.ndarray]:
+    """Bodies turned inside out are turned back, unless they are cavities: negative volume within another body."""
+    volumes = [_volume(vertices, b) for b in bodies]
+    if sum(volumes) < 0:
+        bodies, volumes = [b[:, ::-1].copy() for b in bodies], [-v for v in volumes]
+    result = list(bodies)
+    for i, (body, volume) in enumerate(zip(bodies, volumes, strict=True)):
+        if volume < 0:
+            hosts = [b for b, v in zip(bodies, volumes, strict=True) if v > 0]
+            p = vertices[body[0]].mean(0, keepdims=True)
+            around = sum(igl.fast_winding_number(vertices, b, p)[0] for b in hosts)
+            if around < 0.5:
+                result[i] = body[:, ::-1].copy()
+    return result
+
+
+def _united(vertices: np.ndarray, bodies: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Union of closed bodies; None where there is a cavity or a body is not manifold (then faces are filtered)."""
+    solids = []
+    for body in bodies:
+        if _volume(vertices, body) < 0:
+            return None
+        index, inverse = np.unique(body, return_inverse=True)
+        triangles = inverse.reshape(-1, 3).astype(np.uint64)
+        solid = manifold3d.Manifold(manifold3d.Mesh64(np.ascontiguousarray(vertices[index]), triangles))
+        if solid.status() != manifold3d.Error.NoError:
+            return None
+        solids.append(solid)
+    union = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
+    if union.status() != manifold3d.Error.NoError or union.is_empty():
+        return None
+    mesh = union.to_mesh64()
+    v = np.ascontiguousarray(np.asarray(mesh.vert_properties, np.float64)[:, :3])
+    return v, np.ascontiguousarray(np.asarray(mesh.tri_verts, np.int64))
+
+
+def _outer_faces(vertices: np.ndarray, faces: np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """The faces with the solid on exactly one side, seen from both sides of their centroids; turned to face outwards."""
+    if len(faces) < 200_000:
+        edge = extent / _SUBDIVISIONS
+        v, f = trimesh.remesh.subdivide_to_size(vertices, faces, max_edge=edge, max_iter=12)
+    else:
+        v, f = vertices, faces
+    f = np.asarray(f, np.int64)
+    a, b, c = (v[f[:, i]] for i in range(3))
+    cross = np.cross(b - a, c - a)
+    area = np.linalg.norm(cross, axis=1)
+    f, a, b, c, normal = (x[area > 0] for x in (f, a, b, c, cross / np.maximum(area, 1e-300)[:, None]))
+    step = 1e-4 * extent * normal
+    center = (a + b + c) / 3
+    outside = igl.fast_winding_number(vertices, faces, center + step) < 0.5
+    inside = igl.fast_winding_number(vertices, faces, center - step) >= 0.5
+    right, wrong = outside & inside, ~outside & ~inside
+    kept = np.concatenate([f[right], f[wrong][:, ::-1]])
+    return np.ascontiguousarray(v), np.ascontiguousarray(kept)
+
+
+# -- colour ----------------------------------------------------------------------------------------------------------
+
+
+def _paint(mesh: trimesh.Trimesh) -> _Paint | None:
+    """How a mesh is coloured; None where its file doesn't say."""
+    visual, n_faces = mesh.visual, len(mesh.faces)
+    if isinstance(visual, ColorVisuals):
+        if visual.kind == "vertex":
+            return _Paint(corner_rgb=_rgb(visual.vertex_colors)[mesh.faces])
+        if visual.kind == "face":
+            return _Paint(corner_rgb=np.repeat(_rgb(visual.face_colors)[:, None], 3, 1))
+        return None
+    if not isinstance(visual, TextureVisuals):
+        return None
+    material = visual.material
+    image = getattr(material, "baseColorTexture", None)
+    if image is None:
+        image = getattr(material, "image", None)
+    factor = getattr(material, "baseColorFactor", None)
+    if image is not None and visual.uv is not None and len(visual.uv) == len(mesh.vertices):
+        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+        if factor is not None:
+            pixels = pixels * _rgb(np.asarray(factor)[None])[0].astype(np.float32)
+        uv = np.nan_to_num(np.asarray(visual.uv, np.float64))[:, :2]
+        return _Paint(uv=uv[mesh.faces], image=pixels)
+    if factor is None:
+        factor = getattr(material, "diffuse", None)
+    if factor is None:
+        return None
+    return _Paint(corner_rgb=np.broadcast_to(_rgb(np.asarray(factor)[None]), (n_faces, 3, 3)).copy())
+
+
+def _rgb(colors: np.ndarray) -> Float[np.ndarray, "n 3"]:
+    colors = np.asarray(colors)
+    scale = 255.0 if colors.dtype.kind in "iu" else 1.0
+    return colors[:, :3].astype(np.float64) / scale
+
+
+def _bilinear(image: Float[np.ndarray, "h w 3"], uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    """Image at texture coordinates (v up, repeating)."""
+    h, w = image.shape[:2]
+    x, y = uv[:, 0] * (w - 1), (1 - uv[:, 1]) * (h - 1)
+    x0, y0 = np.floor(x), np.floor(y)
+    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+    x0, y0 = x0.astype(np.int64), y0.astype(np.int64)
+    x1, y1 = (x0 + 1) % w, (y0 + 1) % h
+    x0, y0 = x0 % w, y0 % h
+    top = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
+    return top * (1 - fy) + (image[y1, x0] * (1 - fx) + image[y1, x1] * fx) * fy

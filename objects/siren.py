@@ -1,0 +1,144 @@
+"""SIREN object fields: sine-activated networks for distance and for colour with features.
+
+Source: Sitzmann, Martel, Bergman, Lindell, Wetzstein, "Implicit Neural Representations with Periodic Activation
+Functions" (NeurIPS 2020): layers ``sin(omega (W x + b))``, and the initialisation of section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from objects.aabb import Aabb
+from objects.field import Field, FieldSample
+
+
+class SineMlp(nn.Module):
+    """``layers`` sine layers of equal ``width``, then a linear one.
+
+    Args:
+        n_in, n_out: Channels in and out.
+        width: Units of each sine layer.
+        layers: Number of sine layers, at least 1.
+        omega_first, omega_hidden: Frequencies of the first and of the other sine layers.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        width: int,
+        layers: int,
+        omega_first: float,
+        omega_hidden: float,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.omega_first, self.omega_hidden = float(omega_first), float(omega_hidden)
+        sizes = [n_in] + [width] * layers + [n_out]
+        linears = [cast(nn.Linear, nn.utils.skip_init(nn.Linear, a, b)) for a, b in pairwise(sizes)]
+        with torch.no_grad():
+            for i, linear in enumerate(linears):
+                n = linear.in_features
+                # First layer: U(-1/n, 1/n), so that omega_first sets its band; later ones: U(-sqrt(6/n)/omega, ...), so
+                # that each sine sees a standard normal (theorem 1.8 of the supplement).
+                limit = 1 / n if i == 0 else math.sqrt(6 / n) / self.omega_hidden
+                linear.weight.uniform_(-limit, limit, generator=generator)
+                linear.bias.uniform_(-1 / math.sqrt(n), 1 / math.sqrt(n), generator=generator)
+        self.linears = nn.ModuleList(linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        omega = self.omega_first
+        for linear in self.linears[:-1]:
+            x = torch.sin(omega * linear(x))
+            omega = self.omega_hidden
+        return self.linears[-1](x)
+
+
+class SirenField(Field):
+    """An object whose distance and whose appearance are a SIREN each.
+
+    Points are centred and divided by half of the longest edge of the box before they enter the networks, and distances
+    multiplied by it, so that one set of frequencies fits objects of every size.
+
+    Args:
+        bounds: Box in the object frame (object units).
+        width, layers: Size of the distance network.
+        color_width, color_layers: Size of the network for colour and features.
+        feature_width: Feature channels, 0 for none.
+        omega_first, omega_hidden: Frequencies of the distance network.
+        color_omega_first: Frequency of the first layer of the colour network.
+        seed: Seed of the initial weights.
+    """
+
+    kind = "siren"
+    center: Tensor
+    half_extent: Tensor
+
+    def __init__(
+        self,
+        bounds: Aabb,
+        *,
+        width: int = 64,
+        layers: int = 3,
+        color_width: int = 64,
+        color_layers: int = 3,
+        feature_width: int = 0,
+        omega_first: float = 30.0,
+        omega_hidden: float = 30.0,
+        color_omega_first: float = 30.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(bounds, feature_width=feature_width)
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("center", bounds.center.float().clone())
+        self.register_buffer("half_extent", (0.5 * bounds.size.max()).float().clone())
+        self.distance = SineMlp(
+            3, 1, width=width, layers=layers, omega_first=omega_first, omega_hidden=omega_hidden, generator=generator
+        )
+        self.appearance = SineMlp(
+            3,
+            3 + feature_width,
+            width=color_width,
+            layers=color_layers,
+            omega_first=color_omega_first,
+            omega_hidden=omega_hidden,
+            generator=generator,
+        )
+        self._config = {
+            "width": width,
+            "layers": layers,
+            "color_width": color_width,
+            "color_layers": color_layers,
+            "feature_width": feature_width,
+            "omega_first": float(omega_first),
+            "omega_hidden": float(omega_hidden),
+            "color_omega_first": float(color_omega_first),
+        }
+
+    def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
+        x = (p_obj - self.center) / self.half_extent
+        look = self.appearance(x)
+        return FieldSample(self.distance(x)[..., 0] * self.half_extent, look[..., :3].sigmoid(), look[..., 3:])
+
+    def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
+        return self.distance((p_obj - self.center) / self.half_extent)[..., 0] * self.half_extent
+
+    def check_values(self) -> None:
+        super().check_values()
+        if not 0 < float(self.half_extent) < math.inf:
+            raise ValueError(f"siren: half_extent must be finite and greater than 0, got {float(self.half_extent)}")
+
+    def config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    @classmethod
+    def empty(cls, config: dict[str, Any], children: list[Field]) -> Self:
+        unit = torch.ones(3)
+        return cls(Aabb(-unit, unit), **config)

@@ -1,0 +1,37 @@
+"""Cameras, lights, pictures."""
+
+from rendering.camera import Camera, save_transforms
+from rendering.images import (
+    contact_sheet,
+    depth_picture,
+    load_depth_png,
+    load_png,
+    normal_picture,
+    owner_picture,
+    save_depth_png,
+    save_mp4,
+    save_png,
+)
+from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from rendering.render import Frame, RenderConfig, render
+
+__all__ = [
+    "AmbientLight",
+    "Camera",
+    "DirectionalLight",
+    "Frame",
+    "Light",
+    "PointLight",
+    "RenderConfig",
+    "contact_sheet",
+    "depth_picture",
+    "load_depth_png",
+    "load_png",
+    "normal_picture",
+    "owner_picture",
+    "render",
+    "save_depth_png",
+    "save_mp4",
+    "save_png",
+    "save_transforms",
+]

@@ -1,0 +1,254 @@
+"""From a composite and a camera to a picture: colour, depth, normals, owners, features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from compose.composite import Composite
+from compose.types import Rays
+from rendering.camera import Camera
+from rendering.lights import Light, Rgb, linear_from_srgb, srgb_from_linear
+
+# Shadow rays start this share of the object's box diagonal off its surface: far more than the error of a hit (1e-6 of
+# the same length), far less than anything that is looked at.
+_SHADOW_OFFSET = 2e-4
+
+# Neighbouring pixels that differ by more than this are given extra samples. The jump of inverse depth is the second
+# difference along a row or column, relative to it: 0 on planes, at any slant.
+_EDGE_INVERSE_DEPTH = 0.005
+_EDGE_NORMAL_COSINE = 0.9
+_EDGE_SRGB = 0.06
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """How to render.
+
+    Args:
+        antialias: ``n`` for up to ``n x n`` samples in a pixel, 1 for none. Only pixels get them whose owner, depth, normal
+            or colour differs from a neighbour's; a thing thinner than a pixel may slip between the pixel centres.
+        shadows: Whether lights other than ambient ones cast shadows.
+        background: sRGB where nothing is, in 0..1.
+        background_top: If given, the background goes linearly from this at the top edge to ``background`` at the bottom.
+        chunk_rays: Most rays traced at once; bounds the memory beyond that of the frame itself.
+
+    Raises:
+        ValueError: ``antialias`` outside 1..16, ``chunk_rays`` below 256, a colour outside 0..1.
+    """
+
+    antialias: int = 2
+    shadows: bool = True
+    background: Rgb = (1.0, 1.0, 1.0)
+    background_top: Rgb | None = None
+    chunk_rays: int = 1 << 17
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.antialias <= 16:
+            raise ValueError(f"RenderConfig: antialias must lie in 1..16, got {self.antialias}")
+        if self.chunk_rays < 256:
+            raise ValueError(f"RenderConfig: chunk_rays must be at least 256, got {self.chunk_rays}")
+        for name in ("background", "background_top"):
+            color = getattr(self, name)
+            if color is not None and not (len(color) == 3 and all(0 <= x <= 1 for x in color)):
+                raise ValueError(f"RenderConfig: {name} must be 3 numbers in 0..1, got {color}")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A rendered picture: CPU tensors, float32 and int64.
+
+    ``depth``, ``normal``, ``owner`` and ``feature`` are taken at pixel centres; ``rgb`` and ``alpha`` are means over the
+    pixel where it was antialiased.
+
+    Args:
+        rgb: sRGB in 0..1, on the background.
+        depth: Metres along the optical axis, inf where nothing is.
+        normal: Unit normals, world frame, 0 where nothing is.
+        owner: Index into ``composite.instances``, -1 where nothing is.
+        alpha: Share of the pixel that something covers.
+        feature: The feature channels, 0 where nothing is.
+    """
+
+    rgb: Float[Tensor, "h w 3"]
+    depth: Float[Tensor, "h w"]
+    normal: Float[Tensor, "h w 3"]
+    owner: Int[Tensor, "h w"]
+    alpha: Float[Tensor, "h w"]
+    feature: Float[Tensor, "h w f"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """What ``n`` rays see; ``linear`` is shaded linear RGB on the background."""
+
+    linear: Float[Tensor, "n 3"]
+    depth: Float[Tensor, "n"]
+    normal: Float[Tensor, "n 3"]
+    owner: Int[Tensor, "n"]
+    feature: Float[Tensor, "n f"]
+
+
+@torch.no_grad()
+def render(
+    composite: Composite,
+    camera: Camera,
+    *,
+    lights: Sequence[Light] = (),
+    config: RenderConfig | None = None,
+    progress: bool = True,
+) -> Frame:
+    """Render a composite.
+
+    Same input, same bits. Not differentiable (see `Composite.query` and `Composite.surface` for gradients).
+
+    Args:
+        composite: The scene at one time.
+        camera: Where from.
+        lights: What lights it; Lambert shading in linear light. Without lights, and on instances with ``lit`` false,
+            the colours of the fields are shown as they are.
+        config: `RenderConfig()` by default.
+        progress: Show a bar (on a terminal, once the picture takes longer than 2 s).
+
+    Raises:
+        ValueError: Something in ``lights`` that is no `Light`.
+    """
+    config = config or RenderConfig()
+    for light in lights:
+        if not isinstance(light, Light):
+            raise ValueError(f"render: lights must be Light objects, got {type(light).__name__}")
+    view = _View(composite, camera, tuple(lights), config)
+    n_pixels = camera.width * camera.height
+    rgb, normal = torch.empty(n_pixels, 3), torch.empty(n_pixels, 3)
+    depth, alpha = torch.empty(n_pixels), torch.empty(n_pixels)
+    owner = torch.empty(n_pixels, dtype=torch.int64)
+    feature = torch.empty(n_pixels, composite.feature_width)
+    hidden = None if progress else True  # None: shown on a terminal only
+    with tqdm(total=n_pixels, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
+        for start in range(0, n_pixels, config.chunk_rays):
+            index = torch.arange(start, min(start + config.chunk_rays, n_pixels))
+            seen = view.see(camera.pixel_centers(index))
+            rgb[index] = _display(seen.linear)
+            depth[index], normal[index], owner[index] = seen.depth.float(), seen.normal.float(), seen.owner
+            alpha[index], feature[index] = (seen.owner >= 0).float(), seen.feature.float()
+            bar.update(len(index))
+
+        if config.antialias > 1:
+            n = config.antialias
+            shape = (camera.height, camera.width)
+            edges = _edges(rgb.view(*shape, 3), depth.view(shape), normal.view(*shape, 3), owner.view(shape))
+            edges = edges.flatten().nonzero()[:, 0]
+            bar.total = n_pixels + len(edges) * n * n
+            steps = (torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5
+            offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(-1, 2)
+            for index in edges.split(max(1, config.chunk_rays // (n * n))):
+                uv = camera.pixel_centers(index)[:, None] + offsets
+                seen = view.see(uv.view(-1, 2))
+                rgb[index] = _display(seen.linear.view(len(index), n * n, 3).mean(1))
+                alpha[index] = (seen.owner >= 0).float().view(len(index), n * n).mean(1)
+                bar.update(len(index) * n * n)
+    h, w = camera.height, camera.width
+    return Frame(
+        rgb.view(h, w, 3),
+        depth.view(h, w),
+        normal.view(h, w, 3),
+        owner.view(h, w),
+        alpha.view(h, w),
+        feature.view(h, w, -1),
+    )
+
+
+class _View:
+    """What is the same for all rays of one picture."""
+
+    def __init__(self, composite: Composite, camera: Camera, lights: tuple[Light, ...], config: RenderConfig) -> None:
+        self.composite, self.camera, self.lights, self.config = composite, camera, lights, config
+        instances = composite.instances
+        self.lit = torch.tensor([i.lit and bool(lights) for i in instances], dtype=torch.bool)
+        diagonals = [i.field.bounds.diagonal * float(i.scale) for i in instances]
+        self.shadow_offset = _SHADOW_OFFSET * torch.tensor(diagonals, dtype=torch.float64)
+
+    def see(self, uv: Float[Tensor, "n 2"]) -> _Samples:
+        rays = self.camera.rays(uv)
+        hits = self.composite.trace(rays)
+        hit = (hits.owner >= 0).nonzero()[:, 0]
+        t, owner = hits.t[hit].double(), hits.owner[hit].long()
+        linear = self._background(uv)
+        depth = rays.origins.new_full((len(uv),), math.inf)
+        depth[hit] = t * self.camera.depth_per_t(uv[hit])
+        normal = torch.zeros(len(uv), 3, dtype=torch.float64)
+        feature = torch.zeros(len(uv), self.composite.feature_width)
+        if len(hit):
+            p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
+            surface = self.composite.evaluate(p_world, owner)
+            normal[hit] = surface.normal.double()
+            feature[hit] = surface.feature.float()
+            linear[hit] = self._shade(p_world, normal[hit], linear_from_srgb(surface.rgb.double().clamp(0, 1)), owner)
+        return _Samples(linear, depth, normal, hits.owner.long(), feature)
+
+    def _shade(self, p_world: Tensor, normal: Tensor, albedo: Tensor, owner: Tensor) -> Tensor:
+        """Lambert: albedo times the irradiance of all lights; unlit instances keep their own colour."""
+        lit = self.lit[owner].nonzero()[:, 0]
+        if len(lit) == 0:
+            return albedo
+        p_world, normal = p_world[lit], normal[lit]
+        start = p_world + self.shadow_offset[owner[lit]][:, None] * normal
+        total = torch.zeros_like(p_world)
+        for light in self.lights:
+            irradiance = light.irradiance(p_world, normal)
+            if self.config.shadows:
+                irradiance[self._in_shadow(light, start, irradiance)] = 0
+            total += irradiance
+        shaded = albedo.clone()
+        shaded[lit] *= total
+        return shaded
+
+    def _in_shadow(self, light: Light, start: Tensor, irradiance: Tensor) -> Tensor:
+        """Which of the points get none of this light (indices). Points that it does not reach anyway are not traced."""
+        reached = (irradiance > 0).any(-1).nonzero()[:, 0]
+        aim = light.toward(start[reached])
+        if aim is None or len(reached) == 0:
+            return reached[:0]
+        direction, distance = aim
+        return reached[self.composite.occluded(Rays(start[reached], direction, 0.0, distance))]
+
+    def _background(self, uv: Tensor) -> Tensor:
+        bottom = uv.new_tensor(self.config.background)
+        if self.config.background_top is None:
+            return linear_from_srgb(bottom).repeat(len(uv), 1)
+        top = uv.new_tensor(self.config.background_top)
+        return linear_from_srgb(top + (uv[:, 1:] / self.camera.height).clamp(0, 1) * (bottom - top))
+
+
+def _display(linear: Tensor) -> Float[Tensor, "n 3"]:
+    return srgb_from_linear(linear.clamp(0, 1)).clamp(0, 1).float()
+
+
+def _edges(
+    rgb: Float[Tensor, "h w 3"], depth: Float[Tensor, "h w"], normal: Float[Tensor, "h w 3"], owner: Int[Tensor, "h w"]
+) -> Bool[Tensor, "h w"]:
+    """Pixels that differ from one of their eight neighbours."""
+    edges = torch.zeros_like(owner, dtype=torch.bool)
+    h, w = owner.shape
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        a = (slice(0, h - dy), slice(max(0, -dx), w - max(0, dx)))
+        b = (slice(dy, h), slice(max(0, dx), w - max(0, -dx)))
+        differs = owner[a] != owner[b]
+        differs |= ((normal[a] * normal[b]).sum(-1) < _EDGE_NORMAL_COSINE) & (owner[a] >= 0)
+        differs |= (rgb[a] - rgb[b]).abs().amax(-1) > _EDGE_SRGB
+        edges[a] |= differs
+        edges[b] |= differs
+    inverse = 1 / depth
+    for axis in (0, 1):
+        if inverse.shape[axis] >= 3:
+            left, mid, right = (inverse.narrow(axis, k, inverse.shape[axis] - 2) for k in range(3))
+            edges.narrow(axis, 1, inverse.shape[axis] - 2).logical_or_(
+                (left - 2 * mid + right).abs() > _EDGE_INVERSE_DEPTH * mid
+            )
+    return edges
