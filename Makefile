@@ -2,7 +2,7 @@
 # (test-scatter alone needs a C++ compiler).
 #
 #   make demo PYTHON=/path/to/python3.12     another interpreter
-#   make demo PIP_ARGS="--find-links DIR"    more arguments for pip
+#   make demo PIP_ARGS="--index-url URL"     more arguments for pip, such as an index that holds CPU builds of torch
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,7 +20,6 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 SCATTER := .venv-scatter
-TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .PHONY: help demo test check bench test-scatter format
 
@@ -43,36 +42,28 @@ format: $(INSTALLED) ## put formatting and imports right
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(INSTALLED) ## run every benchmark; each prints JSON, kept in out/bench/
-	@mkdir -p out/bench
+bench: $(INSTALLED) ## run every benchmark; each writes JSON to out/bench/
 	@for file in benchmarks/[a-z]*.py; do \
-		name=$$(basename "$$file" .py); \
-		echo "== benchmarks.$$name" >&2; \
-		$(PY) -m "benchmarks.$$name" | tee "out/bench/$$name.json.part"; \
-		mv "out/bench/$$name.json.part" "out/bench/$$name.json"; \
+		echo "== $$file" >&2; \
+		$(PY) -m "benchmarks.$$(basename "$$file" .py)"; \
 	done
 
-test-scatter: $(SCATTER)/.installed ## build torch-scatter from source (4-8 minutes) and run the parity tests against it
+test-scatter: $(SCATTER)/.installed ## build torch-scatter from source (5-10 minutes) and run the parity tests against it
 	PYTHONPATH=$(SCATTER) SIRENSCAPE_REQUIRE_SCATTER=1 $(PY) -m pytest tests/compose/test_segments.py
 
-# torch first and alone: the CPU build where there is one (Linux), so that no CUDA comes along; else the plain one.
 $(INSTALLED): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "Sirenscape needs Python 3.11 or newer with the venv module (Debian, Ubuntu: apt install python3-venv);" \
 			"none was found. Name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Setting up $(VENV) with $(PYTHON), a few minutes the first time" >&2
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '$(TORCH)')" 2>/dev/null \
-		|| $(PIP) install -q --no-deps --retries 0 --timeout 15 $(PIP_ARGS) \
-			--extra-index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)+cpu" >/dev/null 2>&1 \
-		|| echo "No CPU-only build of torch found, taking the default one" >&2
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,dev]'
 	@touch $@
 
 # Beside .venv, not in it: the default tests must not depend on whether this was ever run.
 $(SCATTER)/.installed: $(INSTALLED)
 	@command -v c++ >/dev/null || { echo "test-scatter compiles torch-scatter: it needs a C++ compiler (c++)" >&2; exit 1; }
-	@echo "Building torch-scatter from source, 4-8 minutes" >&2
+	@echo "Building torch-scatter from source, 5-10 minutes" >&2
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt setuptools wheel
 	rm -rf $(SCATTER)
 	MAX_JOBS=$(JOBS) $(PIP) install -q $(PIP_ARGS) --no-build-isolation --no-deps --target $(SCATTER) \

@@ -78,7 +78,8 @@ class Composite:
         instances: Any mix of fields; several instances may share one. The position of an instance here is its ``owner`` number.
 
     Raises:
-        ValueError: Something other than an `Instance`, or poses so far out that float64 can't tell their boxes apart.
+        ValueError: Something other than an `Instance`, or an instance farther than 1e9 times its own size from
+            the origin, where float64 can't tell its points apart.
     """
 
     def __init__(self, instances: Sequence[Instance]) -> None:
@@ -133,7 +134,10 @@ class Composite:
         Raises:
             ValueError: An unknown or repeated id, or a number of poses other than that of ids.
         """
-        chosen = np.asarray(ids, dtype=np.int64).reshape(-1)
+        given = np.asarray(ids).reshape(-1)
+        chosen = given.astype(np.int64)
+        if not np.array_equal(given, chosen):
+            raise ValueError(f"with_poses: ids must be whole numbers, got {given.tolist()}")
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise ValueError(f"with_poses: ids must be from 0 to {len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         if len(np.unique(chosen)) != len(chosen):
@@ -340,6 +344,8 @@ class Composite:
         return t.index_put((rows,), t0 - (sample.sdf - sample.sdf.detach()) / slope)
 
 
+_FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
+
 _NO_GRIDS = Grids(
     *(np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3))),
     *(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)),
@@ -364,6 +370,13 @@ def _world_boxes(stand: Stand, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     half = 0.5 * (stand.box_hi[asset] - stand.box_lo[asset]) * scale
     centre = (stand.rot[ids] @ middle[..., None])[..., 0] + stand.trans[ids]
     reach = (np.abs(stand.rot[ids]) @ half[..., None])[..., 0]
+    far = np.abs(centre).max(1) > _FARTHEST * np.linalg.norm(half, axis=1)
+    if far.any():
+        worst = ids[far][0]
+        raise ValueError(
+            f"Composite: an instance may stand at most {_FARTHEST:g} times its own size from the origin (float64 can't "
+            f"tell its points apart farther out), got instance {worst} at {stand.trans[worst].tolist()}"
+        )
     slack = 1e-12 * (np.abs(centre) + reach) + 1e-9 * reach
     return centre - reach - slack, centre + reach + slack
 

@@ -59,6 +59,8 @@ def build_grid(field: Field, time: float | None = None, cells_longest: int = _CE
 
     vertices = np.stack(np.meshgrid(*(np.arange(k + 1.0) for k in n), indexing="ij"), -1)
     value = ask(vertices.reshape(-1, 3)).reshape(n + 1)
+    if not np.isfinite(value).all():
+        raise ValueError(f"{type(field).__name__}: expected finite distances within its box, got NaN or infinite ones")
     corner = np.stack([value[i : i + n[0], j : j + n[1], k : k + n[2]] for i, j, k in np.ndindex(2, 2, 2)], -1)
     slopes = [np.abs(np.diff(value, axis=a)).max() / cell[a] for a in range(3)]
     lipschitz = max(field.lipschitz, *slopes)

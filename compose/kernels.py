@@ -185,8 +185,11 @@ def points_to_object(stand, points, instance):
 
 
 @numba.njit(cache=True)
-def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, widen, piece, found, k, count, instance):
+def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, piece, found, k, count, instance):
     """Marches one asset's grid along a ray in its object frame and appends candidates to row ``k`` of ``found``.
+
+    From ``t_enough`` on no new candidate matters; one that was begun is finished, so that candidates never depend on what
+    other instances hide: coincident instances get equal ones, and equal bits for their hits.
 
     An interval is uncertain while the interpolated value is within the cell's bound of zero; it goes on over the borders of cells.
     One that begins certainly outside and ends certainly inside is certain, and the march stops with it. ``widen`` scales the
@@ -204,7 +207,7 @@ def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, widen, piece, foun
     g = np.empty(_SUB + 1)
     opened, open_ta, open_sign = False, 0.0, 0  # an uncertain interval that reaches the end of the last cell
     t = t_in
-    while t < t_out:
+    while t < t_out and (opened or t <= t_enough):
         u = ox + (t + nudge) * dx
         v = oy + (t + nudge) * dy
         w = oz + (t + nudge) * dz
@@ -355,9 +358,11 @@ def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any
             px, py, pz = to_object(stand, i, ox, oy, oz)
             qx, qy, qz = turn_to_object(stand, i, dx, dy, dz)
             lo = stand.box_lo[a]
-            enter, leave = box_span(lo, stand.box_hi[a], px, py, pz, qx, qy, qz, t_min, certain_t)
+            enter, leave = box_span(lo, stand.box_hi[a], px, py, pz, qx, qy, qz, t_min, t_max)
             if enter < leave:
-                end = _march(grids, a, lo, px, py, pz, qx, qy, qz, enter, leave, widen, piece[i], found, k, count, i)
+                end = _march(
+                    grids, a, lo, px, py, pz, qx, qy, qz, enter, leave, certain_t, widen, piece[i], found, k, count, i
+                )
                 certain_t = min(certain_t, end)
                 if any_hit and end < np.inf:
                     blocked[k] = True

@@ -18,6 +18,7 @@ from compose.types import Hits, Instance, Rays, SceneSample
 from objects.field import Field, FieldSample
 
 _STEPS = 2000  # marching steps along the diagonal of an instance's box
+_BLOCK = 64  # of these steps taken in one call
 _BISECTED = 1e-6  # of the diagonal
 
 
@@ -100,19 +101,19 @@ def _first_crossing(instance: Instance, rays: Rays) -> Tensor:
         time = None if instance.time is None else p.new_full((len(p),), instance.time)
         return instance.field.sdf(p, time) > 0
 
-    step = diagonal / _STEPS
-    s = enter[rows]
-    before = outside_solid(rows, s)
+    ahead = diagonal / _STEPS * torch.arange(_BLOCK + 1, dtype=torch.float64)
+    start = enter[rows]
     while len(rows):
-        s_next = torch.minimum(s + step, leave[rows])
-        after = outside_solid(rows, s_next)
-        crossed = before & ~after
-        near, far, found = s[crossed], s_next[crossed], rows[crossed]
+        s = torch.minimum(start[:, None] + ahead, leave[rows, None])
+        out = outside_solid(rows.repeat_interleave(_BLOCK + 1), s.flatten()).view_as(s)
+        crossed = out[:, :-1] & ~out[:, 1:]
+        hit, first = crossed.any(1), crossed.int().argmax(1)
+        found, near, far = rows[hit], s[hit, first[hit]], s[hit, first[hit] + 1]
         while len(found) and float((far - near).max()) > _BISECTED * diagonal:
             middle = 0.5 * (near + far)
-            out = outside_solid(found, middle)
-            near, far = torch.where(out, middle, near), torch.where(out, far, middle)
+            before = outside_solid(found, middle)
+            near, far = torch.where(before, middle, near), torch.where(before, far, middle)
         t[found] = 0.5 * (near + far)
-        going = ~crossed & (s_next < leave[rows])
-        rows, s, before = rows[going], s_next[going], after[going]
+        going = ~hit & (s[:, -1] < leave[rows])
+        rows, start = rows[going], s[going, -1]
     return t

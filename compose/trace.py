@@ -75,6 +75,8 @@ def _hits(scene, origins, directions, t_min, t_max, widen, *, any_hit, count) ->
     n = len(origins)
     best_t, best_owner = np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
     count.rays += n
+    if len(scene.stand.asset) == 0:
+        return best_t, best_owner
     rays, found, blocked = _candidates(scene, origins, directions, t_min, t_max, widen, any_hit)
     best_t[blocked] = 0.0
     count.candidates += len(rays)
@@ -140,7 +142,9 @@ def _search(scene, origins, directions, rays, found, best_t, best_owner, count) 
     asset = scene.stand.asset[found.instance]
     diagonal = scene.diagonal[found.instance]
     scale = scene.stand.scale[found.instance]
-    tolerance, step = _TOLERANCE * diagonal, _STEP * diagonal
+    # Far from a ray's origin float64 itself is coarser than the wanted precision: a search must still come to its end.
+    finest = 4 * np.spacing(np.abs(found.tb))
+    tolerance, step = np.maximum(_TOLERANCE * diagonal, finest), np.maximum(_STEP * diagonal, finest)
     inverse_lipschitz = scale / scene.grids.lipschitz[asset]
     active = np.lexsort((rays, asset))  # the order in which networks meet their points depends on nothing else
     failed = []

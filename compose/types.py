@@ -40,10 +40,14 @@ class Instance:
     def __post_init__(self) -> None:
         if not isinstance(self.field, Field):
             raise ValueError(f"Instance {self.name!r}: field must be a Field, got {type(self.field).__name__}")
+        if not isinstance(self.T_world_obj, SE3):
+            raise ValueError(f"Instance {self.name!r}: T_world_obj must be an SE3, got {type(self.T_world_obj).__name__}")
         if self.T_world_obj.quat_wxyz.dim() != 1 or self.T_world_obj.translation.dim() != 1:
             raise ValueError(
                 f"Instance {self.name!r}: T_world_obj must be one pose, got batch {list(self.T_world_obj.quat_wxyz.shape[:-1])}"
             )
+        if isinstance(self.scale, Tensor) and self.scale.dim():
+            raise ValueError(f"Instance {self.name!r}: scale must be one number, got shape {list(self.scale.shape)}")
         scale = float(torch.as_tensor(self.scale).detach())
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"Instance {self.name!r}: scale must be finite and greater than 0, got {scale}")
@@ -74,9 +78,11 @@ class Rays:
     t_max: Float[Tensor, "n"] | float = math.inf
 
     def __post_init__(self) -> None:
-        n = self.origins.shape[0] if self.origins.dim() else -1
+        n = self.origins.shape[0] if isinstance(self.origins, Tensor) and self.origins.dim() else -1
         for name in ("origins", "directions"):
             value = getattr(self, name)
+            if not (isinstance(value, Tensor) and value.is_floating_point()):
+                raise ValueError(f"Rays: {name} must be a floating point tensor, got {getattr(value, 'dtype', type(value))}")
             if value.shape != (n, 3):
                 raise ValueError(f"Rays: {name} must have shape [n, 3], got {list(value.shape)} (n = {n} from origins)")
             if not torch.isfinite(value).all():

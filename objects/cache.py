@@ -22,7 +22,9 @@ def cache_folder(kind: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"SIRENSCAPE_CACHE: expected a folder that can be written, got {folder}: {error.strerror}") from error
+        raise ValueError(
+            f"SIRENSCAPE_CACHE: expected a folder that can be written, got {folder}: {error.strerror}"
+        ) from error
     return folder
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -56,8 +57,8 @@ class FitConfig:
     omega_hidden: float = 30.0
     color_width: int = 64
     color_layers: int = 3
-    color_omega_first: float = 60.0
-    steps: int = 1000
+    color_omega_first: float = 35.0
+    steps: int = 1200
     warm_steps: int = 400
     batch: int = 2048
     color_batch: int = 2048
@@ -136,7 +137,9 @@ def fit_meshes(
         raise ValueError(f"fit_meshes: meshes must be a list of meshes, got {type(meshes).__name__}")
     starts = [None] * len(meshes) if init is None else list(init)
     if len(starts) != len(meshes):
-        raise ValueError(f"fit_meshes: init must have one entry for each of the {len(meshes)} meshes, got {len(starts)}")
+        raise ValueError(
+            f"fit_meshes: init must have one entry for each of the {len(meshes)} meshes, got {len(starts)}"
+        )
     for start in starts:
         _check_init(start, config)
     folder = cache_folder("fields")
@@ -288,7 +291,7 @@ def _learn(
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
     weight = config.falloff / (config.falloff + distance[..., 0].abs())
     theta = _flat([f.distance for f in fields]).requires_grad_()
-    params = [{"params": [theta]}]
+    params: list[dict[str, Any]] = [{"params": [theta]}]
     if colored:
         color_x = torch.stack([pools[i].color_x for i in colored])
         color = torch.stack([pools[i].color for i in colored])
@@ -312,33 +315,37 @@ def _learn(
             squash=False,
         ).sum()
         if colored:
-            loss = loss + weighted_l1(
-                color_theta,
-                color_x[:, color_cut],
-                color[:, color_cut],
-                color_weight[:, color_cut],
-                width=config.color_width,
-                layers=config.color_layers,
-                omega_first=config.color_omega_first,
-                omega_hidden=config.omega_hidden,
-                squash=True,
-            ).sum()
+            loss = (
+                loss
+                + weighted_l1(
+                    color_theta,
+                    color_x[:, color_cut],
+                    color[:, color_cut],
+                    color_weight[:, color_cut],
+                    width=config.color_width,
+                    layers=config.color_layers,
+                    omega_first=config.color_omega_first,
+                    omega_hidden=config.omega_hidden,
+                    squash=True,
+                ).sum()
+            )
         return loss
 
+    checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
     train = TrainConfig(
         steps=config.steps if sources[0][1] is None else config.warm_steps,
         learning_rate=config.learning_rate,
         seed=seed,
         label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
         progress=progress,
-        checkpoint=cache_folder("checkpoints") / f"{content_key(keys)}.safetensors",
+        checkpoint=checkpoint,
     )
     try:
         fit(params, loss_fn, train, on_step=on_step)
     except CheckpointError:
-        train.checkpoint.unlink()
+        checkpoint.unlink()
         return _learn(sources, keys, seed, config, progress, on_step)
-    train.checkpoint.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     with torch.no_grad():
         for field, row in zip(fields, theta, strict=True):
             nn.utils.vector_to_parameters(row, field.distance.parameters())
@@ -352,12 +359,14 @@ def _learn(
 
 
 def _flat(networks: list[SineMlp]) -> Float[Tensor, "k n_params"]:
-    return torch.stack([nn.utils.parameters_to_vector(net.parameters()) for net in networks]).detach()
+    """One row of parameters for each network, filled up to whole vector registers so that every row gets equal arithmetic."""
+    rows = torch.stack([nn.utils.parameters_to_vector(net.parameters()) for net in networks]).detach()
+    return nn.functional.pad(rows, (0, -rows.shape[1] % 64))
 
 
 def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
     """Gives a field one colour everywhere."""
-    last = field.appearance.linears[-1]
+    last = cast(nn.Linear, field.appearance.linears[-1])
     with torch.no_grad():
         last.weight.zero_()
         last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))

@@ -145,7 +145,9 @@ class _WeightedL1(torch.autograd.Function):
             th, xs, ts, ws = arrays[0][k], arrays[1][k, cut], arrays[2][k, cut], arrays[3][k, cut]
             if len(xs) == 0:
                 return 0.0
-            return _regress(th, xs, ts, ws, *shape, squash, np.float32(1 / n_points), grads[k, at])
+            return _regress(
+                th, xs, ts, ws, shape[0], shape[1], shape[2], shape[3], squash, np.float32(1 / n_points), grads[k, at]
+            )
 
         n_threads = torch.get_num_threads()
         jobs = range(n_nets * _PARTS)
@@ -174,7 +176,8 @@ def weighted_l1(
 
     Args:
         theta: Flat parameters of each network: weight ``[out, in]`` and bias, layer by layer (the order of
-            ``SineMlp.parameters()``); float32 on the CPU. The only argument that gets a gradient.
+            ``SineMlp.parameters()``); float32 on the CPU; more numbers than that are left alone. The only argument that gets
+            a gradient.
         x, target, weight: Points, wanted outputs and weights of each network, float32.
         width, layers, omega_first, omega_hidden: As in `SineMlp`.
         squash: Whether the outputs go through a sigmoid.

@@ -2,7 +2,8 @@
 
 Inside is where the generalised winding number is at least 1/2 (Jacobson, Kavan, Sorkine-Hornung 2013, by the fast
 summation of Barill et al. 2018), so meshes with holes or of several overlapping bodies have an inside too. Distances are
-measured to the surface of that solid: walls buried inside another body are no part of it.
+measured to the surface of that solid: walls buried inside another body, or in a slit between bodies too narrow to be
+learned, are no part of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 
 GREY = 0.7  # colour of a mesh that has none
 MAX_FACES = 5_000_000
-_SUBDIVISIONS = 40  # faces of a mesh that isn't closed are cut to this share of the extent before buried ones are dropped
+_SUBDIVISIONS = 25  # faces are cut to this part of the extent before buried ones are dropped
+_MAX_CUT_FACES = 200_000
+_SLIT = 2e-3  # gaps narrower than this share of the extent count as filled (convex parts that nearly touch)
 
 
 class MeshError(ValueError):
@@ -86,20 +89,20 @@ class MeshSource:
         """Distance to the surface of the solid, negative inside."""
         if self._one_body:
             kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
-            return igl.signed_distance(p, self.vertices, self.faces, sign_type=kind)[0]
+            return np.asarray(igl.signed_distance(p, self.vertices, self.faces, sign_type=kind)[0])
         distance = np.sqrt(igl.point_mesh_squared_distance(p, self.vertices, self.faces)[0])
         return np.where(self.winding(p) >= 0.5, -distance, distance)
 
     def winding(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
         """Generalised winding number."""
-        return igl.fast_winding_number(*self._winding, np.ascontiguousarray(p))
+        return _winding(*self._winding, p)
 
     def colors(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
         """Colour (sRGB in 0..1) of the closest points of the mesh."""
         if not self.has_color:
             return np.full((len(p), 3), GREY)
         vertices, faces = self._painted
-        _, face, closest = igl.point_mesh_squared_distance(np.ascontiguousarray(p), vertices, faces)
+        _, face, closest = map(np.asarray, igl.point_mesh_squared_distance(np.ascontiguousarray(p), vertices, faces))
         barycentric = trimesh.triangles.points_to_barycentric(vertices[faces[face]], closest)
         barycentric = np.nan_to_num(np.clip(barycentric, 0, 1), nan=1 / 3)
         barycentric /= np.maximum(barycentric.sum(1, keepdims=True), 1e-12)
@@ -198,7 +201,9 @@ def _parts(mesh: Meshlike, name: str) -> Sequence[trimesh.Trimesh]:
         except MemoryError:
             raise
         except Exception as error:  # trimesh's readers raise whatever their parsers do
-            raise MeshError(f"{name}: expected a mesh file that trimesh reads, got {type(error).__name__}: {error}") from error
+            raise MeshError(
+                f"{name}: expected a mesh file that trimesh reads, got {type(error).__name__}: {error}"
+            ) from error
     else:
         loaded = mesh
     if isinstance(loaded, trimesh.Trimesh):
@@ -232,6 +237,10 @@ def _merged(corners: Float[np.ndarray, "f 3 3"], extent: float) -> tuple[np.ndar
     return np.ascontiguousarray(vertices), np.ascontiguousarray(faces[distinct])
 
 
+def _winding(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return np.asarray(igl.fast_winding_number(vertices, faces, np.ascontiguousarray(p)))
+
+
 def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     a, b, c = (vertices[faces[:, i]] - vertices.mean(0) for i in range(3))
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
@@ -248,7 +257,8 @@ def _solid(vertices: np.ndarray, faces: np.ndarray, name: str):
         trimesh.repair.fix_winding(mesh)
         faces = np.asarray(mesh.faces, np.int64)
     label = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
-    bodies = [faces[label == i] for i in range(label.max() + 1)]
+    order = np.argsort(label, kind="stable")
+    bodies = np.split(faces[order], np.flatnonzero(np.diff(label[order])) + 1)
     if len(bodies) > 1:
         bodies = _outwards(vertices, bodies)
         faces = np.concatenate(bodies)
@@ -259,7 +269,8 @@ def _solid(vertices: np.ndarray, faces: np.ndarray, name: str):
     if closed and len(bodies) == 1:
         return (vertices, faces), (vertices, faces), True
     if closed and (union := _united(vertices, bodies)) is not None:
-        return union, union, False
+        surface = _outer_faces(*union, extent)
+        return (surface if len(surface[1]) else union), union, False
     surface = _outer_faces(vertices, faces, extent)
     if len(surface[1]) == 0:
         raise MeshError(f"{name}: expected a solid, got {len(faces)} triangles that enclose no volume")
@@ -271,14 +282,15 @@ def _outwards(vertices: np.ndarray, bodies: list[np.ndarray]) -> list[np.ndarray
     volumes = [_volume(vertices, b) for b in bodies]
     if sum(volumes) < 0:
         bodies, volumes = [b[:, ::-1].copy() for b in bodies], [-v for v in volumes]
+    hosts = np.concatenate([b for b, v in zip(bodies, volumes, strict=True) if v > 0] or [np.zeros((0, 3), np.int64)])
+    doubtful = [i for i, v in enumerate(volumes) if v < 0]
+    if not doubtful or len(hosts) == 0:
+        return bodies
+    around = _winding(vertices, hosts, np.stack([vertices[bodies[i][0]].mean(0) for i in doubtful]))
     result = list(bodies)
-    for i, (body, volume) in enumerate(zip(bodies, volumes, strict=True)):
-        if volume < 0:
-            hosts = [b for b, v in zip(bodies, volumes, strict=True) if v > 0]
-            p = vertices[body[0]].mean(0, keepdims=True)
-            around = sum(igl.fast_winding_number(vertices, b, p)[0] for b in hosts)
-            if around < 0.5:
-                result[i] = body[:, ::-1].copy()
+    for i, winding in zip(doubtful, around, strict=True):
+        if winding < 0.5:
+            result[i] = bodies[i][:, ::-1].copy()
     return result
 
 
@@ -303,22 +315,28 @@ def _united(vertices: np.ndarray, bodies: list[np.ndarray]) -> tuple[np.ndarray,
 
 
 def _outer_faces(vertices: np.ndarray, faces: np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
-    """The faces with the solid on exactly one side, seen from both sides of their centroids; turned to face outwards."""
-    if len(faces) < 200_000:
-        edge = extent / _SUBDIVISIONS
-        v, f = trimesh.remesh.subdivide_to_size(vertices, faces, max_edge=edge, max_iter=12)
-    else:
-        v, f = vertices, faces
+    """The faces with the solid behind and open space in front of their centroids; those the wrong way round are turned.
+
+    Large faces are cut up first, as they may be buried in part. Space in front that ends after ``_SLIT`` is a slit.
+    """
+    edge = extent / _SUBDIVISIONS
+    longest = np.linalg.norm(vertices[faces] - vertices[np.roll(faces, 1, axis=1)], axis=2).max(1)
+    v, f = vertices, faces
+    if (np.maximum(longest / edge, 1) ** 2).sum() < _MAX_CUT_FACES:
+        v, f = trimesh.remesh.subdivide_to_size(vertices, faces, max_edge=edge, max_iter=12)[:2]
     f = np.asarray(f, np.int64)
     a, b, c = (v[f[:, i]] for i in range(3))
     cross = np.cross(b - a, c - a)
     area = np.linalg.norm(cross, axis=1)
-    f, a, b, c, normal = (x[area > 0] for x in (f, a, b, c, cross / np.maximum(area, 1e-300)[:, None]))
-    step = 1e-4 * extent * normal
-    center = (a + b + c) / 3
-    outside = igl.fast_winding_number(vertices, faces, center + step) < 0.5
-    inside = igl.fast_winding_number(vertices, faces, center - step) >= 0.5
-    right, wrong = outside & inside, ~outside & ~inside
+    f, center = f[area > 0], ((a + b + c) / 3)[area > 0]
+    normal = cross[area > 0] / area[area > 0, None] * extent
+
+    def inside(which: np.ndarray, step: float) -> np.ndarray:
+        return _winding(vertices, faces, center[which] + step * normal[which]) >= 0.5
+
+    front, back = inside(np.arange(len(f)), 1e-4), inside(np.arange(len(f)), -1e-4)
+    right, wrong = np.flatnonzero(back & ~front), np.flatnonzero(front & ~back)
+    right, wrong = right[~inside(right, _SLIT)], wrong[~inside(wrong, -_SLIT)]
     kept = np.concatenate([f[right], f[wrong][:, ::-1]])
     return np.ascontiguousarray(v), np.ascontiguousarray(kept)
 

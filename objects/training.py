@@ -233,13 +233,19 @@ def _load(
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{config.checkpoint}: expected a checkpoint, got a damaged file ({error}); delete it") from error
+        raise CheckpointError(
+            f"{config.checkpoint}: expected a checkpoint, got a damaged file ({error}); delete it"
+        ) from error
     if metadata.get("run") != expected:
-        raise CheckpointError(f"{config.checkpoint}: expected a checkpoint of the same run, got one of another; delete it")
+        raise CheckpointError(
+            f"{config.checkpoint}: expected a checkpoint of the same run, got one of another; delete it"
+        )
     with torch.no_grad():
         for i, p in enumerate(tensors):
             p.copy_(state[f"param.{i}"])
-            optimizer.state[p].update({k: state[f"{k}.{i}"] for k in ("exp_avg", "exp_avg_sq", "step") if f"{k}.{i}" in state})
+            optimizer.state[p].update(
+                {k: state[f"{k}.{i}"] for k in ("exp_avg", "exp_avg_sq", "step") if f"{k}.{i}" in state}
+            )
     generator.set_state(state["generator"])
     losses.copy_(state["losses"])
     return int(metadata["step"])

@@ -31,9 +31,7 @@ def test_inverted_mesh_means_the_same_solid():
     box = trimesh.creation.box((1, 2, 3))
     box.invert()
     p = _points()
-    np.testing.assert_allclose(
-        read_mesh(box).signed_distance(p), _box_distance(p, np.array([0.5, 1, 1.5])), atol=1e-9
-    )
+    np.testing.assert_allclose(read_mesh(box).signed_distance(p), _box_distance(p, np.array([0.5, 1, 1.5])), atol=1e-9)
 
 
 def test_overlapping_bodies_are_the_union_without_inner_walls():
@@ -143,7 +141,12 @@ def test_bad_files_are_named(tmp_path):
         read_mesh(tmp_path / "none.obj")
     with pytest.raises(MeshError, match="folder"):
         read_mesh(tmp_path)
-    for name, content in (("empty.obj", ""), ("words.ply", "not a mesh"), ("points.obj", "v 0 0 0\nv 1 0 0\n"), ("x.qqq", "a")):
+    for name, content in (
+        ("empty.obj", ""),
+        ("words.ply", "not a mesh"),
+        ("points.obj", "v 0 0 0\nv 1 0 0\n"),
+        ("x.qqq", "a"),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(MeshError, match=name):
             read_mesh(tmp_path / name)

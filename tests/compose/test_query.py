@@ -1,0 +1,228 @@
+import math
+
+import pytest
+import torch
+
+from compose import Composite, Instance
+from compose.reference import in_double, query_reference
+from objects import SE3
+from objects.primitives import Box, Sphere
+
+
+def _points(instances, n, seed):
+    """Around the scene, near centres, and far away."""
+    g = torch.Generator().manual_seed(seed)
+    bounds = Composite(instances).bounds
+    p = bounds.center + 1.5 * bounds.size * (torch.rand(n, 3, generator=g, dtype=torch.float64) - 0.5)
+    centres = torch.stack([i.T_world_obj.translation for i in instances])
+    pick = torch.randint(len(instances), (n,), generator=g)
+    near = centres[pick] + 0.3 * torch.randn(n, 3, generator=g, dtype=torch.float64)
+    which = torch.arange(n) % 10
+    p = torch.where((which < 5)[:, None], near, p)
+    return torch.where((which == 9)[:, None], 1000 * (p - bounds.center), p)
+
+
+def _assert_same_as_reference(instances, p):
+    reference = in_double(instances)
+    got, want = Composite(instances).query(p), query_reference(reference, p)
+    # float32 networks: 1e-5 of a box; positions far away: the rounding of float32 in the object frame.
+    room = 2e-5 + 2e-6 * want.sdf.abs()
+    assert bool(((got.sdf - want.sdf).abs() <= room).all()), float((got.sdf - want.sdf).abs().max())
+    same = got.owner == want.owner
+    # Another owner only where both are equally far, and then its own look.
+    for k in (~same).nonzero()[:, 0].tolist():
+        alone = query_reference([reference[int(got.owner[k])]], p[k : k + 1])
+        assert abs(float(alone.sdf[0]) - float(want.sdf[k])) <= float(room[k])
+    torch.testing.assert_close(got.rgb[same], want.rgb[same], rtol=0, atol=1e-4)
+    torch.testing.assert_close(got.feature[same], want.feature[same], rtol=0, atol=1e-3)
+    return float(same.double().mean())
+
+
+@pytest.mark.parametrize(("m", "seed"), [(1, 0), (1, 1), (2, 2), (3, 3), (7, 4), (7, 5), (25, 6), (80, 7), (200, 8)])
+def test_query_equals_the_dense_reference(fields, random_instances, m, seed):
+    instances = random_instances(fields, m, seed)
+    assert _assert_same_as_reference(instances, _points(instances, 400, seed)) > 0.999
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_query_equals_the_reference_where_everything_overlaps(fields, random_instances, seed):
+    instances = random_instances(fields, 15, seed, spread=0.1)
+    assert _assert_same_as_reference(instances, _points(instances, 300, seed)) > 0.99
+
+
+def test_query_equals_the_reference_where_solids_are_nested(solids):
+    """Balls in balls, each again in a box: inside, the deepest one wins, whose box is not the nearest."""
+    ball, brick = solids[0], Box([2.0, 2.0, 2.0])
+    instances = [Instance(f"ball {k}", ball, SE3.identity(), 0.5 + 0.5 * k) for k in range(6)]
+    instances += [Instance("brick", brick, SE3.from_translation([0.2, 0.0, 0.0]), 0.4)]
+    assert _assert_same_as_reference(instances, _points(instances, 600, 0)) > 0.999
+
+
+def test_in_float64_query_is_the_reference(fields, random_instances):
+    instances = in_double(random_instances(fields, 20, 11))
+    p = _points(instances, 300, 11)
+    with torch.no_grad():
+        got, want = Composite(instances).query(p), query_reference(instances, p)
+    assert torch.equal(got.owner, want.owner)
+    for a, b in ((got.sdf, want.sdf), (got.rgb, want.rgb), (got.feature, want.feature)):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("band", [0.02, 0.2, 1.5])
+@pytest.mark.parametrize("m", [1, 6, 60])
+def test_a_band_gives_the_union_within_and_a_lower_bound_beyond(fields, random_instances, m, band):
+    instances = in_double(random_instances(fields, m, m))
+    p = _points(instances, 250, m)
+    with torch.no_grad():
+        got, want = Composite(instances).query(p, band=band), query_reference(instances, p)
+    within = want.sdf <= band
+    assert within.any() and (~within).any()
+    torch.testing.assert_close(got.sdf[within], want.sdf[within], rtol=1e-11, atol=1e-11)
+    assert torch.equal(got.owner[within], want.owner[within])
+    torch.testing.assert_close(got.rgb[within], want.rgb[within], rtol=1e-11, atol=1e-11)
+    assert bool((got.owner[~within] == -1).all())
+    assert bool((got.rgb[~within] == 0).all()) and bool((got.feature[~within] == 0).all())
+    assert bool((got.sdf[~within] <= want.sdf[~within] + 1e-9).all())  # the boxes of instances are a hair wider
+    assert bool((got.sdf[~within] > band * (1 - 1e-9)).all())
+
+
+def _box_distance(instance, p):
+    q = (instance.T_world_obj.inverse() @ p) / instance.scale
+    return instance.scale * (q - q.clamp(instance.field.box_lo, instance.field.box_hi)).norm(dim=-1)
+
+
+def test_beyond_its_band_a_query_says_the_least_of_what_was_asked_and_the_nearest_box(solids, random_instances):
+    instances = in_double(random_instances(solids, 12, 5))
+    p, band = _points(instances, 400, 5), 0.3
+    got, want = Composite(instances).query(p, band=band), query_reference(instances, p)
+    boxes = torch.stack([_box_distance(i, p) for i in instances])
+    each = torch.stack([query_reference([i], p).sdf for i in instances])
+    routed = torch.where(boxes < band, each, boxes).min(0).values
+    beyond = want.sdf > band
+    # The nearest box is always asked, so the answer may be the better bound of the two.
+    assert bool((got.sdf[beyond] >= routed[beyond] - 1e-9).all())
+    assert bool((got.sdf[beyond] <= want.sdf[beyond] + 1e-9).all())
+
+
+def test_equal_distances_go_to_the_lower_instance(solids):
+    ball, brick, pose = solids[0], solids[1], SE3.from_translation([1.0, 2.0, 3.0])
+    instances = [Instance("brick", brick, SE3.identity())] + [Instance(str(k), ball, pose) for k in range(5)]
+    p = torch.tensor([1.0, 2.0, 3.0]) + torch.randn(100, 3) * 0.3
+    for order in (instances, instances[::-1]):
+        owner = Composite(order).query(p.double()).owner
+        lowest = min(k for k, i in enumerate(order) if i.field is ball)
+        assert bool((owner == lowest).all())
+
+
+def test_equal_distances_of_two_places_go_to_the_lower_instance():
+    ball = Sphere(0.25).double()
+    left, right = (Instance(n, ball, SE3.from_translation([x, 0.0, 0.0])) for n, x in (("left", -1.0), ("right", 1.0)))
+    between = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, -0.5]], dtype=torch.float64)
+    assert Composite([left, right]).query(between).owner.tolist() == [0, 0]
+    assert Composite([right, left]).query(between).owner.tolist() == [0, 0]
+
+
+def test_missing_features_are_zeros_and_the_width_is_the_widest(solids):
+    two, none, five = solids[0], solids[4], solids[8]
+    scene = Composite([Instance(str(k), f, SE3.from_translation([2.0 * k, 0, 0])) for k, f in enumerate((two, none, five))])
+    got = scene.query(torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [4.2, 0.1, 0.1]]))
+    assert scene.feature_width == 5 and got.owner.tolist() == [0, 1, 2]
+    assert got.feature.tolist() == [[0.5, -1, 0, 0, 0], [0] * 5, [1, 2, 3, 4, 5]]
+
+
+def test_an_empty_scene_is_far_from_everything():
+    scene = Composite([])
+    got = scene.query(torch.zeros(3, 3))
+    assert bool((got.sdf == math.inf).all()) and got.owner.tolist() == [-1] * 3
+    assert got.rgb.shape == (3, 3) and got.feature.shape == (3, 0)
+    assert len(scene) == 0 and scene.bounds is None and scene.size == 0
+    moved = scene.with_poses([], SE3.identity((0,)))
+    assert len(moved) == 0 and bool((moved.query(torch.zeros(3, 3), band=0.1).sdf == math.inf).all())
+
+
+def test_no_points_give_no_answers(solids):
+    got = Composite([Instance("ball", solids[0], SE3.identity())]).query(torch.zeros(0, 3))
+    assert got.sdf.shape == (0,) and got.rgb.shape == (0, 3) and got.feature.shape == (0, 2)
+
+
+def test_scaled_instances_scale_distances(solids):
+    got = Composite([Instance("ball", Sphere(1.0), SE3.from_translation([0, 0, 1.0]), 3.0)]).query(
+        torch.tensor([[0.0, 0.0, 1.0], [0.0, 3.5, 1.0], [0.0, 0.0, 3.0]])
+    )
+    # Beyond its box the distance goes on by the rule: sqrt(gap^2 + sdf(q)^2).
+    expected = torch.tensor([-3.0, math.hypot(3.5 - 3 * 1.03, 3 * 0.03), -1.0], dtype=torch.float64)
+    torch.testing.assert_close(got.sdf, expected, rtol=0, atol=2e-6)
+
+
+def test_evaluate_gives_the_named_instances_and_unit_normals(fields, random_instances):
+    instances = in_double(random_instances(fields, 8, 3))
+    p = _points(instances, 200, 3)[:150]
+    owner = torch.arange(len(p)) % 8
+    got = Composite(instances).evaluate(p, owner)
+    for k, instance in enumerate(instances):
+        rows = owner == k
+        q = p[rows].requires_grad_()
+        want = query_reference([instance], q)
+        (slope,) = torch.autograd.grad(want.sdf.sum(), q)
+        torch.testing.assert_close(got.sdf[rows].detach(), want.sdf.detach(), rtol=1e-11, atol=1e-11)
+        normal = slope / slope.norm(dim=-1, keepdim=True)
+        torch.testing.assert_close(got.normal[rows].detach(), normal, rtol=1e-8, atol=1e-8)
+        width = want.feature.shape[1]
+        torch.testing.assert_close(got.feature[rows, :width].detach(), want.feature.detach(), rtol=1e-11, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def ball_scene():
+    return Composite([Instance("ball", Sphere(0.5), SE3.identity()), Instance("other", Sphere(0.5), SE3.identity())])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.query(torch.full((2, 3), math.nan)), "p_world must be finite"),
+        (lambda c: c.query(torch.full((2, 3), math.inf)), "p_world must be finite"),
+        (lambda c: c.query(torch.zeros(3)), r"p_world must have shape \[n, 3\], got \[3\]"),
+        (lambda c: c.query(torch.zeros(2, 4)), r"p_world must have shape \[n, 3\], got \[2, 4\]"),
+        (lambda c: c.query(torch.zeros(1, 3), band=0.0), "band must be greater than 0, got 0"),
+        (lambda c: c.query(torch.zeros(1, 3), band=-1.0), "band must be greater than 0, got -1"),
+        (lambda c: c.query(torch.zeros(1, 3), band=math.nan), "band must be greater than 0, got nan"),
+        (lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([0, 2])), r"owner must be from 0 to 1, got 0\.\.2"),
+        (lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([-1, 0])), "owner must be from 0 to 1"),
+        (lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([0])), "owner must have shape"),
+        (lambda c: c.with_poses([2], SE3.identity((1,))), r"ids must be from 0 to 1, got 2\.\.2"),
+        (lambda c: c.with_poses([-1], SE3.identity((1,))), "ids must be from 0 to 1"),
+        (lambda c: c.with_poses([0, 0], SE3.identity((2,))), "ids must not repeat"),
+        (lambda c: c.with_poses([0, 1], SE3.identity((1,))), "batch of 2 poses"),
+        (lambda c: c.with_poses([0], SE3.identity()), "batch of 1 poses"),
+        (lambda c: c.with_poses([0.5], SE3.identity((1,))), "ids must be whole numbers"),
+        (lambda c: Composite(["ball"]), "instances must be Instance objects, got str"),
+    ],
+)
+def test_bad_questions_are_refused_by_name(ball_scene, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(ball_scene)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"scale": 0.0}, "scale must be finite and greater than 0, got 0"),
+        ({"scale": -2.0}, "scale must be finite and greater than 0, got -2"),
+        ({"scale": math.nan}, "scale must be finite and greater than 0, got nan"),
+        ({"scale": math.inf}, "scale must be finite and greater than 0, got inf"),
+        ({"scale": torch.ones(2)}, "scale must be one number"),
+        ({"time": math.nan}, "time must be finite"),
+        ({"T_world_obj": SE3.identity((2,))}, "must be one pose"),
+        ({"T_world_obj": torch.eye(4)}, "T_world_obj must be an SE3, got Tensor"),
+        ({"field": "ball"}, "field must be a Field, got str"),
+    ],
+)
+def test_bad_instances_are_refused_by_name(arguments, words):
+    good = {"name": "ball", "field": Sphere(1.0), "T_world_obj": SE3.identity()}
+    with pytest.raises(ValueError, match=words):
+        Instance(**good | arguments)
+
+
+def test_a_place_too_far_for_float64_is_refused():
+    with pytest.raises(ValueError, match="at most 1e\\+09 times its own size"):
+        Composite([Instance("ball", Sphere(1.0), SE3.from_translation([1e300, 0, 0]))])
