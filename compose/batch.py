@@ -79,7 +79,9 @@ class FieldBatch:
             states = [dict(f.named_parameters()) | dict(f.named_buffers()) for f in chosen]
             self._groups.append(_Group(chosen, slot, states))
 
-    def sdf(self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None) -> Tensor:
+    def sdf(
+        self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None
+    ) -> Tensor:
         """Signed distance ``[n]`` (object units, float64) of each pair; differentiable.
 
         Where no gradient is asked, SIRENs go through the fused kernel.
@@ -124,7 +126,9 @@ class FieldBatch:
             if fused and not graph and group.packed_sirens is not None:
                 config = group.fields[0].config()
                 points = p_obj[rows].detach().double().numpy()
-                got = siren_kernel.siren_sdf(group.packed_sirens, config["width"], config["layers"], slot.numpy(), points)
+                got = siren_kernel.siren_sdf(
+                    group.packed_sirens, config["width"], config["layers"], slot.numpy(), points
+                )
                 outs[0][rows] = torch.from_numpy(got).double()
                 continue
             for lo in range(0, len(rows), _CHUNK):
@@ -186,5 +190,6 @@ class _Call(nn.Module):
 def _group_key(field: Field) -> str:
     """Equal for fields that one batched call can evaluate together."""
     tensors = {k: [list(v.shape), str(v.dtype)] for k, v in field.state_dict().items()}
-    identity = None if "kind" in vars(type(field)) else id(field)  # a class that names no make-up of its own stays alone
+    # A class that names no make-up of its own stays alone.
+    identity = None if "kind" in vars(type(field)) else id(field)
     return json.dumps([type(field).__qualname__, structure(field), tensors, identity], sort_keys=True)

@@ -231,7 +231,9 @@ class Composite:
         if owner.shape != (len(p_world),):
             raise ValueError(f"evaluate: owner must have shape [{len(p_world)}], got {list(owner.shape)}")
         if len(owner) and not (0 <= int(owner.min()) and int(owner.max()) < len(self)):
-            raise ValueError(f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}")
+            raise ValueError(
+                f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}"
+            )
         sample, gradient = self._sample_and_gradient(p_world, owner)
         return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1))
 
@@ -245,7 +247,8 @@ class Composite:
     def _trace_scene(self) -> TraceScene:
         stand = self._stand
         diagonal = stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset]
-        time = np.array([0.0 if t is None else t for t in self._assets.times])[stand.asset] if len(self) else np.zeros(0)
+        times = np.array([0.0 if t is None else t for t in self._assets.times])
+        time = times[stand.asset]
         grids = self._assets.grids if len(self) else _NO_GRIDS
         return TraceScene(stand, self._tree, grids, self._assets.batch, time, diagonal)
 
@@ -259,7 +262,9 @@ class Composite:
             return np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
         first, _ = kernels.nearest_boxes(self._tree, self._stand, p_world, 0.0)
         upper = self._sdf(p_world, first)
-        offsets, instance = kernels.boxes_within(self._tree, self._stand, p_world, np.minimum(np.maximum(upper, 0.0), band))
+        offsets, instance = kernels.boxes_within(
+            self._tree, self._stand, p_world, np.minimum(np.maximum(upper, 0.0), band)
+        )
         point = np.repeat(np.arange(n), np.diff(offsets))
         rest = instance != first[point]
         sdf, owner = upper.copy(), first.copy()
@@ -317,8 +322,9 @@ class Composite:
         present, back = owner.unique(return_inverse=True)
         chosen = [self._instances[i] for i in present.tolist()]
         poses = _stack_poses([i.T_world_obj for i in chosen])
-        scale = torch.stack([torch.as_tensor(i.scale, dtype=torch.float64) for i in chosen]) if chosen else torch.ones(0)
-        return poses[back], scale.double()[back]
+        scales = [torch.as_tensor(i.scale, dtype=torch.float64) for i in chosen]
+        scale = torch.stack(scales) if chosen else torch.ones(0, dtype=torch.float64)
+        return poses[back], scale[back]
 
     def _wants_graph(self, rays: Rays) -> bool:
         tensors = [rays.origins, rays.directions]
@@ -357,9 +363,7 @@ def _stack_poses(poses: Sequence[SE3]) -> SE3:
     """As one float64 batch (empty for none)."""
     if not poses:
         return SE3.identity((0,))
-    return SE3(
-        torch.stack([p.quat_wxyz.double() for p in poses]), torch.stack([p.translation.double() for p in poses])
-    )
+    return SE3(torch.stack([p.quat_wxyz.double() for p in poses]), torch.stack([p.translation.double() for p in poses]))
 
 
 def _world_boxes(stand: Stand, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """A coarse grid of distances for each asset, by which rays skip what holds no surface.
 
-The grid stores the field at the vertices of about 32 cells along the longest edge of its box and, for each cell, a bound
+The grid stores the field at the vertices of about 48 cells along the longest edge of its box and, for each cell, a bound
 on how far the field strays from the trilinear interpolation of its corners. The bound is *sampled*, not proven: the
 largest deviation found at 27 points of the cell, doubled, plus float32 noise. A cell whose bound excludes zero holds no surface;
 `skip` says how many cells away (Chebyshev) the nearest cell is that may. A grid only ever says where a field need not
@@ -12,18 +12,20 @@ Related: Hansson-Soderlund, Evans, Akenine-Moller, "Ray Tracing of Signed Distan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_cdt
 
+from compose.batch import FieldBatch
 from objects.field import Field
 
-_CELLS_LONGEST = 32
+_CELLS_LONGEST = 48
+_CELLS_SHORTEST = 12  # flat objects: the two faces of a plate must not share a cell
 _SAFETY = 2.0  # factor on the largest deviation that the samples show
 _MIN_BOUND = 1e-5  # of the box diagonal: float32 evaluation noise
-_CHUNK = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +49,20 @@ class AssetGrid:
 
 
 def build_grid(field: Field, time: float | None = None, cells_longest: int = _CELLS_LONGEST) -> AssetGrid:
-    """Samples a field into its grid (about a quarter of a million evaluations)."""
+    """Samples a field into its grid (about half a million evaluations)."""
     lo = field.box_lo.detach().double().numpy()
     size = field.box_hi.detach().double().numpy() - lo
-    n = np.maximum(np.ceil(size / size.max() * cells_longest - 1e-9).astype(int), 2)
+    n = np.maximum(np.ceil(size / size.max() * cells_longest - 1e-9).astype(int), _CELLS_SHORTEST)
     cell = size / n
     floor = _MIN_BOUND * float(np.linalg.norm(size))
 
+    batch = FieldBatch([field])
+
     def ask(p: np.ndarray) -> np.ndarray:
-        return _evaluate(field, lo + p * cell, time)
+        asset = torch.zeros(len(p), dtype=torch.int64)
+        seconds = torch.full((len(p),), 0.0 if time is None else time, dtype=torch.float64)
+        with torch.no_grad():
+            return batch.sdf(asset, torch.from_numpy(lo + p * cell), seconds).numpy()
 
     vertices = np.stack(np.meshgrid(*(np.arange(k + 1.0) for k in n), indexing="ij"), -1)
     value = ask(vertices.reshape(-1, 3)).reshape(n + 1)
@@ -78,7 +85,8 @@ def build_grid(field: Field, time: float | None = None, cells_longest: int = _CE
         bound[near] = _SAFETY * deviation + floor
     surface = near & (corner.min(-1) <= bound) & (corner.max(-1) >= -bound)
     if surface.any():
-        skip = np.minimum(distance_transform_cdt(~surface, metric="chessboard"), 255).astype(np.uint8)
+        away = cast(np.ndarray, distance_transform_cdt(~surface, metric="chessboard"))
+        skip = np.minimum(away, 255).astype(np.uint8)
     else:
         skip = np.full(n, 255, dtype=np.uint8)
     return AssetGrid(lo, cell, value.astype(np.float32), bound.astype(np.float32), skip, float(lipschitz))
@@ -94,13 +102,3 @@ def grid_of(field: Field, time: float | None) -> AssetGrid:
 
 
 _GRIDS: WeakKeyDictionary[Field, dict[float | None, tuple[tuple[int, ...], AssetGrid]]] = WeakKeyDictionary()
-
-
-@torch.no_grad()
-def _evaluate(field: Field, p_obj: np.ndarray, time: float | None) -> np.ndarray:
-    dtype = field.box_lo.dtype
-    out = []
-    for lo in range(0, len(p_obj), _CHUNK):
-        p = torch.from_numpy(p_obj[lo : lo + _CHUNK]).to(dtype)
-        out.append(field.sdf(p, None if time is None else p.new_full((len(p),), time)).double())
-    return torch.cat(out).numpy()

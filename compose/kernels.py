@@ -213,8 +213,8 @@ def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, p
         w = oz + (t + nudge) * dz
         i = min(max(int(np.floor(u)), 0), nx - 1)
         j = min(max(int(np.floor(v)), 0), ny - 1)
-        l = min(max(int(np.floor(w)), 0), nz - 1)
-        at = grids.cell_at[a] + (i * ny + j) * nz + l
+        h = min(max(int(np.floor(w)), 0), nz - 1)
+        at = grids.cell_at[a] + (i * ny + j) * nz + h
         skip = grids.skip[at]
         reach = max(int(skip), 1) - 1
         leave = np.inf
@@ -223,9 +223,9 @@ def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, p
         if dy != 0.0:
             leave = min(leave, ((j + 1 + reach if dy > 0 else j - reach) - oy) / dy)
         if dz != 0.0:
-            leave = min(leave, ((l + 1 + reach if dz > 0 else l - reach) - oz) / dz)
+            leave = min(leave, ((h + 1 + reach if dz > 0 else h - reach) - oz) / dz)
         leave = min(max(leave, t + nudge), t_out)
-        row = grids.value_at[a] + (i * (ny + 1) + j) * (nz + 1) + l
+        row = grids.value_at[a] + (i * (ny + 1) + j) * (nz + 1) + h
         v000 = np.float64(grids.value[row])
         if skip > 0:
             if opened:
@@ -247,7 +247,7 @@ def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, p
         kxy, kxz, kyz = v110 - v100 - v010 + v000, v101 - v100 - v001 + v000, v011 - v010 - v001 + v000
         kxyz = v111 - v110 - v101 - v011 + v100 + v010 + v001 - v000
         length = leave - t
-        u0, v0, w0 = ox + t * dx - i, oy + t * dy - j, oz + t * dz - l
+        u0, v0, w0 = ox + t * dx - i, oy + t * dy - j, oz + t * dz - h
         du, dv, dw = length * dx, length * dy, length * dz
         uv0, uv1, uv2 = u0 * v0, u0 * dv + v0 * du, du * dv
         c0 = v000 + kx * u0 + ky * v0 + kz * w0 + kxy * uv0 + kxz * u0 * w0 + kyz * v0 * w0 + kxyz * uv0 * w0
@@ -327,14 +327,17 @@ def _append(found, k, count, piece, ta, tb, instance, certain, guess, slope):
 
 
 @numba.njit(cache=True, parallel=True)
-def find_candidates(tree, stand, grids, piece, origins, directions, t_min, t_max, widen, any_hit, found, count, blocked):
+def find_candidates(
+    tree, stand, grids, piece, origins, directions, t_min, t_max, widen, any_hit, found, count, blocked
+):
     """All candidates of each ray up to the end of its first certain one, nearest boxes first.
 
     Row ``k`` of ``found`` takes the candidates of ray ``k``; ``count [n]`` says how many there are, more than the row holds if it
     overflowed. With ``any_hit`` a ray stops at the first certain candidate of any instance and says so in ``blocked``.
     """
     for k in numba.prange(len(origins)):
-        _find(tree, stand, grids, piece, origins[k], directions[k], t_min[k], t_max[k], widen, any_hit, found, count, blocked, k)
+        o, d = origins[k], directions[k]
+        _find(tree, stand, grids, piece, o, d, t_min[k], t_max[k], widen, any_hit, found, count, blocked, k)
 
 
 @numba.njit(cache=True)
@@ -455,10 +458,11 @@ def _propose(search, c, tolerance):
         search.t[c], search.mode[c] = 0.5 * (lo + hi), DONE
         return
     s_new = s - search.f_last[c] / slope if slope < 0.0 else np.inf
+    if abs(s_new - s) <= tolerance:
+        search.t[c], search.mode[c] = min(max(s_new, lo), hi), DONE
+        return
     if search.rounds[c] > 10 or not lo < s_new < hi:
         s_new = 0.5 * (lo + hi) if both else (hi if search.seen_lo[c] else lo)
-    elif abs(s_new - s) <= tolerance:
-        search.t[c], search.mode[c] = s_new, DONE
     search.s[c] = s_new
 
 

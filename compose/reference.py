@@ -102,18 +102,22 @@ def _first_crossing(instance: Instance, rays: Rays) -> Tensor:
         return instance.field.sdf(p, time) > 0
 
     ahead = diagonal / _STEPS * torch.arange(_BLOCK + 1, dtype=torch.float64)
-    start = enter[rows]
+    start, found, near, far = enter[rows], [], [], []
     while len(rows):
         s = torch.minimum(start[:, None] + ahead, leave[rows, None])
         out = outside_solid(rows.repeat_interleave(_BLOCK + 1), s.flatten()).view_as(s)
         crossed = out[:, :-1] & ~out[:, 1:]
         hit, first = crossed.any(1), crossed.int().argmax(1)
-        found, near, far = rows[hit], s[hit, first[hit]], s[hit, first[hit] + 1]
-        while len(found) and float((far - near).max()) > _BISECTED * diagonal:
-            middle = 0.5 * (near + far)
-            before = outside_solid(found, middle)
-            near, far = torch.where(before, middle, near), torch.where(before, far, middle)
-        t[found] = 0.5 * (near + far)
+        found.append(rows[hit])
+        near.append(s[hit, first[hit]])
+        far.append(s[hit, first[hit] + 1])
         going = ~hit & (s[:, -1] < leave[rows])
         rows, start = rows[going], s[going, -1]
+    if found:
+        found, near, far = torch.cat(found), torch.cat(near), torch.cat(far)
+        while len(found) and float((far - near).max()) > _BISECTED * diagonal:
+            middle = 0.5 * (near + far)
+            out = outside_solid(found, middle)
+            near, far = torch.where(out, middle, near), torch.where(out, far, middle)
+        t[found] = 0.5 * (near + far)
     return t

@@ -7,13 +7,16 @@ same instructions wherever it stands in the input, so equal pairs give equal bit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numba
 import numpy as np
+from torch import nn
 
 from objects.siren import SirenField
 
-_LANES = 64  # most points of one asset computed together: long enough loops for the vector units, small enough for the cache
+# Most points of one asset computed together: long enough loops for the vector units, small enough for the cache.
+_LANES = 64
 
 
 def pack(fields: Sequence[SirenField]) -> np.ndarray:
@@ -27,7 +30,7 @@ def pack(fields: Sequence[SirenField]) -> np.ndarray:
         net = field.distance
         omegas = [net.omega_first] + [net.omega_hidden] * (len(net.linears) - 2) + [1.0]
         parts = [v.reshape(-1).numpy() for v in (field.box_lo, field.box_hi, field.center, field.half_extent)]
-        for linear, omega in zip(net.linears, omegas, strict=True):
+        for linear, omega in zip(cast(list[nn.Linear], list(net.linears)), omegas, strict=True):
             parts += [omega * linear.bias.detach().numpy(), (omega * linear.weight.detach().numpy()).T.ravel()]
         rows.append(np.concatenate(parts).astype(np.float32))
     return np.stack(rows)

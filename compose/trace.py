@@ -17,6 +17,9 @@ _TOLERANCE = 5e-7
 _STEP = 1 / 2000
 # Uncertain stretches are cut into pieces of this share, searched side by side.
 _PIECE = 16 * _STEP
+# Rounds after which a ray's next candidate is taken up, and how many wait like that; the rest start together.
+_STAGGER = 4
+_STAGGERED = 4
 _ROOM = 8  # candidates of one ray before it is done again with more room
 _CHUNK = 1 << 18  # rays at once: bounds the memory
 _MAX_WIDEN = 64.0
@@ -46,7 +49,12 @@ class TraceCount:
 
 @torch.no_grad()
 def first_hits(
-    scene: TraceScene, origins: np.ndarray, directions: np.ndarray, t_min: np.ndarray, t_max: np.ndarray, count: TraceCount
+    scene: TraceScene,
+    origins: np.ndarray,
+    directions: np.ndarray,
+    t_min: np.ndarray,
+    t_max: np.ndarray,
+    count: TraceCount,
 ) -> tuple[np.ndarray, np.ndarray]:
     """``t [n]`` (inf for none) and ``owner [n]`` (-1 for none) of each ray's first hit."""
     t, owner = np.full(len(origins), np.inf), np.full(len(origins), -1, dtype=np.int64)
@@ -60,7 +68,12 @@ def first_hits(
 
 @torch.no_grad()
 def any_hits(
-    scene: TraceScene, origins: np.ndarray, directions: np.ndarray, t_min: np.ndarray, t_max: np.ndarray, count: TraceCount
+    scene: TraceScene,
+    origins: np.ndarray,
+    directions: np.ndarray,
+    t_min: np.ndarray,
+    t_max: np.ndarray,
+    count: TraceCount,
 ) -> np.ndarray:
     """Whether each ray hits anything, ``[n]`` bool. Fields are asked only where the grids leave a doubt."""
     blocked = np.zeros(len(origins), dtype=bool)
@@ -102,12 +115,13 @@ def _candidates(scene, origins, directions, t_min, t_max, widen, any_hit):
     todo, room = np.arange(n), _ROOM
     while len(todo):
         k = len(todo)
-        floats = [np.empty((k, room)) for _ in range(4)]
-        found = Candidates(*floats, np.empty((k, room), dtype=np.int64), np.empty((k, room), dtype=np.int8))
+        ta, tb, guess, slope = np.empty((4, k, room))
+        instance, certain = np.empty((k, room), dtype=np.int64), np.empty((k, room), dtype=np.int8)
+        found = Candidates(ta, tb, guess, slope, instance, certain)
         counted, stopped = np.zeros(k, dtype=np.int64), np.zeros(k, dtype=bool)
         kernels.find_candidates(
-            scene.tree, scene.stand, scene.grids, _PIECE * scene.diagonal, origins[todo], directions[todo], t_min[todo], t_max[todo],
-            widen, any_hit, found, counted, stopped,
+            scene.tree, scene.stand, scene.grids, _PIECE * scene.diagonal,
+            origins[todo], directions[todo], t_min[todo], t_max[todo], widen, any_hit, found, counted, stopped,
         )  # fmt: skip
         blocked[todo] = stopped
         whole = (counted <= room) & ~stopped
@@ -116,10 +130,9 @@ def _candidates(scene, origins, directions, t_min, t_max, widen, any_hit):
         certain_end = np.where(filled & (found.certain == 1), found.tb, np.inf).min(1)
         row, column = np.nonzero(filled & (found.ta <= certain_end[:, None]))
         rays_of.append(todo[row])
-        parts.append([values[row, column] for values in found])
+        parts.append(Candidates._make(values[row, column] for values in found))
         todo, room = todo[(counted > room) & ~stopped], room * 8
-    columns = zip(*parts, strict=True)
-    return np.concatenate(rays_of), Candidates(*[np.concatenate(column) for column in columns]), blocked
+    return np.concatenate(rays_of), Candidates._make(map(np.concatenate, zip(*parts, strict=True))), blocked
 
 
 def _search(scene, origins, directions, rays, found, best_t, best_owner, count) -> np.ndarray:
@@ -146,9 +159,25 @@ def _search(scene, origins, directions, rays, found, best_t, best_owner, count) 
     finest = 4 * np.spacing(np.abs(found.tb))
     tolerance, step = np.maximum(_TOLERANCE * diagonal, finest), np.maximum(_STEP * diagonal, finest)
     inverse_lipschitz = scale / scene.grids.lipschitz[asset]
-    active = np.lexsort((rays, asset))  # the order in which networks meet their points depends on nothing else
-    failed = []
-    while len(active):
+    # A ray's candidates are taken up near to far, so that most of the far ones are never asked.
+    by_ray = np.lexsort((found.ta, rays))
+    first = np.flatnonzero(np.r_[True, np.diff(rays[by_ray]) > 0])
+    start = np.empty(c, dtype=np.int64)
+    start[by_ray] = np.minimum(np.arange(c) - np.repeat(first, np.diff(np.r_[first, c])), _STAGGERED) * _STAGGER
+    # Networks meet their points sorted by asset and ray, and by nothing else.
+    order = np.lexsort((start, rays, asset))
+    place = np.empty(c, dtype=np.int64)
+    place[order] = np.arange(c)
+    waves = {int(r): order[start[order] == r] for r in np.unique(start)}
+    active, failed, turn = np.zeros(0, dtype=np.int64), [], 0
+    while len(active) or waves:
+        if turn in waves:
+            fresh = waves.pop(turn)
+            fresh = fresh[found.ta[fresh] <= best_t[rays[fresh]]]
+            active = order[np.sort(place[np.concatenate([active, fresh])])]
+        turn += 1
+        if len(active) == 0:
+            continue
         instance = found.instance[active]
         p_world = origins[rays[active]] + search.s[active, None] * directions[rays[active]]
         p_obj = kernels.points_to_object(scene.stand, p_world, instance)

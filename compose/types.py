@@ -41,7 +41,9 @@ class Instance:
         if not isinstance(self.field, Field):
             raise ValueError(f"Instance {self.name!r}: field must be a Field, got {type(self.field).__name__}")
         if not isinstance(self.T_world_obj, SE3):
-            raise ValueError(f"Instance {self.name!r}: T_world_obj must be an SE3, got {type(self.T_world_obj).__name__}")
+            raise ValueError(
+                f"Instance {self.name!r}: T_world_obj must be an SE3, got {type(self.T_world_obj).__name__}"
+            )
         if self.T_world_obj.quat_wxyz.dim() != 1 or self.T_world_obj.translation.dim() != 1:
             raise ValueError(
                 f"Instance {self.name!r}: T_world_obj must be one pose, got batch {list(self.T_world_obj.quat_wxyz.shape[:-1])}"
@@ -82,7 +84,9 @@ class Rays:
         for name in ("origins", "directions"):
             value = getattr(self, name)
             if not (isinstance(value, Tensor) and value.is_floating_point()):
-                raise ValueError(f"Rays: {name} must be a floating point tensor, got {getattr(value, 'dtype', type(value))}")
+                raise ValueError(
+                    f"Rays: {name} must be a floating point tensor, got {getattr(value, 'dtype', type(value))}"
+                )
             if value.shape != (n, 3):
                 raise ValueError(f"Rays: {name} must have shape [n, 3], got {list(value.shape)} (n = {n} from origins)")
             if not torch.isfinite(value).all():

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 import trimesh
 from tqdm import tqdm
+from trimesh.visual import ColorVisuals
 
 from compose import Composite, Instance
 from objects import SE3, Aabb, Box, Field, SirenField, fit_meshes, save_field
 from rendering import (
     AmbientLight,
     Camera,
-    DirectionalLight,
     PointLight,
     RenderConfig,
     contact_sheet,
@@ -43,12 +43,11 @@ from rendering import (
 
 T = TypeVar("T")
 SIZE = (640, 480)
-CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (480, 360), 24, 3
+CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (360, 270), 15, 3
 TABLE_TOP = 0.625  # metres above the floor
 LIGHTS = (
-    AmbientLight((1.0, 0.97, 0.93), 0.42, ground_color=(0.62, 0.52, 0.45)),
-    PointLight((0.9, -1.0, 2.3), (1.0, 0.93, 0.82), 4.2),
-    DirectionalLight((0.75, 0.7, -0.9), (0.85, 0.92, 1.0), 0.35),
+    AmbientLight((1.0, 0.97, 0.93), 0.48, ground_color=(0.62, 0.52, 0.45)),
+    PointLight((0.9, -1.0, 2.3), (1.0, 0.93, 0.82), 4.6),
 )
 
 
@@ -71,7 +70,7 @@ THINGS = (
     Thing("mug", "objects/mug.obj", 0.15, (0.02, -0.27), 30, color=(214, 60, 52)),
     Thing("teddy", "teddy2_VHACD_CHs.obj", 0.30, (-0.12, 0.20), -15, y_up=True, color=(190, 128, 88)),
     Thing("ball", "soccerball.obj", 0.20, (0.27, 0.24)),
-    Thing("lego", "lego/lego.obj", 0.16, (0.26, -0.22), 25, y_up=True, color=(52, 108, 196)),
+    Thing("block-003", "random_urdfs/003/003.obj", 0.17, (0.24, -0.22), 25, color=(52, 108, 196)),
     Thing("ring", "torus/torus_textured.obj", 0.24, (0.52, 0.02), 0, y_up=True),
     Thing("cone", "racecar/meshes/cone.obj", 0.17, (-0.58, 0.16)),
     Thing("block-000", "random_urdfs/000/000.obj", 0.42, (-1.15, -0.55), 35, color=(242, 180, 65), on_table=False),
@@ -106,12 +105,14 @@ def main() -> int:
     first = render(scene, camera.resized(64, 48), lights=LIGHTS)  # builds the index, so that it is timed apart
     del first
     clock.mark("compile and index")
-    before = clock.time("render 640x480, shadows, antialiased", lambda: render(scene, camera, lights=LIGHTS, config=sharp))
+    before = clock.time(
+        "render 640x480, shadows, antialiased", lambda: render(scene, camera, lights=LIGHTS, config=sharp)
+    )
 
     duck = [i.name for i in scene.instances].index("duck")
     pose = scene.instances[duck].T_world_obj
-    lift = SE3.from_translation((0.50, 0.02, 0.0)) @ turn_about(pose.translation, 75)
-    moved = clock.time("move the duck", lambda: scene.with_poses([duck], SE3.stack([lift @ pose])))
+    shift = SE3.from_translation((0.96, -0.10, 0.0)) @ turn_about(pose.translation, 75)
+    moved = clock.time("move the duck", lambda: scene.with_poses([duck], SE3.stack([shift @ pose])))
     after = clock.time("render again", lambda: render(moved, camera, lights=LIGHTS, config=sharp))
 
     save_png(before.rgb, out / "before.png")
@@ -140,7 +141,7 @@ def read(data: Path, thing: Thing) -> trimesh.Trimesh:
     if not isinstance(mesh, trimesh.Trimesh):
         raise ValueError(f"{thing.file}: expected a mesh")
     if thing.color is not None:
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.tile((*thing.color, 255), (len(mesh.vertices), 1)))
+        mesh.visual = ColorVisuals(mesh, vertex_colors=np.tile((*thing.color, 255), (len(mesh.vertices), 1)))
     return mesh
 
 
@@ -151,13 +152,17 @@ def table_mesh(data: Path) -> trimesh.Trimesh:
         raise ValueError("table.obj: expected a mesh")
     parts = [((1.5, 1.0, 0.05), (0.0, 0.0, 0.6))]
     parts += [((0.1, 0.1, 0.58), (x, y, 0.29)) for x in (-0.65, 0.65) for y in (-0.4, 0.4)]
-    boxes = [cube.copy().apply_scale(size).apply_translation(place) for size, place in parts]
-    return trimesh.util.concatenate(boxes)
+    boxes = []
+    for size, place in parts:
+        boxes.append(cube.copy())
+        boxes[-1].apply_scale(size)
+        boxes[-1].apply_translation(place)
+    return boxes[0] + boxes[1:]
 
 
 def furniture() -> list[Instance]:
     """The room itself: a floor, and walls all around as one box less another."""
-    floor = Box((6.0, 6.0, 0.1), color=(0.74, 0.60, 0.45))
+    floor = Box((6.1, 6.1, 0.1), color=(0.74, 0.60, 0.45))
     walls = Box((6.2, 6.2, 3.0), color=(0.86, 0.87, 0.84)) - Box((6.0, 6.0, 3.4), color=(0.86, 0.87, 0.84))
     return [
         Instance("floor", floor, SE3.from_translation((0.0, 0.0, -0.05))),
@@ -220,7 +225,9 @@ def report(out: Path, fields: dict[str, SirenField], clock: Clock, frames: int) 
     rows = []
     for name, field in fields.items():
         file = out / "fields" / f"{name}.safetensors"
-        rows.append({"object": name, "parameters": sum(p.numel() for p in field.parameters()), "bytes": file.stat().st_size})
+        rows.append(
+            {"object": name, "parameters": sum(p.numel() for p in field.parameters()), "bytes": file.stat().st_size}
+        )
     print(f"\n{'object':<12}{'parameters':>12}{'file':>10}")
     for row in rows:
         print(f"{row['object']:<12}{row['parameters']:>12,}{row['bytes'] / 1000:>7.0f} KB")

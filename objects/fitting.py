@@ -66,8 +66,8 @@ class FitConfig:
     color_rate: float = 1.0
     padding: float = 0.05
     pool: int = 131_072
-    surface: float = 0.5
-    near: float = 0.3
+    surface: float = 0.44
+    near: float = 0.26
     near_sigma: float = 0.01
     mid: float = 0.12
     mid_sigma: float = 0.06
@@ -299,6 +299,8 @@ def _learn(
         color_theta = _flat([fields[i].appearance for i in colored]).requires_grad_()
         params.append({"params": [color_theta], "rate": config.color_rate})
 
+    n_threads = torch.get_num_threads()
+
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         at = int(torch.randint(config.pool - config.batch + 1, (), generator=generator))
         color_at = int(torch.randint(config.color_pool - config.color_batch + 1, (), generator=generator))
@@ -313,6 +315,7 @@ def _learn(
             omega_first=config.omega_first,
             omega_hidden=config.omega_hidden,
             squash=False,
+            n_threads=n_threads,
         ).sum()
         if colored:
             loss = (
@@ -327,6 +330,7 @@ def _learn(
                     omega_first=config.color_omega_first,
                     omega_hidden=config.omega_hidden,
                     squash=True,
+                    n_threads=n_threads,
                 ).sum()
             )
         return loss
@@ -340,11 +344,16 @@ def _learn(
         progress=progress,
         checkpoint=checkpoint,
     )
+    # The kernel has threads of its own; torch's, asleep between tiny operations, would spin and take their cores.
+    torch.set_num_threads(1)
     try:
         fit(params, loss_fn, train, on_step=on_step)
     except CheckpointError:
+        torch.set_num_threads(n_threads)
         checkpoint.unlink()
         return _learn(sources, keys, seed, config, progress, on_step)
+    finally:
+        torch.set_num_threads(n_threads)
     checkpoint.unlink(missing_ok=True)
     with torch.no_grad():
         for field, row in zip(fields, theta, strict=True):

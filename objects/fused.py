@@ -133,7 +133,7 @@ def _pool(n_threads: int, process: int) -> ThreadPoolExecutor:
 
 class _WeightedL1(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, theta, x, target, weight, shape, squash):
+    def forward(ctx, theta, x, target, weight, shape, squash, n_threads):
         n_nets, n_points = x.shape[:2]
         grads = np.zeros((n_nets, _PARTS, theta.shape[1]), np.float32)
         size = -(-n_points // _PARTS)
@@ -149,7 +149,6 @@ class _WeightedL1(torch.autograd.Function):
                 th, xs, ts, ws, shape[0], shape[1], shape[2], shape[3], squash, np.float32(1 / n_points), grads[k, at]
             )
 
-        n_threads = torch.get_num_threads()
         jobs = range(n_nets * _PARTS)
         losses = list(map(part, jobs) if n_threads == 1 else _pool(n_threads, os.getpid()).map(part, jobs))
         ctx.grad = torch.from_numpy(grads.sum(1))
@@ -157,7 +156,7 @@ class _WeightedL1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss):
-        return ctx.grad * grad_loss[:, None].to(ctx.grad.dtype), None, None, None, None, None
+        return ctx.grad * grad_loss[:, None].to(ctx.grad.dtype), None, None, None, None, None, None
 
 
 def weighted_l1(
@@ -171,6 +170,7 @@ def weighted_l1(
     omega_first: float,
     omega_hidden: float,
     squash: bool,
+    n_threads: int | None = None,
 ) -> Float[Tensor, "k"]:
     """Mean over the points of ``weight * sum_o |net(x)_o - target_o|`` for ``k`` sine networks of equal shape at once.
 
@@ -181,6 +181,7 @@ def weighted_l1(
         x, target, weight: Points, wanted outputs and weights of each network, float32.
         width, layers, omega_first, omega_hidden: As in `SineMlp`.
         squash: Whether the outputs go through a sigmoid.
+        n_threads: Threads to use; those of torch without.
     """
     shape = (width, layers, np.float32(omega_first), np.float32(omega_hidden))
-    return _WeightedL1.apply(theta, x, target, weight, shape, squash)
+    return _WeightedL1.apply(theta, x, target, weight, shape, squash, n_threads or torch.get_num_threads())

@@ -1,5 +1,7 @@
 """Fields and random scenes that the tests of compose share."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -7,6 +9,21 @@ from compose import Composite, Instance, Rays
 from objects import SE3, Aabb, SirenField
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Placed, Union
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """Nothing here is large enough for torch to gain by a second one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread_for_all():
+    with _one_thread():
+        yield
 
 
 def _tiny_siren(shape, *, width, layers, seed, feature_width=0):
@@ -30,11 +47,12 @@ def _tiny_siren(shape, *, width, layers, seed, feature_width=0):
 def sirens():
     """Three of two shapes of network: two are evaluated in one call, one alone."""
     ring, pill = Torus(0.3, 0.1), Placed(Capsule(0.15, 0.3), SE3.from_axis_angle([1.0, 0.3, 0.0], 0.7))
-    return [
-        _tiny_siren(ring, width=24, layers=2, seed=1),
-        _tiny_siren(pill, width=24, layers=2, seed=2),
-        _tiny_siren(ring | Sphere(0.2), width=16, layers=3, seed=3, feature_width=4),
-    ]
+    with _one_thread():
+        return [
+            _tiny_siren(ring, width=24, layers=2, seed=1),
+            _tiny_siren(pill, width=24, layers=2, seed=2),
+            _tiny_siren(ring | Sphere(0.2), width=16, layers=3, seed=3, feature_width=4),
+        ]
 
 
 @pytest.fixture(scope="session")

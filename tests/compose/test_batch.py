@@ -36,7 +36,9 @@ class Breathing(Field):
 @pytest.fixture(scope="module")
 def mixed(fields):
     half = Aabb(torch.full((3,), -0.4), torch.full((3,), 0.6))
-    more = [SirenField(half, width=24, layers=2, color_width=16, color_layers=1, omega_first=8, omega_hidden=20, seed=9)]
+    more = [
+        SirenField(half, width=24, layers=2, color_width=16, color_layers=1, omega_first=8, omega_hidden=20, seed=9)
+    ]
     return [*fields, *more, Sphere(0.35).double(), Stranger(0.0), Stranger(0.1)]
 
 
@@ -47,13 +49,19 @@ def _pairs(n_assets, n, seed=0):
 
 def _one_by_one(fields, asset, p, width):
     """Every pair alone, in the field's own type of numbers."""
-    sdf, rgb, feature = torch.zeros(len(p)).double(), torch.zeros(len(p), 3).double(), torch.zeros(len(p), width).double()
+    sdf, rgb, feature = (
+        torch.zeros(len(p)).double(),
+        torch.zeros(len(p), 3).double(),
+        torch.zeros(len(p), width).double(),
+    )
     for k, field in enumerate(fields):
         rows = (asset == k).nonzero()[:, 0]
         got = field(p[rows].to(field.box_lo.dtype))
         sdf = sdf.index_put((rows,), got.sdf.double())
         rgb = rgb.index_put((rows,), got.rgb.double())
-        feature = feature.index_put((rows,), torch.nn.functional.pad(got.feature, (0, width - got.feature.shape[1])).double())
+        feature = feature.index_put(
+            (rows,), torch.nn.functional.pad(got.feature, (0, width - got.feature.shape[1])).double()
+        )
     return FieldSample(sdf, rgb, feature)
 
 
@@ -109,8 +117,13 @@ def test_no_pairs_and_no_fields_give_empty_answers(mixed):
 
 @pytest.mark.parametrize(("width", "layers"), [(24, 2), (16, 3), (33, 1), (7, 4)])
 def test_the_fused_kernel_equals_float64_inside_and_outside_the_box(width, layers):
-    bounds = [Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5)), Aabb(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 3.5]))]
-    fields = [SirenField(b, width=width, layers=layers, color_width=4, color_layers=1, seed=k) for k, b in enumerate(bounds)]
+    bounds = [
+        Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5)),
+        Aabb(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 3.5])),
+    ]
+    fields = [
+        SirenField(b, width=width, layers=layers, color_width=4, color_layers=1, seed=k) for k, b in enumerate(bounds)
+    ]
     g = torch.Generator().manual_seed(0)
     for k, (field, box) in enumerate(zip(fields, bounds, strict=True)):
         p = box.center + 3 * box.size * (torch.rand(2000, 3, generator=g) - 0.5)

@@ -124,7 +124,9 @@ def test_equal_distances_of_two_places_go_to_the_lower_instance():
 
 def test_missing_features_are_zeros_and_the_width_is_the_widest(solids):
     two, none, five = solids[0], solids[4], solids[8]
-    scene = Composite([Instance(str(k), f, SE3.from_translation([2.0 * k, 0, 0])) for k, f in enumerate((two, none, five))])
+    scene = Composite(
+        [Instance(str(k), f, SE3.from_translation([2.0 * k, 0, 0])) for k, f in enumerate((two, none, five))]
+    )
     got = scene.query(torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [4.2, 0.1, 0.1]]))
     assert scene.feature_width == 5 and got.owner.tolist() == [0, 1, 2]
     assert got.feature.tolist() == [[0.5, -1, 0, 0, 0], [0] * 5, [1, 2, 3, 4, 5]]

@@ -92,7 +92,9 @@ def test_a_missing_extra_is_named():
         segment_reduce(values, offsets, "sum", backend="torch_scatter")
 
 
-@pytest.mark.skipif(not torch_scatter_available(), reason="torch-scatter is not installed (make test-scatter builds it)")
+@pytest.mark.skipif(
+    not torch_scatter_available(), reason="torch-scatter is not installed (make test-scatter builds it)"
+)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("channels", [(), (4,), (2, 3)])
 def test_torch_scatter_says_the_same(reduction, channels):

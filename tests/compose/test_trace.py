@@ -153,10 +153,10 @@ def test_nearly_axis_parallel_rays_equal_the_reference(sirens, random_rays):
 
 
 def test_rays_along_the_borders_of_grid_cells_equal_the_reference(solids):
-    """The cells of this ball's grid are 1/32 of its box: these rays stay on faces, edges and corners of cells."""
+    """The cells of this ball's grid are 1/48 of its box: these rays stay on faces, edges and corners of cells."""
     ball = solids[0]
-    lo, cell = ball.box_lo.double(), ball.bounds.size.double() / 32
-    u = torch.randint(0, 33, (300, 3), generator=torch.Generator().manual_seed(0)).double()
+    lo, cell = ball.box_lo.double(), ball.bounds.size.double() / 48
+    u = torch.randint(0, 49, (300, 3), generator=torch.Generator().manual_seed(0)).double()
     origins = lo + u * cell
     directions = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 1.0], [1.0, -1.0, 1.0]]).double().repeat(75, 1)
     origins = origins - 2.0 * torch.nn.functional.normalize(directions, dim=-1)
@@ -189,8 +189,8 @@ def test_limits_cut_rays(solids):
 def test_limits_of_their_own_for_each_ray_equal_the_reference(fields, random_instances, random_rays):
     instances = random_instances(fields, 8, 2, spread=0.6)
     rays = random_rays(instances, 300, 2)
-    t_min = 3 * torch.rand(300, dtype=torch.float64)
-    rays = Rays(rays.origins, rays.directions, t_min, t_min + 2 * torch.rand(300, dtype=torch.float64))
+    t_min, length = 0.8 * Composite(instances).size * torch.rand(2, 300, dtype=torch.float64)
+    rays = Rays(rays.origins, rays.directions, t_min, t_min + length)
     wrong, want = _disagreements(instances, rays)
     assert 20 < int((want.owner >= 0).sum()) < 280 and int(wrong.sum()) == 0
 
@@ -336,7 +336,10 @@ def test_a_field_that_is_not_finite_is_refused():
         ({"directions": torch.tensor([[0.0, 0, 1], [0, 0, 2]])}, "directions must have length 1, got one of length 2"),
         ({"directions": torch.tensor([[0.0, 0, 1], [0, 0, math.inf]])}, "directions must be finite"),
         ({"directions": torch.tensor([[0.0, 0, 1]])}, r"directions must have shape \[n, 3\], got \[1, 3\]"),
-        ({"directions": torch.tensor([[0, 0, 1], [0, 0, 1]])}, "directions must be a floating point tensor, got torch.int64"),
+        (
+            {"directions": torch.tensor([[0, 0, 1], [0, 0, 1]])},
+            "directions must be a floating point tensor, got torch.int64",
+        ),
         ({"t_min": math.nan}, "t_min must not be NaN"),
         ({"t_max": torch.tensor([1.0, math.nan])}, "t_max must not be NaN"),
         ({"t_max": torch.ones(3)}, r"t_max must be a number or of shape \[2\], got \[3\]"),
