@@ -14,6 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	if "$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo "$$p"; break; fi; done)
 PIP_ARGS ?=
 JOBS ?= 2
+DATA ?= ../shared/data/meshes
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -42,11 +43,11 @@ format: $(INSTALLED) ## put formatting and imports right
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(INSTALLED) ## run every benchmark; each writes JSON to out/bench/
-	@for file in benchmarks/[a-z]*.py; do \
-		echo "== $$file" >&2; \
-		$(PY) -m "benchmarks.$$(basename "$$file" .py)"; \
-	done
+bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning take the meshes in DATA
+	$(PY) -m benchmarks.compose
+	@if [ -d "$(DATA)" ]; then \
+		$(PY) -m benchmarks.fit --data "$(DATA)" && $(PY) -m benchmarks.render_check --data "$(DATA)"; \
+	else echo "benchmarks.fit and benchmarks.render_check skipped: no folder $(DATA) (make bench DATA=FOLDER)"; fi
 
 test-scatter: $(SCATTER)/.installed ## build torch-scatter from source (5-10 minutes) and run the parity tests against it
 	PYTHONPATH=$(SCATTER) SIRENSCAPE_REQUIRE_SCATTER=1 $(PY) -m pytest tests/compose/test_segments.py

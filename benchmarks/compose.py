@@ -1,18 +1,19 @@
 """What composition costs and whether it is right: `python -m benchmarks.compose`.
 
 Scenes of 1 to 1,000 instances of six quickly learned SIRENs, equally dense, looked at by 320 x 240 rays. Times are medians;
-brute force is the dense float64 reference on a sample of the same rays, its evaluations counted. JSON on stdout, a table
-on stderr.
+brute force is the dense float64 reference on a sample of the same rays, its evaluations counted. Prints a table and writes
+JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numba
 import torch
@@ -35,7 +36,7 @@ SPACING = 1.0  # metres between neighbours; objects are about 0.4 to 1 m across
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(text, flush=True)
 
 
 def median_ms(run: Callable[[], object], repeats: int = 5) -> float:
@@ -203,6 +204,9 @@ def segments() -> dict[str, float | str]:
 
 @torch.no_grad()
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/bench/compose.json"))
+    options = parser.parse_args()
     result: dict = {
         "threads": {"torch": torch.get_num_threads(), "numba": numba.get_num_threads()},
         "load_before": os.getloadavg()[0],
@@ -236,7 +240,8 @@ def main() -> None:
     result["segments"] = segments()
     for name in ("kernel", "segments"):
         say(f"{name}: {result[name]}")
-    print(json.dumps(result, indent=2))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

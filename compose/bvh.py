@@ -91,24 +91,24 @@ def _refit_paths(node_lo, node_hi, leaves):
 
 
 @numba.njit(cache=True)
-def box_distance2(lo, hi, x, y, z):
-    """Squared distance of a point to the box ``lo, hi [3]``; 0 inside, inf for an inverted (empty) box."""
-    dx = max(lo[0] - x, 0.0, x - hi[0])
-    dy = max(lo[1] - y, 0.0, y - hi[1])
-    dz = max(lo[2] - z, 0.0, z - hi[2])
+def box_distance2(lo, hi, k, x, y, z):
+    """Squared distance of a point to box ``k`` of ``lo, hi [n, 3]``; 0 inside, inf for an inverted (empty) box."""
+    dx = max(lo[k, 0] - x, 0.0, x - hi[k, 0])
+    dy = max(lo[k, 1] - y, 0.0, y - hi[k, 1])
+    dz = max(lo[k, 2] - z, 0.0, z - hi[k, 2])
     return dx * dx + dy * dy + dz * dz
 
 
 @numba.njit(cache=True)
-def box_span(lo, hi, ox, oy, oz, dx, dy, dz, t_min, t_max):
-    """Where the ray ``o + t d`` is inside a box: ``(enter, leave)``, with ``enter > leave`` for a miss."""
+def box_span(lo, hi, k, ox, oy, oz, dx, dy, dz, t_min, t_max):
+    """Where the ray ``o + t d`` is inside box ``k`` of ``lo, hi [n, 3]``: ``(enter, leave)``, ``enter > leave`` for a miss."""
     for a in range(3):
         o, d = (ox, dx) if a == 0 else ((oy, dy) if a == 1 else (oz, dz))
         if d == 0.0:
-            if o < lo[a] or o > hi[a]:
+            if o < lo[k, a] or o > hi[k, a]:
                 return np.inf, -np.inf
         else:
-            t0, t1 = (lo[a] - o) / d, (hi[a] - o) / d
+            t0, t1 = (lo[k, a] - o) / d, (hi[k, a] - o) / d
             if t0 > t1:
                 t0, t1 = t1, t0
             t_min, t_max = max(t_min, t0), min(t_max, t1)

@@ -2,7 +2,7 @@
 
 The grid stores the field at the vertices of about 48 cells along the longest edge of its box and, for each cell, a bound
 on how far the field strays from the trilinear interpolation of its corners. The bound is *sampled*, not proven: the
-largest deviation found at 27 points of the cell, doubled, plus float32 noise. A cell whose bound excludes zero holds no surface;
+largest deviation found at 64 points of the cell, doubled, plus float32 noise. A cell whose bound excludes zero holds no surface;
 `skip` says how many cells away (Chebyshev) the nearest cell is that may. A grid only ever says where a field need not
 be asked; what is hit, and where, the field itself decides.
 
@@ -49,7 +49,7 @@ class AssetGrid:
 
 
 def build_grid(field: Field, time: float | None = None, cells_longest: int = _CELLS_LONGEST) -> AssetGrid:
-    """Samples a field into its grid (about half a million evaluations)."""
+    """Samples a field into its grid (about a million evaluations)."""
     lo = field.box_lo.detach().double().numpy()
     size = field.box_hi.detach().double().numpy() - lo
     n = np.maximum(np.ceil(size / size.max() * cells_longest - 1e-9).astype(int), _CELLS_SHORTEST)
@@ -78,7 +78,7 @@ def build_grid(field: Field, time: float | None = None, cells_longest: int = _CE
     bound = np.full(n, floor, dtype=np.float64)
     where = np.argwhere(near)
     if len(where):
-        offsets = np.stack(np.meshgrid(*[np.array([1, 3, 5]) / 6] * 3, indexing="ij"), -1).reshape(-1, 3)
+        offsets = np.stack(np.meshgrid(*[np.array([1, 3, 5, 7]) / 8] * 3, indexing="ij"), -1).reshape(-1, 3)
         weights = np.stack([np.prod(np.where(np.array(c), offsets, 1 - offsets), -1) for c in np.ndindex(2, 2, 2)], -1)
         truth = ask((where[:, None] + offsets).reshape(-1, 3)).reshape(len(where), -1)
         deviation = np.abs(truth - corner[near] @ weights.T).max(-1)

@@ -87,7 +87,7 @@ def instance_box_distance(stand, i, x, y, z):
     """Distance (metres) of a world point to the oriented box of instance ``i``; the object's distance is never less."""
     a = stand.asset[i]
     px, py, pz = to_object(stand, i, x, y, z)
-    return stand.scale[i] * np.sqrt(box_distance2(stand.box_lo[a], stand.box_hi[a], px, py, pz))
+    return stand.scale[i] * np.sqrt(box_distance2(stand.box_lo, stand.box_hi, a, px, py, pz))
 
 
 @numba.njit(cache=True, parallel=True)
@@ -120,8 +120,8 @@ def _nearest_box(tree, stand, x, y, z, at_least):
                 best, owner = d, i
             continue
         near, far = 2 * node, 2 * node + 1
-        d_near = box_distance2(tree.lo[near], tree.hi[near], x, y, z)
-        d_far = box_distance2(tree.lo[far], tree.hi[far], x, y, z)
+        d_near = box_distance2(tree.lo, tree.hi, near, x, y, z)
+        d_far = box_distance2(tree.lo, tree.hi, far, x, y, z)
         if d_far < d_near:
             near, far, d_near, d_far = far, near, d_far, d_near
         stack[top], stack_d2[top] = far, d_far
@@ -139,7 +139,7 @@ def _boxes_within(tree, stand, x, y, z, radius, out, out_at):
     while top > 0:
         top -= 1
         node = stack[top]
-        if box_distance2(tree.lo[node], tree.hi[node], x, y, z) > radius * radius:
+        if box_distance2(tree.lo, tree.hi, node, x, y, z) > radius * radius:
             continue
         i = tree.instance[node]
         if i == INNER:
@@ -347,7 +347,7 @@ def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any
     stack, stack_t = np.empty(STACK, dtype=np.int64), np.empty(STACK)
     certain_t, top = t_max, 0
     count[k] = 0
-    enter, leave = box_span(tree.lo[1], tree.hi[1], ox, oy, oz, dx, dy, dz, t_min, certain_t)
+    enter, leave = box_span(tree.lo, tree.hi, 1, ox, oy, oz, dx, dy, dz, t_min, certain_t)
     if enter <= leave:
         stack[0], stack_t[0], top = 1, enter, 1
     while top > 0:
@@ -361,7 +361,7 @@ def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any
             px, py, pz = to_object(stand, i, ox, oy, oz)
             qx, qy, qz = turn_to_object(stand, i, dx, dy, dz)
             lo = stand.box_lo[a]
-            enter, leave = box_span(lo, stand.box_hi[a], px, py, pz, qx, qy, qz, t_min, t_max)
+            enter, leave = box_span(stand.box_lo, stand.box_hi, a, px, py, pz, qx, qy, qz, t_min, t_max)
             if enter < leave:
                 end = _march(
                     grids, a, lo, px, py, pz, qx, qy, qz, enter, leave, certain_t, widen, piece[i], found, k, count, i
@@ -372,8 +372,8 @@ def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any
                     return
             continue
         near, far = 2 * node, 2 * node + 1
-        t_near, t_near_out = box_span(tree.lo[near], tree.hi[near], ox, oy, oz, dx, dy, dz, t_min, certain_t)
-        t_far, t_far_out = box_span(tree.lo[far], tree.hi[far], ox, oy, oz, dx, dy, dz, t_min, certain_t)
+        t_near, t_near_out = box_span(tree.lo, tree.hi, near, ox, oy, oz, dx, dy, dz, t_min, certain_t)
+        t_far, t_far_out = box_span(tree.lo, tree.hi, far, ox, oy, oz, dx, dy, dz, t_min, certain_t)
         if t_near > t_near_out:
             t_near = np.inf
         if t_far > t_far_out:

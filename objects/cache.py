@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numba
 import platformdirs
 
 
@@ -17,8 +18,7 @@ def cache_folder(kind: str) -> Path:
     Raises:
         ValueError: The folder cannot be made.
     """
-    root = os.environ.get("SIRENSCAPE_CACHE") or platformdirs.user_cache_dir("sirenscape")
-    folder = Path(root).expanduser() / kind
+    folder = _cache_root() / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,3 +32,12 @@ def content_key(*parts: Any) -> str:
     """A hash of plain values (text, numbers, lists, dicts), equal for equal content."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cache_root() -> Path:
+    return Path(os.environ.get("SIRENSCAPE_CACHE") or platformdirs.user_cache_dir("sirenscape")).expanduser()
+
+
+# Compiled kernels belong there, too, not beside the installed sources. Must stand before the first compiled function.
+if not numba.config.CACHE_DIR:
+    numba.config.CACHE_DIR = str(_cache_root() / "numba")

@@ -51,7 +51,7 @@ class FitConfig:
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
     """
 
-    width: int = 64
+    width: int = 72
     layers: int = 3
     omega_first: float = 30.0
     omega_hidden: float = 30.0
@@ -62,18 +62,18 @@ class FitConfig:
     warm_steps: int = 400
     batch: int = 2048
     color_batch: int = 2048
-    learning_rate: float = 3e-3
+    learning_rate: float = 2.5e-3
     color_rate: float = 1.0
     padding: float = 0.05
     pool: int = 131_072
     surface: float = 0.44
     near: float = 0.26
     near_sigma: float = 0.01
-    mid: float = 0.12
+    mid: float = 0.15
     mid_sigma: float = 0.06
     color_pool: int = 98_304
     color_sigma: float = 0.003
-    falloff: float = 0.2
+    falloff: float = 0.4
 
     def __post_init__(self) -> None:
         if min(self.surface, self.near, self.mid) < 0 or self.surface + self.near + self.mid >= 1:

@@ -86,7 +86,7 @@ def test_boxes_met_by_rays_equal_brute_force(m, kind):
         met, stack = [], [1]
         while stack:
             node = stack.pop()
-            enter, leave = box_span(bvh.node_lo[node], bvh.node_hi[node], *o, *d, 0.0, 10.0)
+            enter, leave = box_span(bvh.node_lo, bvh.node_hi, node, *o, *d, 0.0, 10.0)
             if enter <= leave:
                 i = bvh.node_instance[node]
                 stack += [2 * node, 2 * node + 1] if i == INNER else []
@@ -134,17 +134,17 @@ def test_nothing_moved_is_nothing_changed():
 
 def test_box_distance_is_zero_inside_and_infinite_for_an_empty_box():
     lo, hi = np.array([-1.0, -2.0, 0.0]), np.array([1.0, 0.0, 3.0])
-    assert box_distance2(lo, hi, 0.5, -1.0, 3.0) == 0.0
-    assert box_distance2(lo, hi, 2.0, 1.0, -1.0) == 3.0
-    assert box_distance2(np.full(3, np.inf), np.full(3, -np.inf), 0.0, 0.0, 0.0) == np.inf
+    assert box_distance2(lo[None], hi[None], 0, 0.5, -1.0, 3.0) == 0.0
+    assert box_distance2(lo[None], hi[None], 0, 2.0, 1.0, -1.0) == 3.0
+    assert box_distance2(np.full((1, 3), np.inf), np.full((1, 3), -np.inf), 0, 0.0, 0.0, 0.0) == np.inf
 
 
 def test_box_span_cuts_a_ray_at_the_faces_and_at_its_limits():
     lo, hi = np.zeros(3), np.array([1.0, 2.0, 3.0])
-    assert box_span(lo, hi, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)
-    assert box_span(lo, hi, 0.5, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0, np.inf) == (0.0, 0.5)
-    assert box_span(lo, hi, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.25, 1.5) == (1.25, 1.5)
-    assert box_span(lo, hi, -1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)  # along an edge
+    assert box_span(lo[None], hi[None], 0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)
+    assert box_span(lo[None], hi[None], 0, 0.5, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0, np.inf) == (0.0, 0.5)
+    assert box_span(lo[None], hi[None], 0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.25, 1.5) == (1.25, 1.5)
+    assert box_span(lo[None], hi[None], 0, -1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)  # along an edge
     for miss in ([-1.0, 3.0, 1.0, 1.0, 0.0, 0.0], [2.0, 1.0, 1.0, 1.0, 0.0, 0.0], [-1.0, -1.5, 0, 0.6, 0.8, 0]):
-        enter, leave = box_span(lo, hi, *miss, 0.0, np.inf)
+        enter, leave = box_span(lo[None], hi[None], 0, *miss, 0.0, np.inf)
         assert (enter <= leave) == (miss[3] == 0.6)
