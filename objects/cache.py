@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numba
+import numba.core.config
 import platformdirs
 
 
@@ -39,5 +39,5 @@ def _cache_root() -> Path:
 
 
 # Compiled kernels belong there, too, not beside the installed sources. Must stand before the first compiled function.
-if not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(_cache_root() / "numba")
+if not os.environ.get("NUMBA_CACHE_DIR"):
+    setattr(numba.core.config, "CACHE_DIR", str(_cache_root() / "numba"))  # noqa: B010

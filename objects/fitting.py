@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from objects.mesh import GREY, Meshlike, MeshSource, read_mesh
 from objects.siren import SineMlp, SirenField
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
-_VERSION = 1  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 2  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
 GREY_RGB = torch.full((3,), GREY)
@@ -58,10 +59,10 @@ class FitConfig:
     color_width: int = 64
     color_layers: int = 3
     color_omega_first: float = 35.0
-    steps: int = 1200
+    steps: int = 1120
     warm_steps: int = 400
     batch: int = 2048
-    color_batch: int = 2048
+    color_batch: int = 1024
     learning_rate: float = 2.5e-3
     color_rate: float = 1.0
     padding: float = 0.05
@@ -145,6 +146,7 @@ def fit_meshes(
     folder = cache_folder("fields")
     keys: list[str] = []
     found: dict[str, SirenField] = {}
+    failed: dict[str, FitError] = {}
     missing: dict[str, tuple[MeshSource, SirenField | None]] = {}
     for i, (mesh, start) in enumerate(zip(meshes, starts, strict=True)):
         source = read_mesh(mesh, "mesh" if len(meshes) == 1 else f"meshes[{i}]")
@@ -160,9 +162,16 @@ def fit_meshes(
         for first in range(0, len(todo), _GROUP):
             group = todo[first : first + _GROUP]
             fields = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
-            found |= zip(group, fields, strict=True)
             for key, field in zip(group, fields, strict=True):
-                _keep(field, folder / f"{key}.safetensors")
+                if isinstance(field, FitError):
+                    failed[key] = field
+                else:
+                    found[key] = field
+                    _keep(field, folder / f"{key}.safetensors")
+    for i, key in enumerate(keys):  # what was learned is kept in the cache, and the first failure is told
+        if key in failed:
+            name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else f"meshes[{i}]"
+            raise FitError(f"{name}: {failed[key]}")
     seen: set[str] = set()
     result = []
     for key in keys:
@@ -284,7 +293,8 @@ def _learn(
     config: FitConfig,
     progress: bool,
     on_step: OnStep | None,
-) -> list[SirenField]:
+) -> list[SirenField | FitError]:
+    """The learned fields; in place of one that failed its last check, the error."""
     fields = [_start_field(source, start, config, seed) for source, start in sources]
     pools = [_sampled(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
     colored = [i for i, pool in enumerate(pools) if pool.flat_color is None]
@@ -360,11 +370,16 @@ def _learn(
             nn.utils.vector_to_parameters(row, field.distance.parameters())
         for i, row in enumerate(color_theta if colored else []):
             nn.utils.vector_to_parameters(row, fields[colored[i]].appearance.parameters())
+    results: list[SirenField | FitError] = []
     for field, pool in zip(fields, pools, strict=True):
         if pool.flat_color is not None:
             paint_flat(field, pool.flat_color)
-        finish(field, pool.x[:16384] * field.half_extent + field.center)
-    return [field.requires_grad_(False) for field in fields]
+        try:
+            finish(field, pool.x[:16384] * field.half_extent + field.center)
+            results.append(field.requires_grad_(False))
+        except FitError as error:
+            results.append(error)
+    return results
 
 
 def _flat(networks: list[SineMlp]) -> Float[Tensor, "k n_params"]:

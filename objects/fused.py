@@ -49,10 +49,12 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
     """
     n_points, n_in = x.shape
     n_out = target.shape[1]
+    # OpenBLAS keeps to the calling thread up to 2^18 multiplications; beyond, its own threads would wait for each other.
+    block = max(8, min(_BLOCK, 262_144 // (width * width) // 8 * 8))
     # Zeroed: rows past the end of a short block are multiplied by 0, which must not meet a NaN.
-    s = np.zeros((layers, _BLOCK, width), np.float32)
-    c = np.zeros((layers, _BLOCK, width), np.float32)
-    z = np.zeros((_BLOCK, width), np.float32)
+    s = np.zeros((layers, block, width), np.float32)
+    c = np.zeros((layers, block, width), np.float32)
+    z = np.zeros((block, width), np.float32)
     g_weight = np.empty((width, width), np.float32)
     first = width * n_in + width
     hidden = width * width + width
@@ -62,10 +64,10 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
     b_last = theta[last + n_out * width :]
     g_first = np.zeros((n_in, width), np.float32)
     g_last = np.zeros((n_out, width), np.float32)
-    g = np.zeros((_BLOCK, width), np.float32)
+    g = np.zeros((block, width), np.float32)
     total = 0.0
-    for start in range(0, n_points, _BLOCK):
-        m = min(_BLOCK, n_points - start)
+    for start in range(0, n_points, block):
+        m = min(block, n_points - start)
         for p in range(m):
             for j in range(width):
                 z[p, j] = w_first[0, j] * x[start + p, 0]
@@ -99,7 +101,7 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
                     g_last[o, j] += push * s[layers - 1, p, j]
         for layer in range(layers - 1, -1, -1):
             omega = omega_hidden if layer else omega_first
-            for p in range(_BLOCK):
+            for p in range(block):
                 for j in range(width):
                     g[p, j] *= omega * c[layer, p, j]
             if layer:

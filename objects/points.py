@@ -29,7 +29,7 @@ class PointsConfig:
             which the inside stays near 0 in a few hundred steps.
     """
 
-    width: int = 64
+    width: int = 72
     layers: int = 3
     omega_first: float = 30.0
     omega_hidden: float = 30.0

@@ -93,8 +93,8 @@ def test_empty_scene_is_background():
     assert frame.feature.shape == (6, 9, 0)
 
 
-def test_background_goes_from_top_to_bottom_in_linear_light():
-    config = RenderConfig(background=(0, 0, 0), background_top=(1, 1, 1))
+def test_background_goes_linearly_from_top_to_bottom():
+    config = RenderConfig(antialias=1, background=(0, 0, 0), background_top=(1, 1, 1))
     rgb = render(Composite([]), Camera.look_at((1, 0, 0), (0, 0, 0), 3, 4), config=config).rgb
     linear = torch.tensor([0.875, 0.625, 0.375, 0.125])
     assert (rgb.diff(dim=0) < 0).all()
