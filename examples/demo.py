@@ -43,7 +43,7 @@ from rendering import (
 
 T = TypeVar("T")
 SIZE = (640, 480)
-CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (360, 270), 15, 3
+CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (320, 240), 12, 3
 TABLE_TOP = 0.625  # metres above the floor
 LIGHTS = (
     AmbientLight((1.0, 0.97, 0.93), 0.48, ground_color=(0.62, 0.52, 0.45)),
@@ -101,7 +101,7 @@ def main() -> int:
 
     scene = Composite(furniture() + [stand(n, fields[n], meshes[n]) for n in names])
     camera = Camera.look_at((1.25, -2.05, 1.55), (0.0, -0.05, 0.55), *SIZE, fov_y_deg=42)
-    sharp = RenderConfig(antialias=3)
+    sharp = RenderConfig(antialias=2)
     first = render(scene, camera.resized(64, 48), lights=LIGHTS)  # builds the index, so that it is timed apart
     del first
     clock.mark("compile and index")
