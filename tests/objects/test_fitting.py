@@ -208,6 +208,19 @@ def test_diverging_fit_is_an_error_and_leaves_no_cache_entry(tmp_path):
     assert not list((tmp_path / "cache" / "fields").iterdir())
 
 
+def test_a_mesh_that_fails_is_named_and_the_others_are_kept(tmp_path, monkeypatch):
+    from objects import fitting
+
+    def finish_left_ones(field, p_obj):
+        if float(field.center[0]) > 1:
+            raise FitError("not learned")
+
+    monkeypatch.setattr(fitting, "finish", finish_left_ones)
+    with pytest.raises(FitError, match=r"meshes\[1\]: not learned"):
+        fit_meshes([_ball(), _ball(x=3.0)], config=FAST, progress=False)
+    assert len(list((tmp_path / "cache" / "fields").iterdir())) == 1
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(MeshError, match=r"meshes\[1\]"):
         fit_meshes([_ball(), "nowhere.obj"], config=FAST)
