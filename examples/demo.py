@@ -43,7 +43,7 @@ from rendering import (
 
 T = TypeVar("T")
 SIZE = (640, 480)
-CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (320, 240), 12, 3
+CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (320, 240), 10, 3
 TABLE_TOP = 0.625  # metres above the floor
 LIGHTS = (
     AmbientLight((1.0, 0.97, 0.93), 0.48, ground_color=(0.62, 0.52, 0.45)),
