@@ -170,7 +170,8 @@ def fit_meshes(
                     _keep(field, folder / f"{key}.safetensors")
     for i, key in enumerate(keys):  # what was learned is kept in the cache, and the first failure is told
         if key in failed:
-            name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else f"meshes[{i}]"
+            argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
+            name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else argument
             raise FitError(f"{name}: {failed[key]}")
     seen: set[str] = set()
     result = []

@@ -106,7 +106,7 @@ def render(
 ) -> Frame:
     """Render a composite.
 
-    Same input, same bits. Not differentiable (see `Composite.query` and `Composite.surface` for gradients).
+    Same input, same bits. Not differentiable (see `Composite.query` and `Composite.trace` for gradients).
 
     Args:
         composite: The scene at one time.
