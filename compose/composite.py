@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import torch
@@ -30,23 +31,36 @@ from objects.pose import SE3
 
 
 class _Assets:
-    """The distinct (field, time) pairs of a scene, shared by all composites made of them by moving things."""
+    """The distinct (field, time) pairs of a scene, shared by all composites made of them."""
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        rows: dict[tuple[int, float | None], int] = {}
-        self.row_of = np.empty(len(instances), dtype=np.int64)
-        self.fields: list[Field] = []
-        self.times: list[float | None] = []
-        for k, instance in enumerate(instances):
-            row = rows.setdefault((id(instance.field), instance.time), len(rows))
-            if row == len(self.fields):
-                self.fields.append(instance.field)
-                self.times.append(instance.time)
-            self.row_of[k] = row
+    def __init__(self, rows: dict[tuple[Field, float | None], int]) -> None:
+        self.rows = rows
+        self.fields = [field for field, _ in rows]
+        self.times = [time for _, time in rows]
         self.batch = FieldBatch(self.fields)
         empty = np.zeros((0, 3))
         self.box_lo = np.stack([f.box_lo.detach().double().numpy() for f in self.fields]) if rows else empty
         self.box_hi = np.stack([f.box_hi.detach().double().numpy() for f in self.fields]) if rows else empty
+
+    @staticmethod
+    def of(
+        fields: Sequence[Field], times: Sequence[float | None], known: _Assets | None
+    ) -> tuple[_Assets, Int[np.ndarray, "m"]]:
+        """The assets of ``m`` instances and the row of each; ``known`` ones are taken where they hold all of them."""
+        rows: dict[tuple[Field, float | None], int] = {}
+        row_of = np.array(
+            [rows.setdefault(pair, len(rows)) for pair in zip(fields, times, strict=True)], dtype=np.int64
+        )
+        width = max((field.feature_width for field, _ in rows), default=0)
+        if (
+            known is None
+            or len(known.rows) > 2 * len(rows) + 8  # most of them are gone: let go of them
+            or known.batch.feature_width != width
+            or not rows.keys() <= known.rows.keys()
+        ):
+            return _Assets(rows), row_of
+        renamed = np.array([known.rows[pair] for pair in rows], dtype=np.int64)
+        return known, renamed[row_of]
 
     @cached_property
     def grids(self) -> Grids:
@@ -83,29 +97,88 @@ class Composite:
     """
 
     def __init__(self, instances: Sequence[Instance]) -> None:
-        self._instances = tuple(instances)
-        for instance in self._instances:
+        instances = tuple(instances)
+        for instance in instances:
             if not isinstance(instance, Instance):
                 raise ValueError(f"Composite: instances must be Instance objects, got {type(instance).__name__}")
-        self._assets = _Assets(self._instances)
-        m = len(self._instances)
+        with torch.enable_grad():  # whether a question wants gradients is decided when it is asked
+            poses = _stack_poses([i.T_world_obj for i in instances])
+            scales = [torch.as_tensor(i.scale, dtype=torch.float64) for i in instances]
+            scale = torch.stack(scales) if scales else torch.ones(0, dtype=torch.float64)
+        self._start(
+            [i.name for i in instances],
+            [i.field for i in instances],
+            poses,
+            scale,
+            [i.time for i in instances],
+            [i.lit for i in instances],
+        )
+
+    @staticmethod
+    def from_columns(
+        names: Sequence[str],
+        fields: Sequence[Field],
+        T_world_obj: SE3,
+        scale: Float[Tensor, "m"],
+        *,
+        times: Sequence[float | None] | None = None,
+        lit: Sequence[bool] | None = None,
+        like: Composite | None = None,
+    ) -> Composite:
+        """The composite of ``m`` instances given column by column, for scenes too large to make them one by one.
+
+        Args:
+            names, fields, times, lit: One for each instance; see `Instance`.
+            T_world_obj: A batch of ``m`` poses.
+            scale: ``[m]``, finite and above 0.
+            like: A composite whose stacked weights and grids may be taken over where the fields are the same objects.
+
+        Raises:
+            ValueError: Columns of different lengths, or values that `Instance` refuses.
+        """
+        m = len(names)
+        times = [None] * m if times is None else times
+        lit = [True] * m if lit is None else lit
+        lengths = {len(fields), len(scale), len(times), len(lit), *T_world_obj.quat_wxyz.shape[:-1]}
+        if lengths != {m} or T_world_obj.quat_wxyz.dim() != 2:
+            raise ValueError(f"Composite.from_columns: expected {m} of each column, got lengths {sorted(lengths)}")
+        values = scale.detach()
+        if m and not (torch.isfinite(values).all() and (values > 0).all()):
+            raise ValueError("Composite.from_columns: scale must be finite and greater than 0")
+        made = object.__new__(Composite)
+        made._start(names, fields, T_world_obj.to(torch.float64), scale.double(), times, lit, like)
+        return made
+
+    def _start(
+        self,
+        names: Sequence[str],
+        fields: Sequence[Field],
+        poses: SE3,
+        scale: Tensor,
+        times: Sequence[float | None],
+        lit: Sequence[bool],
+        like: Composite | None = None,
+    ) -> None:
+        self._names, self._fields, self._times = list(names), list(fields), list(times)
+        self._poses, self._scale = poses, scale
+        self._lit = np.array(lit, dtype=bool)
+        self._assets, row_of = _Assets.of(fields, times, like._assets if like is not None else None)
         with torch.no_grad():
-            poses = _stack_poses([i.T_world_obj for i in self._instances])
             rot, trans = poses.rotation().numpy(), poses.translation.numpy()
-        scale = np.array([float(torch.as_tensor(i.scale).detach()) for i in self._instances])
         self._stand = Stand(
-            np.ascontiguousarray(rot), np.ascontiguousarray(trans), scale, self._assets.row_of,
+            np.ascontiguousarray(rot), np.ascontiguousarray(trans), scale.detach().numpy(), row_of,
             self._assets.box_lo, self._assets.box_hi,
         )  # fmt: skip
-        self._box_lo, self._box_hi = _world_boxes(self._stand, np.arange(m))
+        self._box_lo, self._box_hi = _world_boxes(self._stand, np.arange(len(names)))
         self._bvh = Bvh.build(self._box_lo, self._box_hi)
 
-    @property
-    def instances(self) -> tuple[Instance, ...]:
-        return self._instances
+    @cached_property
+    def instances(self) -> Sequence[Instance]:
+        """All instances; ``owner`` numbers count along them. Made when looked at."""
+        return _Instances(self)
 
     def __len__(self) -> int:
-        return len(self._instances)
+        return len(self._names)
 
     @property
     def feature_width(self) -> int:
@@ -113,9 +186,24 @@ class Composite:
         return self._assets.batch.feature_width
 
     @property
+    def lit(self) -> Bool[Tensor, "m"]:
+        """Whether lights act on each instance."""
+        return torch.from_numpy(self._lit)
+
+    @property
+    def diagonals(self) -> Float[Tensor, "m"]:
+        """Diagonal of each instance's box, metres."""
+        stand = self._stand
+        return torch.from_numpy(stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset])
+
+    def box(self, i: int) -> Aabb:
+        """World box around instance ``i``."""
+        return Aabb(torch.from_numpy(self._box_lo[i]), torch.from_numpy(self._box_hi[i]))
+
+    @property
     def bounds(self) -> Aabb | None:
         """World box around the boxes of all instances, None for an empty scene."""
-        if not self._instances:
+        if len(self) == 0:
             return None
         return Aabb(torch.from_numpy(self._box_lo.min(0)), torch.from_numpy(self._box_hi.max(0)))
 
@@ -124,15 +212,19 @@ class Composite:
         """Diagonal of `bounds` in metres, 0 for an empty scene."""
         return 0.0 if self.bounds is None else self.bounds.diagonal
 
-    def with_poses(self, ids: Sequence[int] | Int[Tensor, "k"], T_world_obj: SE3) -> Composite:
+    def with_poses(
+        self, ids: Sequence[int] | Int[Tensor, "k"], T_world_obj: SE3, scale: Float[Tensor, "k"] | None = None
+    ) -> Composite:
         """The same scene with some instances standing elsewhere; this one stays as it is.
 
         Args:
             ids: Instance numbers, each at most once.
             T_world_obj: Their new poses, batch shape ``[k]``.
+            scale: Their new scales, ``[k]``; None leaves them.
 
         Raises:
-            ValueError: An unknown or repeated id, or a number of poses other than that of ids.
+            ValueError: An unknown or repeated id, a number of poses or scales other than that of ids, or a scale that is not
+                finite and above 0.
         """
         given = np.asarray(ids).reshape(-1)
         chosen = given.astype(np.int64)
@@ -146,16 +238,25 @@ class Composite:
             raise ValueError(
                 f"with_poses: T_world_obj must be a batch of {len(chosen)} poses, got {list(T_world_obj.translation.shape[:-1])}"
             )
-        instances = list(self._instances)
-        for k, i in enumerate(chosen):
-            instances[i] = instances[i].with_pose(T_world_obj[k])
+        moved = object.__new__(Composite)
+        moved._names, moved._fields, moved._times, moved._lit = self._names, self._fields, self._times, self._lit
+        moved._assets, moved._scale, scales = self._assets, self._scale, self._stand.scale
+        if scale is not None:
+            if scale.shape != (len(chosen),) or not (torch.isfinite(scale).all() and (scale > 0).all()):
+                raise ValueError(
+                    f"with_poses: scale must be {len(chosen)} finite numbers above 0, got {scale.tolist()}"
+                )
+            moved._scale = _with_rows(self._scale, chosen, scale.double())
+            scales = moved._scale.detach().numpy()
+        poses = T_world_obj.to(torch.float64)
+        moved._poses = SE3(
+            _with_rows(self._poses.quat_wxyz, chosen, poses.quat_wxyz),
+            _with_rows(self._poses.translation, chosen, poses.translation),
+        )
         with torch.no_grad():
-            poses = T_world_obj.to(torch.float64)
             rot, trans = self._stand.rot.copy(), self._stand.trans.copy()
             rot[chosen], trans[chosen] = poses.rotation().numpy(), poses.translation.numpy()
-        moved = object.__new__(Composite)
-        moved._instances, moved._assets = tuple(instances), self._assets
-        moved._stand = self._stand._replace(rot=rot, trans=trans)
+        moved._stand = self._stand._replace(rot=rot, trans=trans, scale=scales)
         lo, hi = _world_boxes(moved._stand, chosen)
         moved._box_lo, moved._box_hi = self._box_lo.copy(), self._box_hi.copy()
         moved._box_lo[chosen], moved._box_hi[chosen] = lo, hi
@@ -246,11 +347,10 @@ class Composite:
     @cached_property
     def _trace_scene(self) -> TraceScene:
         stand = self._stand
-        diagonal = stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset]
         times = np.array([0.0 if t is None else t for t in self._assets.times])
         time = times[stand.asset]
         grids = self._assets.grids if len(self) else _NO_GRIDS
-        return TraceScene(stand, self._tree, grids, self._assets.batch, time, diagonal)
+        return TraceScene(stand, self._tree, grids, self._assets.batch, time, self.diagonals.numpy())
 
     def _nearest(self, p_world: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
         """Distance and owner of the closest instance by branch and bound over boxes; see `query` for ``band``.
@@ -318,20 +418,12 @@ class Composite:
         return FieldSample(*(v.detach() for v in sample)), gradient.detach()
 
     def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:
-        """Poses and scales of ``owner [n]`` with their graphs; only the instances that occur are stacked."""
-        present, back = owner.unique(return_inverse=True)
-        chosen = [self._instances[i] for i in present.tolist()]
-        poses = _stack_poses([i.T_world_obj for i in chosen])
-        scales = [torch.as_tensor(i.scale, dtype=torch.float64) for i in chosen]
-        scale = torch.stack(scales) if chosen else torch.ones(0, dtype=torch.float64)
-        return poses[back], scale[back]
+        """Poses and scales of ``owner [n]`` with their graphs."""
+        return self._poses[owner], self._scale[owner]
 
     def _wants_graph(self, rays: Rays) -> bool:
-        tensors = [rays.origins, rays.directions]
+        tensors = [rays.origins, rays.directions, self._poses.quat_wxyz, self._poses.translation, self._scale]
         tensors += [p for field in self._assets.fields for p in field.parameters()]
-        for i in self._instances:
-            tensors += [i.T_world_obj.quat_wxyz, i.T_world_obj.translation]
-            tensors += [i.scale] if isinstance(i.scale, Tensor) else []
         return any(v.requires_grad for v in tensors)
 
     def _attach(self, rays: Rays, t: Tensor, owner: Tensor) -> Tensor:
@@ -350,6 +442,29 @@ class Composite:
         return t.index_put((rows,), t0 - (sample.sdf - sample.sdf.detach()) / slope)
 
 
+class _Instances(Sequence[Instance]):
+    """The instances of a composite, each made from the columns when it is looked at."""
+
+    def __init__(self, scene: Composite) -> None:
+        self._scene = scene
+
+    def __len__(self) -> int:
+        return len(self._scene)
+
+    @overload
+    def __getitem__(self, index: int) -> Instance: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Instance, ...]: ...
+
+    def __getitem__(self, index):  # an int gives an Instance, a slice a tuple of them
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        s, i = self._scene, range(len(self))[int(index)]
+        scale = s._scale[i] if s._scale.requires_grad else float(s._scale[i])
+        return Instance(s._names[i], s._fields[i], s._poses[i], scale, s._times[i], bool(s._lit[i]))
+
+
 _FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
 
 _NO_GRIDS = Grids(
@@ -364,6 +479,19 @@ def _stack_poses(poses: Sequence[SE3]) -> SE3:
     if not poses:
         return SE3.identity((0,))
     return SE3(torch.stack([p.quat_wxyz.double() for p in poses]), torch.stack([p.translation.double() for p in poses]))
+
+
+def _with_rows(all_rows: Tensor, chosen: np.ndarray, rows: Tensor) -> Tensor:
+    """A copy in which ``rows`` stand at ``chosen``; keeps graphs, and in a way that allows many backward passes."""
+    if not (all_rows.requires_grad or rows.requires_grad):
+        copied = all_rows.clone()
+        copied[torch.from_numpy(chosen)] = rows
+        return copied
+    with torch.enable_grad():
+        parts = list(all_rows.unbind(0))
+        for i, row in zip(chosen.tolist(), rows.unbind(0), strict=True):
+            parts[i] = row
+        return torch.stack(parts)
 
 
 def _world_boxes(stand: Stand, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

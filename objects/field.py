@@ -122,6 +122,11 @@ class Field(nn.Module, ABC):
         """A copy in float64, the reference that float32 paths are held against."""
         return copy.deepcopy(self).double()
 
+    @property
+    def deforms(self) -> bool:
+        """Whether the field depends on time. A scene asks only such fields anew at every time."""
+        return any(child.deforms for child in self.children_fields())
+
     def to_mesh(self, tolerance: float | None = None):
         """The surface as a `trimesh.Trimesh` with vertex colours, in the object frame; see `objects.meshing`."""
         from objects.meshing import field_to_mesh

@@ -139,7 +139,7 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
             faces, or no volume enclosed.
     """
     name = f"{argument} {str(mesh)!r}" if isinstance(mesh, str | os.PathLike) else argument
-    parts = _parts(mesh, name)
+    parts = mesh_parts(mesh, name)
     vertices = np.concatenate([np.asarray(p.vertices, np.float64) for p in parts])
     counts = [len(p.vertices) for p in parts]
     offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -188,7 +188,7 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
     return source
 
 
-def _parts(mesh: Meshlike, name: str) -> Sequence[trimesh.Trimesh]:
+def mesh_parts(mesh: Meshlike, name: str) -> Sequence[trimesh.Trimesh]:
     """The triangle meshes of a file or scene, in its frame."""
     if isinstance(mesh, str | os.PathLike):
         path = Path(mesh)

@@ -4,6 +4,7 @@ from rendering.camera import Camera, save_transforms
 from rendering.images import (
     contact_sheet,
     depth_picture,
+    labelled,
     load_depth_png,
     load_png,
     normal_picture,
@@ -25,6 +26,7 @@ __all__ = [
     "RenderConfig",
     "contact_sheet",
     "depth_picture",
+    "labelled",
     "load_depth_png",
     "load_png",
     "normal_picture",

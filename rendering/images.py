@@ -14,7 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rendering.atomic import replacing
@@ -88,6 +88,18 @@ def contact_sheet(pictures: Sequence[Float[Tensor, "h w 3"]], columns: int, gap:
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
+
+
+def labelled(picture: Float[Tensor, "h w 3"], text: str) -> Float[Tensor, "h+20 w 3"]:
+    """A picture with a line of text beneath, cut to its width."""
+    h, w, _ = picture.shape
+    sheet = Image.new("RGB", (w, h + 20), "white")
+    sheet.paste(Image.fromarray(_bytes(picture, "labelled")))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    while len(text) > 4 and draw.textlength(text, font=font) > w - 8:
+        text = text[:-4] + "..."
+    draw.text((4, h + 2), text, fill=(40, 40, 40), font=font)
+    return torch.from_numpy(np.asarray(sheet).copy()).float() / 255
 
 
 def save_png(rgb: Float[Tensor, "h w c"], path: Path_) -> None:

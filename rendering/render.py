@@ -169,10 +169,8 @@ class _View:
 
     def __init__(self, composite: Composite, camera: Camera, lights: tuple[Light, ...], config: RenderConfig) -> None:
         self.composite, self.camera, self.lights, self.config = composite, camera, lights, config
-        instances = composite.instances
-        self.lit = torch.tensor([i.lit and bool(lights) for i in instances], dtype=torch.bool)
-        diagonals = [i.field.bounds.diagonal * float(i.scale) for i in instances]
-        self.shadow_offset = _SHADOW_OFFSET * torch.tensor(diagonals, dtype=torch.float64)
+        self.lit = composite.lit & bool(lights)
+        self.shadow_offset = _SHADOW_OFFSET * composite.diagonals
 
     def see(self, uv: Float[Tensor, "n 2"]) -> _Samples:
         rays = self.camera.rays(uv)
