@@ -1,1 +1,22 @@
-"""Scenes: what people build, edit and keep, and the command line. May use every other package."""
+"""Scenes: the graph of what is where over time, its edits and files, and the command line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scenes.files import SceneFileError, load_scene, save_scene
+    from scenes.graph import SceneGraph
+    from scenes.track import Track
+
+__all__ = ["SceneFileError", "SceneGraph", "Track", "load_scene", "save_scene"]
+
+_HOME = {"SceneGraph": "graph", "Track": "track"}  # the others live in files
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for: ``sirenscape --help`` should not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'scenes' has no attribute {name!r}")
+    return getattr(import_module(f"scenes.{_HOME.get(name, 'files')}"), name)

@@ -14,11 +14,9 @@ import inspect
 import json
 import math
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,149 +26,18 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from scenes.paths import Report, Settings, output_file, path_of
+from scenes.verbs import build, edit, fit, info, render
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a verb did: a table with one row for each thing made, and a line on what one may do next."""
-
-    rows: list[dict[str, Any]]
-    next_step: str = ""
-
-
-# -- verbs -----------------------------------------------------------------------------------------------------------
-
-
-def fit(settings: Settings) -> Report:
-    """Learn objects from meshes or point clouds; each becomes a field file.
-
-    A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was.
-    """
-    meshes, clouds = settings["mesh"], settings["points"]
-    if bool(meshes) == bool(clouds):
-        raise ValueError("mesh: expected mesh=FILE or points=FILE, got " + ("both" if meshes else "neither"))
-    if clouds and settings["init"] is not None:
-        raise ValueError("init: expected only together with mesh=, got it with points=")
-    for key, value in settings.items():
-        if isinstance(value, int | float) and not (0 <= value < 2**63 if key == "seed" else value > 0):
-            raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
-    sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
-    init = [input_file("init", settings["init"])] if settings["init"] is not None else []
-    targets = _targets(sources, settings["out"], [*sources, *init])
-
-    from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
-    from scenes.point_files import read_points
-
-    seed = settings["seed"]
-    networks = {f.name: settings[f.name] for f in fields(PointsConfig) if f.name in settings and f.name != "steps"}
-    try:
-        if meshes:
-            start = load_field(init[0]) if init else None
-            if start is not None and not isinstance(start, SirenField):
-                raise ValueError(f"init: expected a SIREN field, {settings['init']!r} is a {start.kind}")
-            config = FitConfig(steps=settings["steps"], warm_steps=settings["warm_steps"], **networks)
-            learned = fit_meshes(sources, seed=seed, init=[start] * len(sources), config=config)
-        else:
-            config = PointsConfig(steps=settings["point_steps"], **networks)
-            learned = [fit_points(*read_points(source), seed=seed, config=config) for source in sources]
-    except FitError as error:
-        raise ValueError(f"{'mesh' if meshes else 'points'}: {error}") from error
-
-    rows = []
-    for source, target, field in zip(sources, targets, learned, strict=True):
-        save_field(field, target)
-        rows.append(
-            {
-                "object": source.stem,
-                "parameters": sum(p.numel() for p in field.parameters()),
-                "bytes": target.stat().st_size,
-                "box": field.bounds.size.tolist(),
-                "file": str(target),
-            }
-        )
-    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.glb'!r})"
-    return Report(
-        rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
-    )
-
-
-def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[Path]:
-    """Where each field goes: ``out`` itself, or a file in the folder ``out``."""
-    if not out:
-        raise ValueError("out: expected out=FILE.safetensors" + (" or a folder" if len(sources) > 1 else ""))
-    path = _path(out)
-    if path.suffix == ".safetensors" and not path.is_dir():
-        if len(sources) > 1:
-            raise ValueError(f"out: expected a folder for {len(sources)} objects, got the file name {out!r}")
-        targets = [path]
-    elif len(sources) > 1 or path.is_dir() or out.endswith("/"):
-        targets = [path / f"{source.stem}.safetensors" for source in sources]
-    else:
-        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
-    for i, target in enumerate(targets):
-        if target in targets[:i]:
-            raise ValueError(f"out: two objects would both be written to {str(target)!r}; give their files other names")
-    return [output_file("out", str(target), inputs) for target in targets]
-
-
-VERBS: dict[str, Callable[[Settings], Report]] = {"fit": fit}
-
-
-# -- files given and files asked for ---------------------------------------------------------------------------------
-
-
-def input_file(key: str, value: str) -> Path:
-    """The file that a key names.
-
-    Raises:
-        ValueError: No such file (names that look alike are suggested), a folder, or an empty file.
-    """
-    if not value:
-        raise ValueError(f"{key}: expected a file name, got nothing")
-    path = _path(value)
-    if path.is_dir():
-        raise ValueError(f"{key}: expected a file, got the folder {value!r}")
-    if not path.exists():
-        raise ValueError(f"{key}: no file {value!r}" + _lookalikes(path))
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{key}: the file {value!r} is empty")
-    return path
-
-
-def output_file(key: str, value: str, inputs: Iterable[Path] = ()) -> Path:
-    """The file that a key asks for; its folder is made if missing.
-
-    Raises:
-        ValueError: A folder of that name, or a file that is also an input.
-        OSError: The folder cannot be made.
-    """
-    path = _path(value)
-    if path.is_dir():
-        raise ValueError(f"{key}: expected a file name, got the folder {value!r}")
-    if path.exists() and any(path.samefile(other) for other in inputs):
-        raise ValueError(f"{key}: {value!r} is also an input and would be overwritten")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{key}: cannot make the folder {str(path.parent)!r}, a file is in the way") from error
-    return path
-
-
-def _path(value: str) -> Path:
-    """The path that was typed; a shell does not always expand the ``~/`` in ``key=~/file``."""
-    return Path.home() / value[2:] if value.startswith("~/") else Path(value)
-
-
-def _lookalikes(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f": there is no folder {str(folder)!r}" + _lookalikes(folder) if folder != path else ""
-    names = {name.lower(): name for name in sorted(entry.name for entry in folder.iterdir())}
-    close = difflib.get_close_matches(path.name.lower(), names, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(str(folder / names[name])) for name in close)}?" if close else ""
+VERBS: dict[str, Callable[[Settings], Report]] = {
+    "fit": fit,
+    "build": build,
+    "edit": edit,
+    "render": render,
+    "info": info,
+}
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -205,11 +72,19 @@ def read_settings(verb: str, arguments: list[str]) -> Settings:
             composed = OmegaConf.to_container(compose(verb, overrides=overrides), resolve=False)
     except HydraException as error:
         raise ValueError(f"values that cannot be read: {error}") from error
-    return {str(key): value for key, value in dict(composed).items()}  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return _flat(composed)
 
 
 def _defaults(verb: str) -> Settings:
-    return yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8"))
+    return _flat(yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8")))
+
+
+def _flat(values: Any, prefix: str = "") -> Settings:
+    """Nested settings by dotted keys, ``camera.eye``."""
+    flat: Settings = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _literal(key: str, text: str, default: Any) -> str:
@@ -245,19 +120,26 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 
 def help_of(verb: str) -> str:
     """What a verb does and a table of its keys, their defaults and meanings."""
-    meanings, comment = {}, []
+    meanings, comment, section = {}, [], ""
     for line in (CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
+        if line.lstrip().startswith("#"):
             comment.append(line.lstrip("# "))
-        elif match := re.match(r"(\w+):", line):
-            meanings[match[1]], comment = " ".join(comment), []
+        elif match := re.match(r"( *)(\w+):( *\S)?", line):
+            section = section if match[1] else ("" if match[3] else f"{match[2]}.")
+            meanings[section * bool(match[1]) + match[2]], comment = " ".join(comment), []
         else:
             comment = []
     rows = [
         {"key": key, "default": "" if value in (None, []) else value, "meaning": meanings[key]}
         for key, value in _defaults(verb).items()
     ]
-    return f"sirenscape {verb} key=value ...\n\n{inspect.getdoc(VERBS[verb])}\n\n{table(rows)}"
+    meaning = inspect.getdoc(VERBS[verb]) or ""
+    if verb == "edit":
+        from scenes.script import VERBS as STATEMENTS
+
+        statements = table([{"statement": v.usage, "meaning": v.meaning} for v in STATEMENTS.values()])
+        meaning = meaning.replace("VERBS", statements)
+    return f"sirenscape {verb} key=value ...\n\n{meaning}\n\n{table(rows)}"
 
 
 def general_help() -> str:
@@ -327,17 +209,21 @@ def _run(arguments: list[str]) -> None:
 def _execute(verb: str, settings: Settings) -> None:
     summary = settings.pop("summary")
     values = [v for value in settings.values() for v in (value if isinstance(value, list) else [value])]
-    inputs = [file for v in values if isinstance(v, str) and (file := _path(v)).is_file()]
+    inputs = [file for v in values if isinstance(v, str) and (file := path_of(v)).is_file()]
     path = output_file("summary", summary, inputs) if summary else None
     began = time.perf_counter()
     report = VERBS[verb](settings)
     seconds = round(time.perf_counter() - began, 2)
-    print(table(report.rows))
+    if report.text:
+        print(report.text)
+    if report.rows:
+        print(table(report.rows))
     print(f"{seconds:.1f} s")
     if report.next_step:
         print(report.next_step)
     if path:
-        made = {"verb": verb, "settings": settings, "seconds": seconds, "rows": report.rows, "next": report.next_step}
+        made = {"verb": verb, "settings": settings, "seconds": seconds, "rows": report.rows, **report.details}
+        made["next"] = report.next_step
         path.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -16,9 +16,9 @@ SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The distribution that an import comes from, where the names differ.
-DISTRIBUTIONS = {"hydra": "hydra-core", "igl": "libigl", "skimage": "scikit-image", "PIL": "pillow"}
+DISTRIBUTIONS = {"hydra": "hydra-core", "igl": "libigl", "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml"}
 # Imports that come along with a dependency which is nothing without them.
-BROUGHT_ALONG = {"omegaconf": "hydra-core", "yaml": "hydra-core", "OpenGL": "pyrender"}
+BROUGHT_ALONG = {"omegaconf": "hydra-core", "OpenGL": "pyrender"}
 
 
 def imported_modules(source: str) -> set[str]:
@@ -84,12 +84,17 @@ def test_nothing_that_is_read_from_a_file_can_be_executed(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_configuration_is_plain_values(path):
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert isinstance(values, dict)
-    assert values
-    for key, value in values.items():
-        assert re.fullmatch(r"[a-z][a-z0-9_]*", key)
-        assert value is None or value == [] or isinstance(value, bool | int | float | str)
+    def check(values):
+        assert isinstance(values, dict)
+        assert values
+        for key, value in values.items():
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", key)
+            if isinstance(value, dict):
+                check(value)
+            else:
+                assert value is None or value == [] or isinstance(value, bool | int | float | str)
+
+    check(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def test_every_import_of_the_packages_is_a_declared_dependency():

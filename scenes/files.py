@@ -1,0 +1,448 @@
+"""Scene files: a folder ``NAME.scene`` with ``scene.json`` and ``fields/<content hash>.safetensors``.
+
+``scene.json`` has one node on each line, so that people and version control can read it; it is checked against the records
+below by msgspec, then as a whole. Saving writes new fields first, then exchanges ``scene.json`` in one step, then removes
+fields that nothing uses any more: whatever interrupts it, the folder holds the old scene or the new one. Files of other
+names are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Meta, Struct
+from tqdm import tqdm
+
+from objects.field import Field
+from objects.files import FieldFileError, field_hash, load_field, save_field, write_atomically
+from objects.pose import SE3
+from rendering.camera import Camera
+from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.graph import SceneGraph
+from scenes.node import ROOT, Hold, Node
+from scenes.store import Edit, quoted
+from scenes.track import Quat, Track, Vec
+
+FORMAT, VERSION = "sirenscape.scene", 1
+MAX_FILE_BYTES = 512 * 2**20
+HISTORY = 100  # edits that are kept with a scene
+HISTORY_NODES = 5000  # and how many records they may hold in all
+
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Id = Annotated[int, Meta(ge=0, lt=2**40)]
+
+
+class SceneFileError(ValueError):
+    """A scene that cannot be read or written; the message names the file, what was expected and what came."""
+
+
+class _Record(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class _Key(_Record):
+    time: float
+    position: Vec
+    rotation: Quat = (1.0, 0.0, 0.0, 0.0)
+
+
+class _Hold(_Record, rename={"start": "from", "parent": "under"}):
+    """Where a node hangs; ``position`` and ``rotation`` (wxyz), or ``keys`` over time."""
+
+    parent: Id = ROOT
+    start: float | None = None
+    position: Vec = (0.0, 0.0, 0.0)
+    rotation: Quat = (1.0, 0.0, 0.0, 0.0)
+    keys: list[_Key] = []
+    interpolation: Literal["linear", "step"] = "linear"
+    end: Literal["hold", "loop"] = "hold"
+    scale: float = 1.0
+
+
+class _Ambient(_Record, tag_field="kind", tag="ambient"):
+    color: Vec
+    intensity: float
+    ground_color: Vec | None = None
+
+
+class _Directional(_Record, tag_field="kind", tag="directional"):
+    direction: Vec
+    color: Vec
+    intensity: float
+
+
+class _Point(_Record, tag_field="kind", tag="point"):
+    position: Vec
+    color: Vec
+    intensity: float
+
+
+class _Camera(_Record):
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+    position: Vec = (0.0, 0.0, 0.0)
+    rotation: Quat = (1.0, 0.0, 0.0, 0.0)
+
+
+class _Node(_Record):
+    id: Id
+    name: str
+    held: list[_Hold]
+    field: Hash | None = None
+    light: _Ambient | _Directional | _Point | None = None
+    camera: _Camera | None = None
+    lit: bool = True
+    hidden: bool = False
+    tags: list[str] = []
+
+
+class _Edit(_Record):
+    """What undo and redo exchange; ``gone`` are ids without a record."""
+
+    text: str
+    before: list[_Node] = []
+    before_gone: list[Id] = []
+    after: list[_Node] = []
+    after_gone: list[Id] = []
+
+
+class _Scene(_Record):
+    format: str
+    version: int
+    nodes: list[_Node]
+    log: list[str] = []
+    undo: list[_Edit] = []
+    redo: list[_Edit] = []
+
+
+class _Head(Struct):
+    format: str = ""
+    version: int = 0
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def save_scene(graph: SceneGraph, path: str | os.PathLike[str]) -> None:
+    """Writes a scene, with its edit log and the last edits to undo. What stood there is replaced whole, or not at all.
+
+    Raises:
+        SceneFileError: A name that doesn't end in ``.scene``, a folder of something else, a field that can't be stored, or
+            no room, no permission, no such parent folder. The old scene is then untouched.
+    """
+    folder = Path(path)
+    _check_target(folder)
+    undo, redo = _kept_history(graph)
+    nodes = [node for _, node in sorted(graph._nodes.items()) if node.id != ROOT]
+    used = _fields_of([*nodes, *_records(undo), *_records(redo)])
+    hashes: dict[Field, str] = {}
+    try:
+        (folder / "fields").mkdir(parents=True, exist_ok=True)
+        for field in tqdm(used, desc="saving", unit="field", delay=2, leave=False, disable=None):
+            hashes[field] = field_hash(field)
+            target = _field_file(folder, hashes[field])
+            if not _is_whole(target, hashes[field]):
+                save_field(field, target)
+        text = _encoded(graph.log, nodes, undo, redo, lambda field: hashes[field])
+        write_atomically(folder / "scene.json", text)
+        _sweep(folder, set(hashes.values()))
+    except FieldFileError as error:
+        raise SceneFileError(str(error)) from error
+    except OSError as error:
+        raise SceneFileError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_target(folder: Path) -> None:
+    if folder.suffix != ".scene":
+        raise SceneFileError(f"{folder}: expected a name that ends in .scene, got {folder.name!r}")
+    if not folder.parent.is_dir():
+        raise SceneFileError(f"{folder}: there is no folder {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise SceneFileError(f"{folder}: a file is in the way")
+    if folder.is_dir() and not (folder / "scene.json").exists() and any(p.name != "fields" for p in folder.iterdir()):
+        names = sorted(p.name for p in folder.iterdir() if p.name != "fields" and not p.name.startswith("."))
+        if names:
+            raise SceneFileError(f"{folder}: expected a scene or an empty folder, got one with {names[0]!r}")
+
+
+def _kept_history(graph: SceneGraph) -> tuple[list[Edit], list[Edit]]:
+    """The newest edits, as far back as the limits allow."""
+
+    def newest(edits: list[Edit]) -> list[Edit]:
+        sizes = accumulate(len(e.after) for e in reversed(edits[-HISTORY:]))
+        n = sum(size <= HISTORY_NODES for size in sizes)
+        return edits[len(edits) - n :]
+
+    return newest(graph._undo), newest(graph._redo)
+
+
+def _records(edits: Iterable[Edit]) -> list[Node]:
+    return [node for e in edits for side in (e.before, e.after) for node in side.values() if node is not None]
+
+
+def _fields_of(nodes: Iterable[Node]) -> list[Field]:
+    return list(dict.fromkeys(node.field for node in nodes if node.field is not None))
+
+
+def _field_file(folder: Path, name: str) -> Path:
+    return folder / "fields" / f"{name}.safetensors"
+
+
+def _is_whole(path: Path, name: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == name
+
+
+def _encoded(
+    log: list[str], nodes: list[Node], undo: list[Edit], redo: list[Edit], name_of: Callable[[Field], str]
+) -> bytes:
+    def lines(key: str, values: Iterable[object]) -> bytes:
+        rows = b",\n".join(msgspec.json.encode(v) for v in values)
+        return b'"%s":[' % key.encode() + (b"\n" + rows + b"\n" if rows else b"") + b"]"
+
+    parts = [
+        b'"format":%s,"version":%d' % (msgspec.json.encode(FORMAT), VERSION),
+        lines("nodes", (_node_record(node, name_of) for node in nodes)),
+        lines("log", log),
+        lines("undo", (_edit_record(edit, name_of) for edit in undo)),
+        lines("redo", (_edit_record(edit, name_of) for edit in redo)),
+    ]
+    return b"{" + b",\n".join(parts) + b"}\n"
+
+
+def _sweep(folder: Path, used: set[str]) -> None:
+    """Removes field files that nothing uses, and what an interrupted save left."""
+    for path in (folder / "fields").iterdir():
+        match = re.fullmatch(r"([0-9a-f]{64})\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+\.tmp", path.name)
+        if match and match[1] not in used:
+            path.unlink()
+    for path in folder.glob(".scene.json.*.tmp"):
+        path.unlink()
+
+
+def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:
+    return _Node(
+        id=node.id,
+        name=node.name,
+        held=[_hold_record(hold) for hold in node.holds],
+        field=None if node.field is None else name_of(node.field),
+        light=None if node.light is None else _light_record(node.light),
+        camera=None if node.camera is None else _camera_record(node.camera),
+        lit=node.lit,
+        hidden=node.hidden,
+        tags=list(node.tags),
+    )
+
+
+def _hold_record(hold: Hold) -> _Hold:
+    track = hold.track
+    record = _Hold(
+        parent=hold.parent,
+        start=None if hold.start == -math.inf else hold.start,
+        interpolation=track.interpolation,
+        end=track.end,
+        scale=hold.scale,
+    )
+    quats, trans = track.quats.tolist(), track.translations.tolist()
+    if track.moves:
+        rows = zip(track.times.tolist(), trans, quats, strict=True)
+        record.keys = [_Key(time, tuple(p), tuple(q)) for time, p, q in rows]
+    else:
+        record.position, record.rotation = tuple(trans[0]), tuple(quats[0])
+    return record
+
+
+def _light_record(light: Light) -> _Ambient | _Directional | _Point:
+    if isinstance(light, AmbientLight):
+        return _Ambient(light.color, light.intensity, light.ground_color)
+    if isinstance(light, DirectionalLight):
+        return _Directional(light.direction, light.color, light.intensity)
+    if isinstance(light, PointLight):
+        return _Point(light.position, light.color, light.intensity)
+    raise SceneFileError(f"light: cannot be stored: {type(light).__name__}")
+
+
+def _camera_record(camera: Camera) -> _Camera:
+    quat, position = camera.T_world_cam.quat_wxyz.tolist(), camera.T_world_cam.translation.tolist()
+    numbers = (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height)
+    return _Camera(*numbers, position=tuple(position), rotation=tuple(quat))
+
+
+def _edit_record(edit: Edit, name_of: Callable[[Field], str]) -> _Edit:
+    def some(side: dict[int, Node | None]) -> list[_Node]:
+        return [_node_record(node, name_of) for node in side.values() if node is not None]
+
+    def none(side: dict[int, Node | None]) -> list[int]:
+        return [i for i, node in side.items() if node is None]
+
+    return _Edit(edit.text, some(edit.before), none(edit.before), some(edit.after), none(edit.after))
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_scene(path: str | os.PathLike[str]) -> SceneGraph:
+    """Reads a scene with its log and history. The files are taken as hostile: nothing in them is trusted or executed.
+
+    Raises:
+        SceneFileError: No scene there, one of a newer version, a record that makes no sense (unknown keys, NaN, a cycle,
+            a name used twice, unsorted times), or a field file that is missing, damaged, or not the one it claims to be.
+    """
+    folder = Path(path)
+    file = folder / "scene.json"
+    if not folder.exists():
+        raise SceneFileError(f"{folder}: expected a scene folder, found nothing there")
+    if not file.is_file():
+        raise SceneFileError(f"{folder}: expected a folder with a scene.json, found none")
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise SceneFileError(f"{file}: cannot be read: {error.strerror or error}") from error
+    scene = _decoded(data, file)
+    names = {record.field for record in scene.nodes if record.field is not None}
+    fields = _loaded(folder, sorted(names))
+    graph = SceneGraph()
+    nodes = [_node_of(record, fields, file) for record in scene.nodes]
+    by_id = {node.id: node for node in nodes}
+    if len(by_id) != len(nodes):
+        _fail(file, "expected every id once, got one twice")
+    graph._next_id = max(by_id, default=ROOT) + 1
+    try:
+        graph._check(by_id)
+    except ValueError as error:
+        _fail(file, str(error))
+    graph._apply(by_id)
+    graph.log = list(scene.log)
+    _restore_history(graph, scene, folder, fields, file)
+    return graph
+
+
+def _decoded(data: bytes, file: Path) -> _Scene:
+    if len(data) > MAX_FILE_BYTES:
+        _fail(file, f"expected at most {MAX_FILE_BYTES} bytes, got more")
+    if not data.strip():
+        _fail(file, "the file is empty")
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+        if head.format != FORMAT:
+            _fail(file, f"expected the format {FORMAT!r}, got {head.format!r:.80}")
+        if head.version > VERSION:
+            _fail(file, f"version {head.version} is newer than this program reads ({VERSION}); update sirenscape")
+        if head.version < 1:
+            _fail(file, f"expected a version of 1 or more, got {head.version}")
+        return msgspec.json.decode(data, type=_Scene)
+    except msgspec.MsgspecError as error:
+        _fail(file, f"not a scene: {error}")
+    except RecursionError:
+        _fail(file, "not a scene: nested too deep")
+    except UnicodeDecodeError as error:
+        _fail(file, f"not a scene: {error.reason}")
+
+
+def _loaded(folder: Path, names: Iterable[str]) -> dict[str, Field]:
+    fields: dict[str, Field] = {}
+    for name in tqdm(names, desc="loading", unit="field", delay=2, leave=False, disable=None):
+        path = _field_file(folder, name)
+        if not path.is_file():
+            _fail(folder / "scene.json", f"the field file {path.name} is missing in {path.parent}")
+        try:
+            field = load_field(path)
+            if not _is_whole(path, name):
+                _fail(path, "holds another field than its name says (changed or swapped)")
+        except FieldFileError as error:
+            raise SceneFileError(str(error)) from error
+        except OSError as error:
+            _fail(path, f"cannot be read: {error.strerror or error}")
+        fields[name] = field
+    return fields
+
+
+def _restore_history(graph: SceneGraph, scene: _Scene, folder: Path, fields: dict[str, Field], file: Path) -> None:
+    """Undo and redo as they were; where they don't fit the scene (a field only they use is gone), the scene opens without."""
+    records = [r for e in (*scene.undo, *scene.redo) for r in (*e.before, *e.after)]
+    more = sorted({r.field for r in records if r.field is not None} - fields.keys())
+    if any(not _field_file(folder, name).is_file() for name in more):
+        graph.log.append("history dropped: a field that only it uses is gone")
+        return
+    fields = fields | _loaded(folder, more)
+
+    def side(some: list[_Node], gone: list[int]) -> dict[int, Node | None]:
+        out: dict[int, Node | None] = dict.fromkeys(gone)
+        out |= {record.id: _node_of(record, fields, file) for record in some}
+        return out
+
+    undo, redo = (
+        [Edit(e.text, side(e.before, e.before_gone), side(e.after, e.after_gone)) for e in edits]
+        for edits in (scene.undo, scene.redo)
+    )
+    try:  # there and back again: every step must lead from one sound scene to another
+        for edits, there, back in ((undo, "before", "after"), (redo, "after", "before")):
+            for edit in reversed(edits):
+                graph._check(getattr(edit, there), expected=getattr(edit, back))
+                graph._apply(getattr(edit, there))
+            for edit in edits:
+                graph._apply(getattr(edit, back))
+    except ValueError as error:
+        _fail(file, f"its history doesn't fit it: {error}")
+    graph._undo, graph._redo = undo, redo
+
+
+def _node_of(record: _Node, fields: dict[str, Field], file: Path) -> Node:
+    try:
+        camera = record.camera
+        return Node(
+            id=record.id,
+            name=record.name,
+            holds=tuple(_hold_of(hold) for hold in record.held),
+            field=None if record.field is None else fields[record.field],
+            light=None if record.light is None else _light_of(record.light),
+            camera=None if camera is None else _camera_of(camera),
+            lit=record.lit,
+            hidden=record.hidden,
+            tags=tuple(record.tags),
+        )
+    except ValueError as error:
+        _fail(file, f"node {quoted(record.name)[:80]}: {error}")
+
+
+def _hold_of(record: _Hold) -> Hold:
+    keys = record.keys or [_Key(0.0, record.position, record.rotation)]
+    track = Track(
+        np.array([k.time for k in keys]),
+        np.array([k.rotation for k in keys]),
+        np.array([k.position for k in keys]),
+        record.interpolation,
+        record.end,
+    )
+    return Hold(-math.inf if record.start is None else record.start, record.parent, track, record.scale)
+
+
+def _light_of(record: _Ambient | _Directional | _Point) -> Light:
+    if isinstance(record, _Ambient):
+        return AmbientLight(record.color, record.intensity, record.ground_color)
+    if isinstance(record, _Directional):
+        return DirectionalLight(record.direction, record.color, record.intensity)
+    return PointLight(record.position, record.color, record.intensity)
+
+
+def _camera_of(record: _Camera) -> Camera:
+    pose = SE3(torch.tensor(record.rotation, dtype=torch.float64), torch.tensor(record.position, dtype=torch.float64))
+    return Camera(pose, record.fx, record.fy, record.cx, record.cy, record.width, record.height)
+
+
+def _fail(file: Path, message: str) -> NoReturn:
+    raise SceneFileError(f"{file}: {' '.join(message.split())}") from None

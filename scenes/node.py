@@ -1,0 +1,140 @@
+"""One node of a scene graph, as it is between two edits: never changed, only replaced."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+
+import torch
+
+from objects.field import Field
+from objects.pose import SE3
+from rendering.camera import Camera
+from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.track import Sim3, Track, rotate
+
+ROOT = 0  # id of the nameless node above all
+
+
+@dataclass(frozen=True)
+class Hold:
+    """From ``start`` (seconds) on, a node hangs under ``parent`` (an id): ``track`` in its frame, scaled by ``scale``."""
+
+    start: float
+    parent: int
+    track: Track
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A thing in the scene: a group, an object, a light or a camera, or several of these at once.
+
+    Attributes:
+        id: Number in order of making; never given twice in a scene.
+        name: Its own name; the path holds the names of those above it, too.
+        holds: What carries it, oldest first; the last says where in the tree it is found. The first starts at -inf.
+        field: The shape, in the node's frame; None for what has none.
+        light: A light in the node's frame.
+        camera: A camera; its ``T_world_cam`` is read as camera to node (OpenCV axes).
+        lit: Whether lights act on the field.
+        hidden: Whether it and all beneath it are left out of pictures and questions.
+        tags: Sorted words to select it by.
+    """
+
+    id: int
+    name: str
+    holds: tuple[Hold, ...]
+    field: Field | None = None
+    light: Light | None = None
+    camera: Camera | None = None
+    lit: bool = True
+    hidden: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def parent(self) -> int:
+        """Id of the node it is found under."""
+        return self.holds[-1].parent
+
+    @property
+    def track(self) -> Track:
+        """Pose under the parent it is found under."""
+        return self.holds[-1].track
+
+    @property
+    def scale(self) -> float:
+        return self.holds[-1].scale
+
+    @property
+    def moves(self) -> bool:
+        """Whether its place in its parent depends on time."""
+        return len(self.holds) > 1 or self.track.moves
+
+    def hold_number(self, time: float | None) -> int:
+        """Which hold is in force at ``time``; None stands for the last."""
+        if time is None or len(self.holds) == 1:
+            return len(self.holds) - 1
+        return max(bisect_right(self.holds, time, key=lambda h: h.start) - 1, 0)
+
+    def with_hold(self, number: int, hold: Hold) -> Node:
+        return replace(self, holds=(*self.holds[:number], hold, *self.holds[number + 1 :]))
+
+    def what(self) -> str:
+        """In a word: object, light, camera or group."""
+        parts = [
+            w for w, v in (("object", self.field), ("light", self.light), ("camera", self.camera)) if v is not None
+        ]
+        return " and ".join(parts) or "group"
+
+    def same_as(self, other: Node, same_field) -> bool:
+        """Equal in all but the ids; ``same_field(a, b)`` compares two fields."""
+        return (
+            (self.name, self.lit, self.hidden, self.tags, self.light)
+            == (other.name, other.lit, other.hidden, other.tags, other.light)
+            and [(h.start, h.track, h.scale) for h in self.holds] == [(h.start, h.track, h.scale) for h in other.holds]
+            and same_camera(self.camera, other.camera)
+            and same_field(self.field, other.field)
+        )
+
+
+def same_camera(a: Camera | None, b: Camera | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return (
+        (a.fx, a.fy, a.cx, a.cy, a.width, a.height) == (b.fx, b.fy, b.cx, b.cy, b.width, b.height)
+        and torch.equal(a.T_world_cam.quat_wxyz, b.T_world_cam.quat_wxyz)
+        and torch.equal(a.T_world_cam.translation, b.T_world_cam.translation)
+    )
+
+
+def light_in_world(light: Light, world: Sim3) -> Light:
+    """A light of a node that stands at ``world``. Intensity is left as it is, also under a scale."""
+    if isinstance(light, PointLight):
+        return replace(light, position=world.apply(light.position))
+    if isinstance(light, DirectionalLight):
+        return replace(light, direction=rotate(world.quat, light.direction))
+    if isinstance(light, AmbientLight):
+        return light
+    raise ValueError(f"light: expected an AmbientLight, DirectionalLight or PointLight, got {type(light).__name__}")
+
+
+def camera_in_world(camera: Camera, world: Sim3) -> Camera:
+    """A camera of a node that stands at ``world``."""
+    local = camera.T_world_cam
+    place = world.apply(tuple(local.translation.tolist()))
+    turned = world.pose() @ SE3(local.quat_wxyz, torch.zeros(3, dtype=torch.float64))
+    return replace(camera, T_world_cam=SE3(turned.quat_wxyz, torch.tensor(place, dtype=torch.float64)))
+
+
+def checked_scale(value: float, what: str) -> float:
+    """A scale as a float.
+
+    Raises:
+        ValueError: Not finite, or not above 0.
+    """
+    value = float(value)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{what}: expected a finite number above 0, got {value}")
+    return value

@@ -1,0 +1,146 @@
+"""What the verbs of the command line share: settings, reports, files that were given and files that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verb did: text to print, a table with one row for each thing, a line on what one may do next; ``details`` go into
+    the summary alone."""
+
+    rows: list[dict[str, Any]]
+    next_step: str = ""
+    text: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def input_file(key: str, value: str) -> Path:
+    """The file that a key names.
+
+    Raises:
+        ValueError: No such file (names that look alike are suggested), a folder, or an empty file.
+    """
+    if not value:
+        raise ValueError(f"{key}: expected a file name, got nothing")
+    path = path_of(value)
+    if path.is_dir():
+        raise ValueError(f"{key}: expected a file, got the folder {value!r}")
+    if not path.exists():
+        raise ValueError(f"{key}: no file {value!r}" + _lookalikes(path))
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{key}: the file {value!r} is empty")
+    return path
+
+
+def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
+    """The scene folder that a key names; with ``or_file`` also a file to build from.
+
+    Raises:
+        ValueError: Nothing there (names that look alike are suggested), or something else.
+    """
+    if not value:
+        raise ValueError(f"{key}: expected {key}=NAME.scene" + (", a .yaml or a .glb file" if or_file else ""))
+    path = path_of(value)
+    if not path.exists():
+        raise ValueError(f"{key}: there is no {value!r}" + _lookalikes(path))
+    if path.is_dir():
+        if not (path / "scene.json").is_file():
+            raise ValueError(f"{key}: expected a scene folder, got {value!r} without a scene.json")
+        return path
+    if or_file:
+        return input_file(key, value)
+    hint = "; build a scene of it first: sirenscape build" if path.suffix in (".yaml", ".yml", ".glb", ".gltf") else ""
+    raise ValueError(f"{key}: expected a scene folder, got the file {value!r}{hint}")
+
+
+def output_file(key: str, value: str, inputs: Iterable[Path] = ()) -> Path:
+    """The file that a key asks for; its folder is made if missing.
+
+    Raises:
+        ValueError: A folder of that name, or a file that is also an input.
+        OSError: The folder cannot be made.
+    """
+    path = path_of(value)
+    if path.is_dir():
+        raise ValueError(f"{key}: expected a file name, got the folder {value!r}")
+    if path.exists() and any(path.samefile(other) for other in inputs):
+        raise ValueError(f"{key}: {value!r} is also an input and would be overwritten")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{key}: cannot make the folder {str(path.parent)!r}, a file is in the way") from error
+    return path
+
+
+def path_of(value: str) -> Path:
+    """The path that was typed; a shell does not always expand the ``~/`` in ``key=~/file``."""
+    return Path.home() / value[2:] if value.startswith("~/") else Path(value)
+
+
+def _lookalikes(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f": there is no folder {str(folder)!r}" + _lookalikes(folder) if folder != path else ""
+    names = {name.lower(): name for name in sorted(entry.name for entry in folder.iterdir())}
+    close = difflib.get_close_matches(path.name.lower(), names, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(str(folder / names[name])) for name in close)}?" if close else ""
+
+
+def numbers(key: str, text: str, n: int) -> list[float]:
+    """``[1,2,3]``, ``1,2,3`` or ``1 2 3`` as numbers."""
+    words = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    if len(values) != n or not all(map(math.isfinite, values)):
+        wanted = "a number" if n == 1 else f"{n} numbers such as [{','.join('1234'[:n])}]"
+        raise ValueError(f"{key}: expected {wanted}, got {text!r}")
+    return values
+
+
+LAYERS = ("rgb", "depth", "depth_view", "normal", "owner", "alpha")
+
+
+def layer_names(text: str | None) -> list[str]:
+    layers = (text or "").strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+    if not layers:
+        raise ValueError(f"layers: expected one or more of {', '.join(LAYERS)}")
+    for layer in layers:
+        if layer not in LAYERS:
+            raise ValueError(f"layers: expected one of {', '.join(LAYERS)}, got {layer!r}")
+    return list(dict.fromkeys(layers))
+
+
+def picture_files(out: str | None, layers: list[str], is_film: bool, source: Path) -> dict[str, Path]:
+    if not out:
+        raise ValueError("out: expected out=FILE.png, out=FILE.mp4 or out=FOLDER/")
+    path = path_of(out)
+    if path.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"out: expected a place outside the scene {str(source)!r}, got {out!r}")
+    suffix = path.suffix.lower()
+    if is_film:
+        if len(layers) > 1 or layers[0] == "depth":
+            raise ValueError(
+                f"layers: expected one of rgb, depth_view, normal, owner, alpha for a film, got {', '.join(layers)}"
+            )
+        return {layers[0]: output_file("out", out)}
+    if suffix == ".png":
+        return {
+            layer: output_file(
+                "out", str(path if layer == "rgb" or len(layers) == 1 else path.with_stem(f"{path.stem}-{layer}"))
+            )
+            for layer in layers
+        }
+    if suffix and not path.is_dir() and not out.endswith("/"):
+        raise ValueError(f"out: expected a name that ends in .png or .mp4, or a folder that ends in /, got {out!r}")
+    return {layer: output_file("out", str(path / f"{layer}.png")) for layer in layers}

@@ -1,0 +1,148 @@
+"""What the command line makes pictures of: layers and their files, cameras, films, the sheet of all objects."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from compose.composite import Composite
+from compose.types import Instance
+from objects.pose import SE3
+from rendering import (
+    AmbientLight,
+    Camera,
+    DirectionalLight,
+    Frame,
+    contact_sheet,
+    depth_picture,
+    labelled,
+    normal_picture,
+    owner_picture,
+    render,
+    save_depth_png,
+    save_png,
+)
+from scenes.graph import SceneGraph
+from scenes.paths import Settings, numbers
+
+
+def camera_for(graph: SceneGraph, settings: Settings, time: float) -> Camera:
+    """What the settings say; the scene's first camera by default, else a view of all of it."""
+
+    name, eye, target = (settings[f"camera.{key}"] for key in ("name", "eye", "target"))
+    size = [
+        None if settings[f"camera.{k}"] is None else _pixels(f"camera.{k}", settings[f"camera.{k}"])
+        for k in ("width", "height")
+    ]
+    if name is not None and (eye is not None or target is not None):
+        raise ValueError("camera: expected camera.name or camera.eye, got both")
+    if name is None and eye is None and target is None and graph.cameras:
+        name = graph.cameras[0]
+    if name is not None:
+        camera = graph.camera_at(name, time)
+        if size != [None, None]:
+            width, height = size
+            width = width or round(camera.width * (height or camera.height) / camera.height)
+            camera = camera.resized(width, height or round(camera.height * width / camera.width))
+        return camera
+    width, height = size[0] or 640, size[1] or 480
+    fov = settings["camera.fov"]
+    if not 0 < fov < 180:
+        raise ValueError(f"camera.fov: expected degrees between 0 and 180, got {fov}")
+    middle, radius = _extent(graph, time)
+    look = numbers("camera.target", target, 3) if target is not None else middle
+    if eye is not None:
+        return Camera.look_at(numbers("camera.eye", eye, 3), look, width, height, fov)
+    narrow = math.radians(fov) / 2 * min(1.0, width / height)
+    return Camera.orbit(look, 1.1 * radius / math.sin(narrow), 1, width, height, start_deg=-60, fov_y_deg=fov)[0]
+
+
+def _pixels(key: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    value = numbers(key, text, 1)[0]
+    if value != int(value) or not 1 <= value <= 16384:
+        raise ValueError(f"{key}: expected a whole number from 1 to 16384, got {text!r}")
+    return int(value)
+
+
+def _extent(graph: SceneGraph, time: float) -> tuple[list[float], float]:
+    """Middle and radius of the scene, metres."""
+    bounds = graph.at(time).bounds
+    if bounds is None:
+        return [0.0, 0.0, 0.0], 1.0
+    return bounds.center.tolist(), 0.5 * bounds.diagonal
+
+
+def film(graph: SceneGraph, settings: Settings, seconds: float | None) -> list[tuple[float, Camera]]:
+    """Time and camera of each picture."""
+
+    last = graph.span[1]
+    start, clip = settings["time"], settings["clip"]
+    if clip == "auto":
+        clip = "time" if last > start else "orbit"
+    if seconds is None:
+        seconds = max(last - start, 1.0) if clip != "orbit" and last > start else 4.0
+    n = max(round(seconds * settings["fps"]), 1)
+    times = [start + (i / settings["fps"] if clip != "orbit" else 0.0) for i in range(n)]
+    if clip == "time":
+        return [(t, camera_for(graph, settings, t)) for t in times]
+    camera = camera_for(graph, settings, start)
+    eye = camera.position_world
+    target = settings["camera.target"]
+    middle = numbers("camera.target", target, 3) if target is not None else _extent(graph, start)[0]
+    offset = eye - eye.new_tensor(middle)
+    radius = float(offset.norm())
+    turn, rise = (
+        math.degrees(math.atan2(offset[1], offset[0])),
+        math.degrees(math.asin(float(offset[2]) / max(radius, 1e-9))),
+    )
+    fov = 2 * math.degrees(math.atan(0.5 * camera.height / camera.fy))
+    cameras = Camera.orbit(
+        middle, radius, n, camera.width, camera.height, elevation_deg=rise, start_deg=turn, fov_y_deg=fov
+    )
+    return list(zip(times, cameras, strict=True))
+
+
+def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, level: int) -> Tensor:
+
+    if layer == "owner":
+        owner = frame.owner
+        if level > 0 and len(place := graph.owners(level, time)[1]):
+            owner = place[owner.clamp(min=0)].where(owner >= 0, owner)
+        return owner_picture(owner)
+    if layer == "depth_view":
+        return depth_picture(frame.depth)
+    if layer == "normal":
+        return normal_picture(frame.normal)
+    return frame.alpha[..., None].expand(-1, -1, 3) if layer == "alpha" else frame.rgb
+
+
+def save_layer(frame: Frame, layer: str, file: Path, graph: SceneGraph, time: float, level: int) -> None:
+
+    if layer == "depth":
+        save_depth_png(frame.depth, file)
+    else:
+        save_png(layer_picture(frame, layer, graph, time, level), file)
+
+
+def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time: float) -> None:
+    """The scene, then each distinct object alone with the path of its first user; at most 59 of them."""
+
+    size, lights = (320, 240), (AmbientLight(intensity=0.45), DirectionalLight((-0.5, 0.7, -1.0), intensity=0.7))
+    keys = {"name", "eye", "target", "width", "height"}
+    camera = camera_for(graph, {f"camera.{key}": None for key in keys} | {"camera.fov": 45.0}, time).resized(*size)
+    scene_lights = graph.lights_at(time) or lights
+    pictures = [labelled(render(graph.at(time), camera, lights=scene_lights).rgb, "scene")]
+    chosen = list(users.items())[:59]
+    for field, paths in tqdm(chosen, desc="sheet", unit="object", delay=2, leave=False, disable=None):
+        box = field.bounds
+        near = Camera.orbit(box.center, 1.15 * box.diagonal, 1, *size, start_deg=-60, fov_y_deg=45)[0]
+        alone = Composite([Instance(paths[0], field, SE3.identity())])
+        label = paths[0] + (f"  x {len(paths)}" if len(paths) > 1 else "")
+        pictures.append(labelled(render(alone, near, lights=lights, progress=False).rgb, label))
+    save_png(contact_sheet(pictures, columns=min(4, math.ceil(math.sqrt(len(pictures))))), file)

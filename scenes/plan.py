@@ -1,0 +1,107 @@
+"""What a reader of files found: nodes that may still have to be learned; and how a scene is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from objects.field import Field
+from objects.fitting import fit_meshes
+from objects.mesh import MeshError, Meshlike
+from objects.training import FitError
+from rendering.camera import Camera
+from rendering.lights import Light
+from scenes.files import load_scene
+from scenes.graph import SceneGraph
+from scenes.track import Sim3, Track
+
+
+class Handover(NamedTuple):
+    """From ``start`` (seconds) on, the node is carried by the node at ``by``."""
+
+    start: float
+    by: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One node of a scene to be.
+
+    Attributes:
+        path: Names from the top, joined by ``/``; a parent's plan comes before its children's.
+        track: Pose in the parent's frame.
+        scale: Uniform scale, of its own shape and of all its children.
+        shape: A field, a mesh that is to be learned (equal objects are learned once), or None for a group.
+        scene: A scene folder whose nodes go beneath this one.
+        light, camera: In the node's own frame (the camera's ``T_world_cam`` is then camera to node, OpenCV axes).
+        tags, lit, hidden: As the scene graph takes them.
+        handovers: Who carries it later, in the order of time.
+    """
+
+    path: str
+    track: Track = field(default_factory=lambda: Track.constant(Sim3()))
+    scale: float = 1.0
+    shape: Field | Meshlike | None = None
+    scene: Path | None = None
+    light: Light | None = None
+    camera: Camera | None = None
+    tags: tuple[str, ...] = ()
+    lit: bool = True
+    hidden: bool = False
+    handovers: tuple[Handover, ...] = ()
+
+
+def build(plans: Sequence[Plan], *, seed: int = 0) -> SceneGraph:
+    """Makes the scene; meshes learn on the way, in one batch, each distinct one once. It has no history yet.
+
+    Raises:
+        ValueError: Nodes that don't fit together, or a mesh that can't be learned, named by its node.
+    """
+    first_user: dict[int, Plan] = {}
+    for plan in plans:
+        if plan.shape is not None and not isinstance(plan.shape, Field):
+            first_user.setdefault(id(plan.shape), plan)
+    meshes = [
+        plan.shape for plan in first_user.values() if plan.shape is not None and not isinstance(plan.shape, Field)
+    ]
+    learned: dict[int, Field] = {}
+    if meshes:
+        try:
+            learned = dict(zip(first_user, fit_meshes(meshes, seed=seed), strict=True))
+        except (MeshError, FitError) as error:
+            raise ValueError(_with_nodes(str(error), list(first_user.values()))) from error
+    graph = SceneGraph()
+    for plan in plans:
+        shape = plan.shape if plan.shape is None or isinstance(plan.shape, Field) else learned[id(plan.shape)]
+        if plan.scene is not None:
+            graph.include(load_scene(plan.scene), plan.path)
+            graph.animate(plan.path, plan.track)
+            graph.scale(plan.path, plan.scale)
+            graph.set_light(plan.path, plan.light)
+            graph.set_camera(plan.path, plan.camera)
+            graph.tag(plan.path, *plan.tags)
+        else:
+            node = {"scale": plan.scale, "light": plan.light, "camera": plan.camera, "lit": plan.lit, "tags": plan.tags}
+            graph.add(plan.path, shape, track=plan.track, **node)
+        if plan.hidden:
+            graph.hide(plan.path)
+    where = {plan.path: plan.path for plan in plans}
+    for start, by, path in sorted((h.start, h.by, plan.path) for plan in plans for h in plan.handovers):
+        moved = graph.reparent(where[path], where.get(by, by), start=start)
+        old = where[path]
+        where = {
+            key: moved + at[len(old) :] if at == old or at.startswith(old + "/") else at for key, at in where.items()
+        }
+    graph.forget_history()
+    return graph
+
+
+def _with_nodes(message: str, users: Sequence[Plan]) -> str:
+    """Errors of a batch call a mesh ``meshes[3]``, and a single one ``mesh``; people know the node."""
+    if len(users) == 1:
+        return f"{users[0].path}: {message}"
+    for k, plan in enumerate(users):
+        message = message.replace(f"meshes[{k}]", plan.path)
+    return message

@@ -1,0 +1,329 @@
+"""What ``sirenscape fit``, ``build``, ``edit``, ``render`` and ``info`` do.
+
+Libraries are loaded when a verb runs, so that help and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scenes.paths import (
+    Report,
+    Settings,
+    input_file,
+    layer_names,
+    numbers,
+    output_file,
+    path_of,
+    picture_files,
+    scene_folder,
+)
+
+if TYPE_CHECKING:
+    from scenes.graph import SceneGraph
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def fit(settings: Settings) -> Report:
+    """Learn objects from meshes or point clouds; each becomes a field file.
+
+    A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was.
+    """
+    meshes, clouds = settings["mesh"], settings["points"]
+    if bool(meshes) == bool(clouds):
+        raise ValueError("mesh: expected mesh=FILE or points=FILE, got " + ("both" if meshes else "neither"))
+    if clouds and settings["init"] is not None:
+        raise ValueError("init: expected only together with mesh=, got it with points=")
+    for key, value in settings.items():
+        if isinstance(value, int | float) and not (0 <= value < 2**63 if key == "seed" else value > 0):
+            raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
+    sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
+    init = [input_file("init", settings["init"])] if settings["init"] is not None else []
+    targets = _targets(sources, settings["out"], [*sources, *init])
+
+    from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
+    from scenes.point_files import read_points
+
+    seed = settings["seed"]
+    networks = {f.name: settings[f.name] for f in fields(PointsConfig) if f.name in settings and f.name != "steps"}
+    try:
+        if meshes:
+            start = load_field(init[0]) if init else None
+            if start is not None and not isinstance(start, SirenField):
+                raise ValueError(f"init: expected a SIREN field, {settings['init']!r} is a {start.kind}")
+            config = FitConfig(steps=settings["steps"], warm_steps=settings["warm_steps"], **networks)
+            learned = fit_meshes(sources, seed=seed, init=[start] * len(sources), config=config)
+        else:
+            config = PointsConfig(steps=settings["point_steps"], **networks)
+            learned = [fit_points(*read_points(source), seed=seed, config=config) for source in sources]
+    except FitError as error:
+        raise ValueError(f"{'mesh' if meshes else 'points'}: {error}") from error
+
+    rows = []
+    for source, target, field in zip(sources, targets, learned, strict=True):
+        save_field(field, target)
+        rows.append(
+            {
+                "object": source.stem,
+                "parameters": sum(p.numel() for p in field.parameters()),
+                "bytes": target.stat().st_size,
+                "box": field.bounds.size.tolist(),
+                "file": str(target),
+            }
+        )
+    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.glb'!r})"
+    return Report(
+        rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
+    )
+
+
+def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[Path]:
+    """Where each field goes: ``out`` itself, or a file in the folder ``out``."""
+    if not out:
+        raise ValueError("out: expected out=FILE.safetensors" + (" or a folder" if len(sources) > 1 else ""))
+    path = path_of(out)
+    if path.suffix == ".safetensors" and not path.is_dir():
+        if len(sources) > 1:
+            raise ValueError(f"out: expected a folder for {len(sources)} objects, got the file name {out!r}")
+        targets = [path]
+    elif len(sources) > 1 or path.is_dir() or out.endswith("/"):
+        targets = [path / f"{source.stem}.safetensors" for source in sources]
+    else:
+        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
+    for i, target in enumerate(targets):
+        if target in targets[:i]:
+            raise ValueError(f"out: two objects would both be written to {str(target)!r}; give their files other names")
+    return [output_file("out", str(target), inputs) for target in targets]
+
+
+# -- scenes ------------------------------------------------------------------------------------------------------------
+
+
+def build(settings: Settings) -> Report:
+    """Build a scene from a description (YAML) or a glTF file; what isn't learned yet is learned on the way.
+
+    The description's keys are listed in the README. glTF: hierarchy, names, meshes, cameras, lights, animation of rigid nodes;
+    y up becomes z up.
+    """
+    source = scene_folder("scene", settings["scene"], or_file=True)
+    target = _scene_target(settings["out"], [source])
+    if settings["seed"] < 0:
+        raise ValueError(f"seed: expected 0 or more, got {settings['seed']}")
+    kind = source.suffix.lower()
+    if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
+        raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
+
+    from scenes.files import load_scene, save_scene
+    from scenes.plan import build as build_plans
+
+    notes: list[str] = []
+    if source.is_dir():
+        graph = load_scene(source)
+    elif kind in (".yaml", ".yml"):
+        from scenes.description import read_description
+
+        graph = build_plans(read_description(source), seed=settings["seed"])
+    else:
+        from scenes.glb import read_glb
+
+        plans, notes = read_glb(source)
+        graph = build_plans(plans, seed=settings["seed"])
+    if not source.is_dir():
+        graph.log.append(f"build from {source.name}")
+    save_scene(graph, target)
+    text = "\n".join(f"note: {note}" for note in notes)
+    return Report(
+        [_counts(graph) | {"file": str(target)}],
+        f"Next: {_command('render', scene=target, out='scene.png')}",
+        text,
+        {"notes": notes},
+    )
+
+
+def edit(settings: Settings) -> Report:
+    """Edit a scene by name: everything in do=..., or nothing if a part of it can't be done.
+
+    VERBS
+    """
+    source = scene_folder("scene", settings["scene"])
+    target = _scene_target(settings["out"], []) if settings["out"] else source
+    if not settings["do"]:
+        raise ValueError(
+            "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
+        )
+
+    from scenes.files import load_scene, save_scene
+    from scenes.script import run_script
+
+    graph = load_scene(source)
+    try:
+        done = run_script(graph, settings["do"])
+    except ValueError as error:
+        raise ValueError(f"do: {error}") from error
+    save_scene(graph, target)
+    only_edits = not any(line.startswith(("undo", "redo")) for line in done)
+    undo = f"; to take it back: {_command('edit', scene=target, do=f'undo {len(done)}')}" if only_edits else ""
+    return Report(
+        [_counts(graph) | {"file": str(target)}],
+        f"Next: {_command('render', scene=target, out='scene.png')}{undo}",
+        "\n".join(done),
+        {"done": done},
+    )
+
+
+def render(settings: Settings) -> Report:
+    """Render a scene to a picture, a film, or a folder with one file for each layer.
+
+    With several layers, out=a.png gives a.png for rgb and a-depth.png and so on for the others.
+    """
+    source = scene_folder("scene", settings["scene"])
+    layers = layer_names(settings["layers"])
+    is_film = bool(settings["out"]) and settings["out"].lower().endswith(".mp4")
+    files = picture_files(settings["out"], layers, is_film, source)
+    if settings["clip"] not in ("auto", "orbit", "time", "both"):
+        raise ValueError(f"clip: expected auto, orbit, time or both, got {settings['clip']!r}")
+    if not 0 < settings["fps"] <= 240:
+        raise ValueError(f"fps: expected a number above 0 and at most 240, got {settings['fps']}")
+    seconds = None if settings["seconds"] is None else numbers("seconds", settings["seconds"], 1)[0]
+    if seconds is not None and not 0 < seconds <= 3600:
+        raise ValueError(f"seconds: expected a number above 0 and at most 3600, got {seconds}")
+
+    from tqdm import tqdm
+
+    from rendering import RenderConfig, save_mp4
+    from rendering import render as render_frame
+    from scenes.files import load_scene
+    from scenes.pictures import camera_for, film, layer_picture, save_layer
+
+    background = numbers("background", settings["background"], 3)
+    config = RenderConfig(settings["antialias"], settings["shadows"], (background[0], background[1], background[2]))
+    graph = load_scene(source)
+    time = settings["time"]
+    if is_film:
+        views = film(graph, settings, seconds)
+
+        def pictures():
+            for t, camera in tqdm(views, desc="film", unit="frame", delay=2, leave=False, disable=None):
+                frame = render_frame(graph.at(t), camera, lights=graph.lights_at(t), config=config, progress=False)
+                yield layer_picture(frame, layers[0], graph, t, settings["level"])
+
+        save_mp4(pictures(), files[layers[0]], settings["fps"])
+        row = {"frames": len(views), "width": views[0][1].width, "height": views[0][1].height}
+    else:
+        camera = camera_for(graph, settings, time)
+        frame = render_frame(graph.at(time), camera, lights=graph.lights_at(time), config=config)
+        for layer, file in files.items():
+            save_layer(frame, layer, file, graph, time, settings["level"])
+        row = {
+            "seen": f"{100 * float((frame.owner >= 0).float().mean()):.1f} %",
+            "width": camera.width,
+            "height": camera.height,
+        }
+    rows = [{"layer": layer} | row | {"file": str(file)} for layer, file in files.items()]
+    return Report(rows)
+
+
+def info(settings: Settings) -> Report:
+    """Show what is in a scene: its tree, its objects, what overlaps; with sheet=FILE.png as pictures, too."""
+    source = scene_folder("scene", settings["scene"])
+    sheet = output_file("sheet", settings["sheet"]) if settings["sheet"] else None
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ValueError(f"sheet: expected a name that ends in .png, got {settings['sheet']!r}")
+    if settings["min_depth"] < 0 or settings["lines"] < 1:
+        raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
+
+    from objects.files import field_hash
+    from scenes.files import load_scene
+    from scenes.pictures import save_sheet
+
+    graph = load_scene(source)
+    time = settings["time"]
+    users: dict[Any, list[str]] = {}
+    for path in graph:
+        if (field := graph[path].field) is not None:
+            users.setdefault(field, []).append(path)
+    objects = [
+        {
+            "field": field.kind,
+            "objects": len(paths),
+            "parameters": sum(p.numel() for p in field.parameters()),
+            "bytes": (source / "fields" / f"{field_hash(field)}.safetensors").stat().st_size,
+            "box": field.bounds.size.tolist(),
+            "used by": paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
+        }
+        for field, paths in users.items()
+    ]
+    overlaps = graph.overlaps(time, min_depth=settings["min_depth"])
+    counts = _counts(graph)
+    first, last = graph.span
+    lines = [f"{source.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
+    lines.append(f"moves from {first:g} s to {last:g} s" if last > first else "does not move")
+    if (bounds := graph.at(time).bounds) is not None:
+        lines.append("size " + " x ".join(f"{x:.3g}" for x in bounds.size.tolist()) + " m")
+    lines += ["", *_tree(graph, settings["lines"]), ""]
+    for pair in overlaps[:10]:
+        lines.append(f"overlap: {pair.first} and {pair.second}, {1000 * pair.depth:.1f} mm deep")
+    if len(overlaps) > 10:
+        lines.append(f"overlap: {len(overlaps) - 10} more pairs")
+    if not overlaps:
+        lines.append(f"nothing overlaps more than {1000 * settings['min_depth']:g} mm")
+    lines.append("")
+    if sheet is not None:
+        save_sheet(graph, users, sheet, time)
+    undo, _ = graph.history
+    details = {
+        "counts": counts,
+        "tree": list(graph),
+        "overlaps": [pair._asdict() for pair in overlaps],
+        "log": graph.log,
+        "can_undo": undo,
+    }
+    shown = objects[: settings["lines"]]
+    more = f"{len(objects) - len(shown)} more fields" if len(objects) > len(shown) else ""
+    return Report(shown, more, "\n".join(lines), details)
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _command(verb: str, **keys: Any) -> str:
+    return f"sirenscape {verb} " + " ".join(f"{key}={shlex.quote(str(value))}" for key, value in keys.items())
+
+
+def _scene_target(out: str | None, inputs: list[Path]) -> Path:
+    if not out:
+        raise ValueError("out: expected out=NAME.scene")
+    path = path_of(out.rstrip("/"))
+    if path.suffix != ".scene":
+        raise ValueError(f"out: expected a name that ends in .scene, got {out!r}")
+    if any(path.exists() and path.samefile(other) for other in inputs):
+        raise ValueError(f"out: {out!r} is also the input")
+    return output_file("out", str(path)) if not path.is_dir() else path
+
+
+def _counts(graph: SceneGraph) -> dict[str, int]:
+    nodes = [graph[path] for path in graph]
+    return {
+        "nodes": len(nodes),
+        "objects": sum(n.field is not None for n in nodes),
+        "fields": len(graph.fields),
+        "lights": sum(n.light is not None for n in nodes),
+        "cameras": sum(n.camera is not None for n in nodes),
+    }
+
+
+def _tree(graph: SceneGraph, most: int) -> list[str]:
+    lines = []
+    for path in graph:
+        if len(lines) == most:
+            lines.append(f"... {len(graph) - most:,} more nodes")
+            break
+        node = graph[path]
+        marks = [node.what()] + ["moves"] * node.moves + ["hidden"] * node.hidden + [f"#{tag}" for tag in node.tags]
+        lines.append("  " * path.count("/") + f"{node.name}  ({', '.join(marks)})")
+    return lines

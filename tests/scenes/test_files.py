@@ -1,0 +1,402 @@
+"""Scene files: what is saved comes back to the bit, a crash leaves the old or the new scene, hostile files are refused."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from objects import SE3, Box, Sphere
+from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
+from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
+
+
+def at(x, y=0.0, z=0.0):
+    return SE3.from_translation([float(x), float(y), float(z)])
+
+
+@pytest.fixture
+def graph() -> SceneGraph:
+    graph = SceneGraph()
+    graph.add("table", Box((1.0, 0.6, 0.1)), pose=at(0, 0, 0.5), tags=["big", "wood"])
+    graph.add("table/mug", Sphere(0.1, color=(0.8, 0.2, 0.1)) | Box((0.1, 0.1, 0.1)), pose=at(0.1, 0, 0.15), scale=1.3)
+    graph.add("ball", Sphere(0.1), track=Track.keyframes([0, 1 / 3, 2], [at(0), at(1 / 7), at(0, 1)], end="loop"))
+    graph.reparent("table/mug", "ball", start=1.1)
+    graph.add("lights")
+    graph.add("lights/sun", light=DirectionalLight((0.3, 0.1, -1), (1, 0.9, 0.8), 0.7))
+    graph.add("lights/lamp", light=PointLight((0, 0, 2)))
+    graph.add("lights/sky", light=AmbientLight((0.5, 0.6, 0.7), 0.3, ground_color=(0.2, 0.2, 0.2)))
+    graph.add("eye", camera=Camera.look_at((1.3, -2, 1.1), (0, 0, 0.5), 64, 48))
+    graph.hide("lights/lamp")
+    graph.set_lit("ball", False)
+    return graph
+
+
+def texts(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_loaded_scene_equals_the_saved_one_and_renders_the_same_bits(graph, tmp_path):
+    save_scene(graph, tmp_path / "a.scene")
+    loaded = load_scene(tmp_path / "a.scene")
+    assert loaded == graph
+    assert list(loaded) == list(graph)
+    assert loaded.log == graph.log
+    assert loaded.history == graph.history
+    for t in (0.0, 0.2, 1.5):
+        config = RenderConfig(antialias=1)
+        got = render(loaded.at(t), loaded.camera_at("eye", t), lights=loaded.lights_at(t), config=config)
+        want = render(graph.at(t), graph.camera_at("eye", t), lights=graph.lights_at(t), config=config)
+        assert (want.owner >= 0).any()
+        for layer in ("rgb", "depth", "normal", "owner", "alpha"):
+            assert torch.equal(getattr(got, layer), getattr(want, layer)), layer
+
+
+def test_saving_again_what_was_loaded_gives_the_same_bytes(graph, tmp_path):
+    save_scene(graph, tmp_path / "a.scene")
+    save_scene(load_scene(tmp_path / "a.scene"), tmp_path / "b.scene")
+    assert texts(tmp_path / "a.scene") == texts(tmp_path / "b.scene")
+
+
+def test_the_file_is_readable_and_knows_no_clock_and_no_place(graph, tmp_path):
+    save_scene(graph, tmp_path / "a.scene")
+    text = (tmp_path / "a.scene/scene.json").read_text()
+    assert str(tmp_path) not in text
+    data = json.loads(text)
+    assert (data["format"], data["version"]) == ("sirenscape.scene", 1)
+    assert [n["name"] for n in data["nodes"]] == [n.name for n in graph._sorted()]
+    assert len(text.splitlines()) > len(data["nodes"])  # one line for each node
+
+
+def test_equal_fields_are_stored_once_and_unused_ones_go(tmp_path):
+    graph = SceneGraph()
+    for k in range(5):
+        graph.add(f"s{k}", Sphere(0.5))
+    graph.add("box", Box((1, 1, 1)))
+    save_scene(graph, tmp_path / "a.scene")
+    assert len(list((tmp_path / "a.scene/fields").iterdir())) == 2
+    graph.remove("box")
+    save_scene(graph, tmp_path / "a.scene")
+    assert len(list((tmp_path / "a.scene/fields").iterdir())) == 2  # undo could bring it back
+    graph.forget_history()
+    save_scene(graph, tmp_path / "a.scene")
+    assert len(list((tmp_path / "a.scene/fields").iterdir())) == 1
+
+
+def test_files_of_others_are_left_alone(graph, tmp_path):
+    folder = tmp_path / "a.scene"
+    save_scene(graph, folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "fields" / "other.bin").write_text("mine")
+    graph.remove("ball")
+    graph.forget_history()
+    save_scene(graph, folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "fields" / "other.bin").read_text() == "mine"
+
+
+def test_edits_can_be_undone_after_loading(graph, tmp_path):
+    before = [i.name for i in graph.at().instances]
+    graph.remove("lights")
+    graph.move("ball", by=(1, 0, 0))
+    save_scene(graph, tmp_path / "a.scene")
+    loaded = load_scene(tmp_path / "a.scene")
+    assert loaded.lights_at() == ()
+    loaded.undo(2)
+    assert [i.name for i in loaded.at().instances] == before
+    assert len(loaded.lights_at()) == 2
+    loaded.redo(2)
+    assert loaded == graph
+
+
+def test_a_history_whose_fields_are_gone_is_dropped_and_said(tmp_path):
+    graph = SceneGraph()
+    graph.add("a", Sphere(0.5))
+    graph.add("b", Box((1, 1, 1)))
+    graph.remove("b")
+    save_scene(graph, tmp_path / "a.scene")
+    used = load_scene(tmp_path / "a.scene")._nodes[1].field
+    from objects.files import field_hash
+
+    for file in (tmp_path / "a.scene/fields").iterdir():
+        if field_hash(used) not in file.name:
+            file.unlink()
+    loaded = load_scene(tmp_path / "a.scene")
+    assert loaded == graph
+    assert loaded.history == ([], [])
+    assert "history dropped" in loaded.log[-1]
+
+
+def test_a_long_history_is_cut_to_what_the_file_may_hold(tmp_path):
+    graph = SceneGraph()
+    graph.add("a")
+    for k in range(150):
+        graph.move("a", by=(k, 0, 0))
+    save_scene(graph, tmp_path / "a.scene")
+    loaded = load_scene(tmp_path / "a.scene")
+    assert len(loaded.history[0]) == 100
+    assert len(loaded.log) == 151
+    loaded.undo(100)
+    graph.undo(100)
+    assert loaded == graph
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------
+
+SAVER = """
+import os, sys
+from objects import Box, Sphere
+from scenes import SceneGraph, save_scene
+
+def scene(kind):
+    graph = SceneGraph()
+    for k in range(6):
+        graph.add(f"{kind}{k}", Sphere(0.1 * (k + 1)) if kind == "s" else Box((0.1, 0.2, 0.1 * (k + 1))))
+    graph.forget_history()
+    return graph
+
+scenes = [scene("s"), scene("b")]
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            for graph in scenes:
+                save_scene(graph, sys.argv[1])
+    print(pid, flush=True)
+    sys.stdin.readline()
+    os.waitpid(pid, 0)
+    print("gone", flush=True)
+"""
+
+
+def test_killed_while_saving_50_times_leaves_the_old_or_the_new_scene_whole(tmp_path):
+    folder = tmp_path / "a.scene"
+    want = {kind: SceneGraph() for kind in "sb"}
+    for k in range(6):
+        want["s"].add(f"s{k}", Sphere(0.1 * (k + 1)))
+        want["b"].add(f"b{k}", Box((0.1, 0.2, 0.1 * (k + 1))))
+    save_scene(want["s"], folder)
+    delays, seen, torn = random.Random(0), [], 0
+    saver = subprocess.Popen(
+        [sys.executable, "-c", SAVER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert saver.stdin is not None
+    assert saver.stdout is not None
+    try:
+        for _ in range(50):
+            saver.stdin.write("go\n")
+            saver.stdin.flush()
+            pid = int(saver.stdout.readline())
+            time.sleep(delays.uniform(0.002, 0.06))
+            os.kill(pid, signal.SIGKILL)
+            saver.stdin.write("next\n")
+            saver.stdin.flush()
+            assert saver.stdout.readline() == "gone\n"
+            loaded = load_scene(folder)
+            kind = [k for k in "sb" if loaded == want[k]]
+            assert len(kind) == 1
+            seen += kind
+            torn += len(list((folder / "fields").iterdir())) != 6 or any(folder.glob(".*.tmp"))
+    finally:
+        saver.kill()
+        saver.wait()
+        saver.stdin.close()
+        saver.stdout.close()
+    assert set(seen) == {"s", "b"}  # the kills came at different moments of a save
+    assert torn > 5
+    save_scene(want["s"], folder)  # sweeps what was left
+    assert len(list((folder / "fields").iterdir())) == 6
+    assert not list(folder.glob(".*"))
+
+
+def test_an_error_at_any_step_of_saving_leaves_the_old_scene(graph, tmp_path, monkeypatch):
+    import objects.files as field_files
+
+    small = SceneGraph()
+    small.add("a", Sphere(0.3))
+    replace, calls = field_files.os.replace, []
+
+    for step in range(1, 5):  # three fields, then scene.json
+        folder = tmp_path / f"{step}.scene"
+        save_scene(small, folder)
+
+        def failing(a, b, step=step):
+            calls.append(b)
+            if len(calls) == step:
+                raise OSError(28, "No space left on device")
+            replace(a, b)
+
+        calls.clear()
+        monkeypatch.setattr(field_files.os, "replace", failing)
+        with pytest.raises(SceneFileError, match="No space left"):
+            save_scene(graph, folder)
+        monkeypatch.undo()
+        assert load_scene(folder) == small
+        assert not list(folder.rglob(".*"))
+    save_scene(graph, folder)
+    assert load_scene(folder) == graph
+
+
+# -- bad files ---------------------------------------------------------------------------------------------------------
+
+
+def changed(folder: Path, change) -> None:
+    file = folder / "scene.json"
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def node(data, name):
+    return next(n for n in data["nodes"] if n["name"] == name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(version=2), "newer than this program"),
+        (lambda d: d.update(version=0), "version of 1 or more"),
+        (lambda d: d.update(version="1"), "Expected `int`"),
+        (lambda d: d.update(format="other"), "expected the format"),
+        (lambda d: d.update(extra=1), "unknown field `extra`"),
+        (lambda d: d.pop("nodes"), "missing required field `nodes`"),
+        (lambda d: node(d, "ball").update(colour="red"), "unknown field `colour`"),
+        (lambda d: node(d, "ball").update(name="a/b"), "name"),
+        (lambda d: node(d, "ball").update(name="table"), "used twice"),
+        (lambda d: node(d, "ball").update(id=node(d, "table")["id"]), "got one twice"),
+        (lambda d: node(d, "ball").update(id=0), "node 3, which isn't there"),
+        (lambda d: node(d, "ball").update(id=-4), ">= 0"),
+        (lambda d: node(d, "ball").update(held=[]), "holds one after the other"),
+        (lambda d: node(d, "ball")["held"][0].update(under=999), "isn't there"),
+        (lambda d: node(d, "ball")["held"][0].update({"from": 1.0}), "the first without a start"),
+        (lambda d: node(d, "ball")["held"][0].update(scale=0), "above 0"),
+        (lambda d: node(d, "ball")["held"][0].update(scale=-1), "above 0"),
+        (lambda d: node(d, "ball")["held"][0]["keys"].reverse(), "times must increase"),
+        (lambda d: node(d, "ball")["held"][0]["keys"][0].update(rotation=[0, 0, 0, 0]), "zero length"),
+        (lambda d: node(d, "ball")["held"][0].update(end="bounce"), "Invalid enum value 'bounce'"),
+        (lambda d: node(d, "table")["held"][0].update(position=[1, 2]), "length 3"),
+        (lambda d: node(d, "table")["held"][0].update(under=node(d, "mug")["id"]), "hangs under itself"),
+        (lambda d: node(d, "table")["held"][0].update(under=node(d, "table")["id"]), "hangs under itself"),
+        (lambda d: node(d, "table").update(field="../../etc/passwd"), "matching regex"),
+        (lambda d: node(d, "table").update(field="0" * 64), "is missing"),
+        (lambda d: node(d, "sun")["light"].update(kind="laser"), "Invalid value 'laser'"),
+        (lambda d: node(d, "sun")["light"].update(color=[2, 0, 0]), "0..1"),
+        (lambda d: node(d, "eye")["camera"].update(width=0), "width"),
+        (lambda d: node(d, "eye")["camera"].update(fx=-1), "fx"),
+        (lambda d: node(d, "table").update(tags=[""]), "tags"),
+        (lambda d: d["undo"][-1].update(before_gone=[node(d, "table")["id"]]), "history"),
+        (lambda d: d["undo"][0]["after"][0].update(name="zzz"), None),
+        (lambda d: d["undo"].clear(), None),
+    ],
+)  # fmt: skip
+def test_a_record_that_makes_no_sense_is_refused_in_one_line(graph, tmp_path, change, message):
+    save_scene(graph, tmp_path / "a.scene")
+    changed(tmp_path / "a.scene", change)
+    before = texts(tmp_path / "a.scene")
+    if message is None:
+        load_scene(tmp_path / "a.scene")
+        return
+    with pytest.raises(SceneFileError, match=message) as error:
+        load_scene(tmp_path / "a.scene")
+    assert "\n" not in str(error.value)
+    assert texts(tmp_path / "a.scene") == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("{", "not a scene"),
+        ("[]", "not a scene"),
+        ('{"format": "sirenscape.scene", "version": 1, "nodes": [NaN]}', "not a scene"),
+        ('{"format":"sirenscape.scene","version":1,"nodes":[{"id":1,"name":"a","held":[{"scale":1e999}]}]}', "range"),
+        ('{"format":"sirenscape.scene","version":1,"nodes":' + "[" * 100_000, "not a scene"),
+        ('{"a":' * 100_000, "not a scene"),
+        (b"\xff\xfe\x00", "not a scene"),
+    ],
+)
+def test_text_that_is_no_scene_is_refused(tmp_path, text, message):
+    folder = tmp_path / "a.scene"
+    folder.mkdir()
+    (folder / "scene.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SceneFileError, match=message) as error:
+        load_scene(folder)
+    assert len(str(error.value)) < 500 + len(str(folder))
+
+
+def test_a_million_nested_groups_are_refused_quickly(tmp_path):
+    folder = tmp_path / "a.scene"
+    folder.mkdir()
+    rows = ",".join(f'{{"id":{k},"name":"n","held":[{{"under":{k - 1}}}]}}' for k in range(1, 200_001))
+    (folder / "scene.json").write_text(f'{{"format":"sirenscape.scene","version":1,"nodes":[{rows}]}}')
+    with pytest.raises(SceneFileError, match="at most 100 levels"):
+        load_scene(folder)
+
+
+def test_fields_that_are_swapped_damaged_or_missing_are_refused(graph, tmp_path):
+    folder = tmp_path / "a.scene"
+    save_scene(graph, folder)
+    first, second, *_ = sorted((folder / "fields").iterdir())
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    with pytest.raises(SceneFileError, match="another field than its name says"):
+        load_scene(folder)
+    first.write_bytes(one[:-4])
+    with pytest.raises(SceneFileError, match=first.name):
+        load_scene(folder)
+    first.write_bytes(b"")
+    with pytest.raises(SceneFileError, match=first.name):
+        load_scene(folder)
+    first.unlink()
+    with pytest.raises(SceneFileError, match="is missing"):
+        load_scene(folder)
+    save_scene(graph, folder)
+    assert load_scene(folder) == graph
+
+
+def test_saving_repairs_a_damaged_field_file(graph, tmp_path):
+    folder = tmp_path / "a.scene"
+    save_scene(graph, folder)
+    file = next((folder / "fields").iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+    save_scene(graph, folder)
+    assert load_scene(folder) == graph
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "missing/a.scene"])
+def test_a_bad_target_is_refused(graph, tmp_path, name):
+    with pytest.raises(SceneFileError):
+        save_scene(graph, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_or_file_of_something_else_is_not_overwritten(graph, tmp_path):
+    (tmp_path / "a.scene").mkdir()
+    (tmp_path / "a.scene/photos.zip").write_text("mine")
+    with pytest.raises(SceneFileError, match=r"photos\.zip"):
+        save_scene(graph, tmp_path / "a.scene")
+    (tmp_path / "b.scene").write_text("mine")
+    with pytest.raises(SceneFileError, match="in the way"):
+        save_scene(graph, tmp_path / "b.scene")
+    with pytest.raises(SceneFileError, match="found nothing"):
+        load_scene(tmp_path / "c.scene")
+    with pytest.raises(SceneFileError, match="found none"):
+        load_scene(tmp_path)
+
+
+def test_a_field_that_cannot_be_stored_leaves_the_old_scene(graph, tmp_path):
+    save_scene(graph, tmp_path / "a.scene")
+    other = load_scene(tmp_path / "a.scene")
+    bad = Sphere(0.2)
+    bad.radius.fill_(math.nan)
+    other.add("bad", bad)
+    with pytest.raises(SceneFileError):
+        save_scene(other, tmp_path / "a.scene")
+    assert load_scene(tmp_path / "a.scene") == graph
