@@ -1,4 +1,4 @@
-"""The main job in one go: learn real objects, compose them in a room, render, move one, render again.
+"""The main job in one go: learn real objects, build a room as a scene graph, edit it, render it, save it.
 
 The meshes come with the package pybullet_data (extra ``demo``). Results go to ``out/demo/``; learned fields are cached, so a
 second run only renders.
@@ -24,8 +24,7 @@ import trimesh
 from tqdm import tqdm
 from trimesh.visual import ColorVisuals
 
-from compose import Composite, Instance
-from objects import SE3, Aabb, Box, Field, SirenField, fit_meshes, save_field
+from objects import SE3, Aabb, Box, Placed, SirenField, fit_meshes
 from rendering import (
     AmbientLight,
     Camera,
@@ -40,42 +39,39 @@ from rendering import (
     save_mp4,
     save_png,
 )
+from scenes import SceneGraph, load_scene, save_scene
 
 T = TypeVar("T")
 SIZE = (640, 480)
 CLIP_SIZE, CLIP_FPS, CLIP_SECONDS = (320, 240), 10, 3
 TABLE_TOP = 0.625  # metres above the floor
-LIGHTS = (
-    AmbientLight((1.0, 0.97, 0.93), 0.48, ground_color=(0.62, 0.52, 0.45)),
-    PointLight((0.9, -1.0, 2.3), (1.0, 0.93, 0.82), 4.6),
-)
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A mesh of the package and how it stands: its longest edge in metres, its place, its turn, its colour if it has none."""
+    """A mesh of the package and how it stands: its longest edge in metres, its place in its parent, its turn, its colour if
+    it has none."""
 
-    name: str
+    path: str
     file: str
     size: float
     place: tuple[float, float]
     yaw_deg: float = 0.0
     y_up: bool = False
     color: tuple[int, int, int] | None = None
-    on_table: bool = True
 
 
 THINGS = (
-    Thing("duck", "duck.obj", 0.26, (-0.40, -0.18), 200, y_up=True),
-    Thing("mug", "objects/mug.obj", 0.15, (0.02, -0.27), 30, color=(214, 60, 52)),
-    Thing("teddy", "teddy2_VHACD_CHs.obj", 0.30, (-0.12, 0.20), -15, y_up=True, color=(190, 128, 88)),
-    Thing("ball", "soccerball.obj", 0.20, (0.27, 0.24)),
-    Thing("block-003", "random_urdfs/003/003.obj", 0.17, (0.24, -0.22), 25, color=(52, 108, 196)),
-    Thing("ring", "torus/torus_textured.obj", 0.24, (0.52, 0.02), 0, y_up=True),
-    Thing("cone", "racecar/meshes/cone.obj", 0.17, (-0.58, 0.16)),
-    Thing("block-000", "random_urdfs/000/000.obj", 0.42, (-1.15, -0.55), 35, color=(242, 180, 65), on_table=False),
-    Thing("block-007", "random_urdfs/007/007.obj", 0.40, (1.15, -0.50), 120, color=(92, 160, 112), on_table=False),
-    Thing("block-042", "random_urdfs/042/042.obj", 0.42, (0.25, -0.95), 70, color=(150, 105, 175), on_table=False),
+    Thing("table/duck", "duck.obj", 0.26, (-0.40, -0.18), 200, y_up=True),
+    Thing("table/tray/mug", "objects/mug.obj", 0.15, (0.09, 0.03), 30, color=(214, 60, 52)),
+    Thing("table/teddy", "teddy2_VHACD_CHs.obj", 0.30, (-0.12, 0.22), -15, y_up=True, color=(190, 128, 88)),
+    Thing("table/ball", "soccerball.obj", 0.20, (0.27, 0.27)),
+    Thing("table/tray/block", "random_urdfs/003/003.obj", 0.13, (0.06, -0.08), 25, color=(52, 108, 196)),
+    Thing("table/ring", "torus/torus_textured.obj", 0.24, (0.55, 0.05), 0, y_up=True),
+    Thing("table/cone", "racecar/meshes/cone.obj", 0.17, (-0.58, 0.16)),
+    Thing("blocks/yellow", "random_urdfs/000/000.obj", 0.42, (-1.15, -0.55), 35, color=(242, 180, 65)),
+    Thing("blocks/green", "random_urdfs/007/007.obj", 0.40, (1.15, -0.50), 120, color=(92, 160, 112)),
+    Thing("blocks/violet", "random_urdfs/042/042.obj", 0.42, (0.25, -0.95), 70, color=(150, 105, 175)),
 )
 
 
@@ -87,53 +83,98 @@ def main() -> int:
     import pybullet_data
 
     data = Path(pybullet_data.getDataPath())
-    (out / "fields").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     clock = Clock()
 
-    meshes = clock.time("read meshes", lambda: {"table": table_mesh(data)} | {t.name: read(data, t) for t in THINGS})
-    names = list(meshes)
+    meshes = clock.time("read meshes", lambda: {"table": table_mesh(data)} | {t.path: read(data, t) for t in THINGS})
+    paths = list(meshes)
     fields = clock.time(
         f"learn {len(meshes)} objects (0 s when cached)",
-        lambda: dict(zip(names, fit_meshes([meshes[n] for n in names]), strict=True)),
+        lambda: dict(zip(paths, fit_meshes([meshes[p] for p in paths]), strict=True)),
     )
-    for name, field in fields.items():
-        save_field(field, out / "fields" / f"{name}.safetensors")
 
-    scene = Composite(furniture() + [stand(n, fields[n], meshes[n]) for n in names])
-    camera = Camera.look_at((1.25, -2.05, 1.55), (0.0, -0.05, 0.55), *SIZE, fov_y_deg=42)
-    sharp = RenderConfig(antialias=2)
-    first = render(scene, camera.resized(64, 48), lights=LIGHTS)  # builds the index, so that it is timed apart
-    del first
+    graph = clock.time("build the scene", lambda: build(fields, meshes))
+    first = render(graph.at(), graph.camera_at("camera").resized(64, 48), lights=graph.lights_at())
+    del first  # builds the index, so that it is timed apart
     clock.mark("compile and index")
-    before = clock.time(
-        "render 640x480, shadows, antialiased", lambda: render(scene, camera, lights=LIGHTS, config=sharp)
-    )
+    before = clock.time("render 640x480, shadows, antialiased", lambda: picture(graph))
 
-    duck = [i.name for i in scene.instances].index("duck")
-    pose = scene.instances[duck].T_world_obj
-    shift = SE3.from_translation((0.96, -0.10, 0.0)) @ turn_about(pose.translation, 75)
-    moved = clock.time("move the duck", lambda: scene.with_poses([duck], SE3.stack([shift @ pose])))
-    after = clock.time("render again", lambda: render(moved, camera, lights=LIGHTS, config=sharp))
+    clock.time("edit: move the tray, duplicate, remove, undo", lambda: edit(graph))
+    after = clock.time("render again", lambda: picture(graph))
 
     save_png(before.rgb, out / "before.png")
     save_png(after.rgb, out / "after.png")
-    save_depth_png(before.depth, out / "depth_mm.png")
+    save_depth_png(after.depth, out / "depth_mm.png")
     layers = {
-        "depth": depth_picture(before.depth),
-        "normal": normal_picture(before.normal),
-        "ids": owner_picture(before.owner),
+        "depth": depth_picture(after.depth),
+        "normal": normal_picture(after.normal),
+        "ids": owner_picture(after.owner),
     }
-    for name, picture in layers.items():
-        save_png(picture, out / f"{name}.png")
+    for name, layer in layers.items():
+        save_png(layer, out / f"{name}.png")
     save_png(contact_sheet([before.rgb, after.rgb, layers["normal"], layers["ids"]], columns=2), out / "overview.png")
     clock.mark("write pictures")
-    frames = clock.time(f"orbit clip {CLIP_SIZE[0]}x{CLIP_SIZE[1]}", lambda: orbit(moved, out / "orbit.mp4"))
 
-    report(out, fields, clock, frames)
+    put_duck_on_tray(graph)
+    frames = clock.time(f"clip {CLIP_SIZE[0]}x{CLIP_SIZE[1]}", lambda: clip(graph, out / "clip.mp4"))
+    clock.time("save the scene", lambda: save_scene(graph, out / "room.scene"))
+    if load_scene(out / "room.scene") != graph:
+        raise RuntimeError("the saved scene differs from the one in memory")
+    clock.mark("load it and compare")
+
+    report(out, graph, fields, clock, frames)
     return 0
 
 
-# -- the room ----------------------------------------------------------------------------------------------------------
+# -- the scene ---------------------------------------------------------------------------------------------------------
+
+
+def build(fields: dict[str, SirenField], meshes: dict[str, trimesh.Trimesh]) -> SceneGraph:
+    """A room, a table in it, a tray on the table, things on both."""
+    graph = SceneGraph()
+    walls = Box((6.2, 6.2, 3.0), color=(0.86, 0.87, 0.84)) - Box((6.0, 6.0, 3.4), color=(0.86, 0.87, 0.84))
+    graph.add("room")
+    graph.add("room/floor", Box((6.1, 6.1, 0.1), color=(0.74, 0.60, 0.45)), pose=SE3.from_translation((0, 0, -0.05)))
+    graph.add("room/walls", walls, pose=SE3.from_translation((0, 0, 1.5)))
+    graph.add("room/sky", light=AmbientLight((1.0, 0.97, 0.93), 0.48, ground_color=(0.62, 0.52, 0.45)))
+    graph.add("room/lamp", light=PointLight((0.9, -1.0, 2.3), (1.0, 0.93, 0.82), 4.6))
+    graph.add("blocks")
+    graph.add("table", fields["table"], tags=["furniture"])
+    tray = Box((0.40, 0.30, 0.032), 0.006, color=(0.80, 0.82, 0.85))
+    hollow = Placed(Box((0.36, 0.26, 0.03), 0.004, color=(0.72, 0.75, 0.78)), SE3.from_translation((0, 0, 0.012)))
+    graph.add("table/tray", tray - hollow, pose=SE3.from_translation((0.08, -0.22, TABLE_TOP + 0.017)))
+    for thing in THINGS:
+        pose, scale = stand(thing, meshes[thing.path])
+        graph.add(thing.path, fields[thing.path], pose=pose, scale=scale)
+    graph.add("camera", camera=Camera.look_at((1.25, -2.05, 1.55), (0.0, -0.05, 0.55), *SIZE, fov_y_deg=42))
+    return graph
+
+
+def edit(graph: SceneGraph) -> None:
+    """What people do to a scene; all of it could be undone."""
+    graph.move("table/tray", by=(0.30, 0.0, 0.0))  # what is on it comes along
+    graph.rotate("table/tray", (0, 0, 1), 20)
+    graph.duplicate("table/tray/mug", "table/mug-2")  # shares the weights
+    graph.move("table/mug-2", to=(-0.12, -0.28, float(graph.pose("table/mug-2")[0].translation[2]) - 0.014))
+    graph.remove("table")  # with all that stands on it
+    graph.undo()
+    graph.remove("table/cone")
+
+
+def put_duck_on_tray(graph: SceneGraph) -> None:
+    """From 0 to 1.2 s the duck is lifted onto the tray; from then on it rides along, while the tray is pushed and turned."""
+    tray, duck = graph.pose("table/tray")[0], graph.pose("table/duck")[0]
+    x, y, z = duck.translation.tolist()
+    to_x, to_y, _ = (tray @ torch.tensor([-0.08, 0.0, 0.0], dtype=torch.float64)).tolist()
+    graph.move("table/duck", to=(0.5 * (x + to_x), 0.5 * (y + to_y), z + 0.30), time=0.6)
+    graph.move("table/duck", to=(to_x, to_y, z + 0.002), time=1.2)
+    graph.reparent("table/duck", "table/tray", start=1.2)
+    graph.move("table/tray", by=(0.0, 0.0, 0.0), time=1.4)
+    graph.move("table/tray", by=(-0.45, 0.02, 0.0), time=2.7)
+    graph.rotate("table/tray", (0, 0, 1), -70, time=2.7)
+
+
+# -- meshes ----------------------------------------------------------------------------------------------------------
 
 
 def read(data: Path, thing: Thing) -> trimesh.Trimesh:
@@ -160,44 +201,40 @@ def table_mesh(data: Path) -> trimesh.Trimesh:
     return boxes[0] + boxes[1:]
 
 
-def furniture() -> list[Instance]:
-    """The room itself: a floor, and walls all around as one box less another."""
-    floor = Box((6.1, 6.1, 0.1), color=(0.74, 0.60, 0.45))
-    walls = Box((6.2, 6.2, 3.0), color=(0.86, 0.87, 0.84)) - Box((6.0, 6.0, 3.4), color=(0.86, 0.87, 0.84))
-    return [
-        Instance("floor", floor, SE3.from_translation((0.0, 0.0, -0.05))),
-        Instance("walls", walls, SE3.from_translation((0.0, 0.0, 1.5))),
-    ]
-
-
-def stand(name: str, field: Field, mesh: trimesh.Trimesh) -> Instance:
-    """Puts a learned object on its place, so that its lowest point touches the table or the floor."""
-    if name == "table":
-        return Instance(name, field, SE3.identity())
-    thing = next(t for t in THINGS if t.name == name)
+def stand(thing: Thing, mesh: trimesh.Trimesh) -> tuple[SE3, float]:
+    """Pose and scale in its parent, so that its lowest point touches the tray, the table or the floor."""
     rotation = SE3.from_axis_angle((0.0, 0.0, 1.0), math.radians(thing.yaw_deg))
     if thing.y_up:
         rotation = rotation @ SE3.from_axis_angle((1.0, 0.0, 0.0), math.pi / 2)
     scale = thing.size / float(mesh.extents.max())
     corners = rotation @ torch.as_tensor(mesh.vertices * scale, dtype=torch.float64)
     box = Aabb(corners.amin(0), corners.amax(0))
-    ground = TABLE_TOP if thing.on_table else 0.0
+    ground = {"table": TABLE_TOP, "table/tray": -0.002, "blocks": 0.0}[thing.path.rpartition("/")[0]]
     shift = torch.tensor([*thing.place, ground], dtype=torch.float64) - torch.cat([box.center[:2], box.lo[2:]])
-    return Instance(name, field, SE3.from_translation(shift) @ rotation, scale)
+    return SE3.from_translation(shift) @ rotation, scale
 
 
-def turn_about(point: torch.Tensor, degrees: float) -> SE3:
-    """A turn about the vertical through a point."""
-    there = SE3.from_translation(point)
-    return there @ SE3.from_axis_angle((0.0, 0.0, 1.0), math.radians(degrees)) @ there.inverse()
+# -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def orbit(scene: Composite, path: Path) -> int:
+def picture(graph: SceneGraph):
+    return render(graph.at(), graph.camera_at("camera"), lights=graph.lights_at(), config=RenderConfig(antialias=2))
+
+
+def clip(graph: SceneGraph, path: Path) -> int:
+    """The scene's own time, seen by a camera that goes round it."""
     n = CLIP_FPS * CLIP_SECONDS
-    cameras = Camera.orbit((0.0, 0.0, 0.55), 2.4, n, *CLIP_SIZE, elevation_deg=24, start_deg=-60, fov_y_deg=42)
+    cameras = Camera.orbit((0.05, -0.05, 0.6), 2.2, 3 * n, *CLIP_SIZE, elevation_deg=26, start_deg=-90, fov_y_deg=42)[
+        :n
+    ]
     plain = RenderConfig(antialias=1)
-    bar = tqdm(cameras, desc="orbit", unit="frame", delay=2, leave=False, disable=None)
-    return save_mp4((render(scene, c, lights=LIGHTS, config=plain, progress=False).rgb for c in bar), path, CLIP_FPS)
+    bar = tqdm(cameras, desc="clip", unit="frame", delay=2, leave=False, disable=None)
+    times = (i / CLIP_FPS for i in range(n))
+    frames = (
+        render(graph.at(t), camera, lights=graph.lights_at(t), config=plain, progress=False).rgb
+        for t, camera in zip(times, bar, strict=True)
+    )
+    return save_mp4(frames, path, CLIP_FPS)
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
@@ -221,23 +258,23 @@ class Clock:
         return result
 
 
-def report(out: Path, fields: dict[str, SirenField], clock: Clock, frames: int) -> None:
-    rows = []
-    for name, field in fields.items():
-        file = out / "fields" / f"{name}.safetensors"
-        rows.append(
-            {"object": name, "parameters": sum(p.numel() for p in field.parameters()), "bytes": file.stat().st_size}
-        )
-    print(f"\n{'object':<12}{'parameters':>12}{'file':>10}")
-    for row in rows:
-        print(f"{row['object']:<12}{row['parameters']:>12,}{row['bytes'] / 1000:>7.0f} KB")
-    print(f"\n{'part':<44}{'seconds':>9}")
+def report(out: Path, graph: SceneGraph, fields: dict[str, SirenField], clock: Clock, frames: int) -> None:
+    parameters = {path: sum(p.numel() for p in field.parameters()) for path, field in fields.items()}
+    files = list((out / "room.scene/fields").iterdir())
+    print(f"\n{'learned':<18}{'parameters':>12}")
+    for path, count in parameters.items():
+        print(f"{path:<18}{count:>12,}")
+    print(f"{len(files)} field files, {sum(f.stat().st_size for f in files) / 1000:,.0f} KB\n\nedits")
+    for line in graph.log[-18:]:
+        print(f"  {line}")
+    print(f"\n{'part':<46}{'seconds':>9}")
     for part, seconds in clock.parts.items():
-        print(f"{part:<44}{seconds:>9.2f}")
-    print(f"{'all':<44}{sum(clock.parts.values()):>9.2f}")
+        print(f"{part:<46}{seconds:>9.2f}")
+    print(f"{'all':<46}{sum(clock.parts.values()):>9.2f}")
     made = sorted(p.relative_to(out).as_posix() for p in out.glob("*.*") if p.suffix in (".png", ".mp4"))
-    print(f"\n{frames} frames of orbit; in {out}/: " + ", ".join(made) + ", fields/")
-    (out / "summary.json").write_text(json.dumps({"objects": rows, "seconds": clock.parts}, indent=1))
+    print(f"\n{frames} frames of clip; in {out}/: " + ", ".join(made) + ", room.scene/")
+    print(f"Next: sirenscape info scene={out}/room.scene sheet={out}/sheet.png")
+    (out / "summary.json").write_text(json.dumps({"parameters": parameters, "seconds": clock.parts}, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from objects.field import Field
+from objects.files import field_hash
 from objects.fitting import fit_meshes
 from objects.mesh import MeshError, Meshlike
 from objects.training import FitError
@@ -73,8 +74,11 @@ def build(plans: Sequence[Plan], *, seed: int = 0) -> SceneGraph:
         except (MeshError, FitError) as error:
             raise ValueError(_with_nodes(str(error), list(first_user.values()))) from error
     graph = SceneGraph()
+    known: dict[str, Field] = {}  # equal fields become one
     for plan in plans:
         shape = plan.shape if plan.shape is None or isinstance(plan.shape, Field) else learned[id(plan.shape)]
+        if shape is not None:
+            shape = known.setdefault(field_hash(shape), shape)
         if plan.scene is not None:
             graph.include(load_scene(plan.scene), plan.path)
             graph.animate(plan.path, plan.track)

@@ -187,6 +187,8 @@ def render(settings: Settings) -> Report:
     files = picture_files(settings["out"], layers, is_film, source)
     if settings["clip"] not in ("auto", "orbit", "time", "both"):
         raise ValueError(f"clip: expected auto, orbit, time or both, got {settings['clip']!r}")
+    if settings["level"] < 0:
+        raise ValueError(f"level: expected 0 or more, got {settings['level']}")
     if not 0 < settings["fps"] <= 240:
         raise ValueError(f"fps: expected a number above 0 and at most 240, got {settings['fps']}")
     seconds = None if settings["seconds"] is None else numbers("seconds", settings["seconds"], 1)[0]
