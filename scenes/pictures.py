@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -141,8 +142,12 @@ def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time:
     chosen = list(users.items())[:59]
     for field, paths in tqdm(chosen, desc="sheet", unit="object", delay=2, leave=False, disable=None):
         box = field.bounds
-        near = Camera.orbit(box.center, 1.15 * box.diagonal, 1, *size, start_deg=-60, fov_y_deg=45)[0]
-        alone = Composite([Instance(paths[0], field, SE3.identity())])
+        turned = SE3(
+            graph.pose(paths[0], time)[0].quat_wxyz, torch.zeros(3, dtype=torch.float64)
+        )  # as it stands in the scene
+        middle = turned @ box.center.double()
+        near = Camera.orbit(middle, 1.15 * box.diagonal, 1, *size, start_deg=-60, fov_y_deg=45)[0]
+        alone = Composite([Instance(paths[0], field, turned)])
         label = paths[0] + (f"  x {len(paths)}" if len(paths) > 1 else "")
         pictures.append(labelled(render(alone, near, lights=lights, progress=False).rgb, label))
     save_png(contact_sheet(pictures, columns=min(4, math.ceil(math.sqrt(len(pictures))))), file)
