@@ -143,8 +143,12 @@ class Composite:
         if lengths != {m} or T_world_obj.quat_wxyz.dim() != 2:
             raise ValueError(f"Composite.from_columns: expected {m} of each column, got lengths {sorted(lengths)}")
         values = scale.detach()
-        if m and not (torch.isfinite(values).all() and (values > 0).all()):
-            raise ValueError("Composite.from_columns: scale must be finite and greater than 0")
+        bad = ~(torch.isfinite(values) & (values > 0))
+        if m and bad.any():
+            i = int(bad.nonzero()[0, 0])
+            raise ValueError(
+                f"Composite: {names[i]!r}: scale must be finite and greater than 0, got {float(values[i])}"
+            )
         made = object.__new__(Composite)
         made._start(names, fields, T_world_obj.to(torch.float64), scale.double(), times, lit, like)
         return made
@@ -169,7 +173,7 @@ class Composite:
             np.ascontiguousarray(rot), np.ascontiguousarray(trans), scale.detach().numpy(), row_of,
             self._assets.box_lo, self._assets.box_hi,
         )  # fmt: skip
-        self._box_lo, self._box_hi = _world_boxes(self._stand, np.arange(len(names)))
+        self._box_lo, self._box_hi = _world_boxes(self._stand, np.arange(len(names)), self._names)
         self._bvh = Bvh.build(self._box_lo, self._box_hi)
 
     @cached_property
@@ -257,7 +261,7 @@ class Composite:
             rot, trans = self._stand.rot.copy(), self._stand.trans.copy()
             rot[chosen], trans[chosen] = poses.rotation().numpy(), poses.translation.numpy()
         moved._stand = self._stand._replace(rot=rot, trans=trans, scale=scales)
-        lo, hi = _world_boxes(moved._stand, chosen)
+        lo, hi = _world_boxes(moved._stand, chosen, self._names)
         moved._box_lo, moved._box_hi = self._box_lo.copy(), self._box_hi.copy()
         moved._box_lo[chosen], moved._box_hi[chosen] = lo, hi
         moved._bvh = self._bvh.refitted(chosen, lo, hi)
@@ -494,7 +498,7 @@ def _with_rows(all_rows: Tensor, chosen: np.ndarray, rows: Tensor) -> Tensor:
         return torch.stack(parts)
 
 
-def _world_boxes(stand: Stand, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _world_boxes(stand: Stand, ids: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """World boxes around the oriented boxes of instances, a hair wider than exact."""
     asset = stand.asset[ids]
     scale = stand.scale[ids, None]
@@ -507,7 +511,7 @@ def _world_boxes(stand: Stand, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         worst = ids[far][0]
         raise ValueError(
             f"Composite: an instance may stand at most {_FARTHEST:g} times its own size from the origin (float64 can't "
-            f"tell its points apart farther out), got instance {worst} at {stand.trans[worst].tolist()}"
+            f"tell its points apart farther out), got {names[worst]!r} at {stand.trans[worst].tolist()}"
         )
     slack = 1e-12 * (np.abs(centre) + reach) + 1e-9 * reach
     return centre - reach - slack, centre + reach + slack

@@ -14,6 +14,7 @@ import numpy as np
 
 from compose.bvh import INNER, STACK, box_distance2, box_span
 
+_BLOCK = 64  # rays that one thread takes at a time
 _SUB = 8  # linear pieces of the cubic that a trilinear cell shows along a ray
 
 
@@ -185,7 +186,7 @@ def points_to_object(stand, points, instance):
 
 
 @numba.njit(cache=True)
-def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, piece, found, k, count, instance):
+def _march(grids, a, stand, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, piece, found, k, count, instance, g):
     """Marches one asset's grid along a ray in its object frame and appends candidates to row ``k`` of ``found``.
 
     From ``t_enough`` on no new candidate matters; one that was begun is finished, so that candidates never depend on what
@@ -194,17 +195,17 @@ def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, p
     An interval is uncertain while the interpolated value is within the cell's bound of zero; it goes on over the borders of cells.
     One that begins certainly outside and ends certainly inside is certain, and the march stops with it. ``widen`` scales the
     bounds; uncertain candidates are cut to the length ``piece``, so that a ray that slides along a surface is searched side by side
-    and not step after step. ``count[k]`` may exceed the row: then the row is not whole. Returns the end of the certain candidate,
-    or inf.
+    and not step after step. ``count[k]`` may exceed the row: then the row is not whole. ``g`` is room for ``_SUB + 1`` numbers.
+    Returns the end of the certain candidate, or inf.
     """
     nx, ny, nz = grids.shape[a, 0], grids.shape[a, 1], grids.shape[a, 2]
     sx, sy, sz = 1.0 / grids.cell[a, 0], 1.0 / grids.cell[a, 1], 1.0 / grids.cell[a, 2]
     # In cell units: u = o + t d.
-    ox, oy, oz = (ox - lo[0]) * sx, (oy - lo[1]) * sy, (oz - lo[2]) * sz
+    ox, oy, oz = (ox - stand.box_lo[a, 0]) * sx, (oy - stand.box_lo[a, 1]) * sy, (oz - stand.box_lo[a, 2]) * sz
     dx, dy, dz = dx * sx, dy * sy, dz * sz
+    ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
     speed = np.sqrt(dx * dx + dy * dy + dz * dz)
     nudge = 1e-7 / speed  # in t: a ten-millionth of a cell, to be past a border
-    g = np.empty(_SUB + 1)
     opened, open_ta, open_sign = False, 0.0, 0  # an uncertain interval that reaches the end of the last cell
     t = t_in
     while t < t_out and (opened or t <= t_enough):
@@ -217,14 +218,10 @@ def _march(grids, a, lo, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, p
         at = grids.cell_at[a] + (i * ny + j) * nz + h
         skip = grids.skip[at]
         reach = max(int(skip), 1) - 1
-        leave = np.inf
-        if dx != 0.0:
-            leave = min(leave, ((i + 1 + reach if dx > 0 else i - reach) - ox) / dx)
-        if dy != 0.0:
-            leave = min(leave, ((j + 1 + reach if dy > 0 else j - reach) - oy) / dy)
-        if dz != 0.0:
-            leave = min(leave, ((h + 1 + reach if dz > 0 else h - reach) - oz) / dz)
-        leave = min(max(leave, t + nudge), t_out)
+        leave_x = ((i + 1 + reach if dx > 0 else i - reach) - ox) * ix if dx != 0.0 else np.inf
+        leave_y = ((j + 1 + reach if dy > 0 else j - reach) - oy) * iy if dy != 0.0 else np.inf
+        leave_z = ((h + 1 + reach if dz > 0 else h - reach) - oz) * iz if dz != 0.0 else np.inf
+        leave = min(max(min(leave_x, leave_y, leave_z), t + nudge), t_out)
         row = grids.value_at[a] + (i * (ny + 1) + j) * (nz + 1) + h
         v000 = np.float64(grids.value[row])
         if skip > 0:
@@ -335,20 +332,61 @@ def find_candidates(
     Row ``k`` of ``found`` takes the candidates of ray ``k``; ``count [n]`` says how many there are, more than the row holds if it
     overflowed. With ``any_hit`` a ray stops at the first certain candidate of any instance and says so in ``blocked``.
     """
-    for k in numba.prange(len(origins)):
-        o, d = origins[k], directions[k]
-        _find(tree, stand, grids, piece, o, d, t_min[k], t_max[k], widen, any_hit, found, count, blocked, k)
+    n = len(origins)
+    for block in numba.prange((n + _BLOCK - 1) // _BLOCK):
+        stack, stack_t, g = np.empty(STACK, dtype=np.int64), np.empty(STACK), np.empty(_SUB + 1)
+        for k in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
+            _find(
+                tree, stand, grids, piece, origins, directions, t_min[k], t_max[k], widen, any_hit, found, count, blocked, k,
+                stack, stack_t, g,
+            )  # fmt: skip
 
 
 @numba.njit(cache=True)
-def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any_hit, found, count, blocked, k):
-    ox, oy, oz = origin
-    dx, dy, dz = direction
-    stack, stack_t = np.empty(STACK, dtype=np.int64), np.empty(STACK)
+def _inverse(d):
+    """``1 / d``; huge instead of infinite, so that no product with it is NaN."""
+    return 1.0 / d if abs(d) > 1e-300 else 1e300
+
+
+@numba.njit(cache=True)
+def _node_enter(tree, node, ox, oy, oz, ix, iy, iz, t_min, t_max):
+    """Where a ray with inverse directions ``i`` enters a node's box, inf for a miss. Boxes are a hair wider than exact, far
+    more than products with inverses are off."""
+    x0, x1 = (tree.lo[node, 0] - ox) * ix, (tree.hi[node, 0] - ox) * ix
+    y0, y1 = (tree.lo[node, 1] - oy) * iy, (tree.hi[node, 1] - oy) * iy
+    z0, z1 = (tree.lo[node, 2] - oz) * iz, (tree.hi[node, 2] - oz) * iz
+    enter = max(t_min, min(x0, x1), min(y0, y1), min(z0, z1))
+    leave = min(t_max, max(x0, x1), max(y0, y1), max(z0, z1))
+    return enter if enter <= leave else np.inf
+
+
+@numba.njit(cache=True)
+def _find(
+    tree,
+    stand,
+    grids,
+    piece,
+    origins,
+    directions,
+    t_min,
+    t_max,
+    widen,
+    any_hit,
+    found,
+    count,
+    blocked,
+    k,
+    stack,
+    stack_t,
+    g,
+):
+    ox, oy, oz = origins[k, 0], origins[k, 1], origins[k, 2]
+    dx, dy, dz = directions[k, 0], directions[k, 1], directions[k, 2]
+    ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
     certain_t, top = t_max, 0
     count[k] = 0
-    enter, leave = box_span(tree.lo, tree.hi, 1, ox, oy, oz, dx, dy, dz, t_min, certain_t)
-    if enter <= leave:
+    enter = _node_enter(tree, 1, ox, oy, oz, ix, iy, iz, t_min, certain_t)
+    if enter < np.inf:
         stack[0], stack_t[0], top = 1, enter, 1
     while top > 0:
         top -= 1
@@ -360,11 +398,28 @@ def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any
             a = stand.asset[i]
             px, py, pz = to_object(stand, i, ox, oy, oz)
             qx, qy, qz = turn_to_object(stand, i, dx, dy, dz)
-            lo = stand.box_lo[a]
             enter, leave = box_span(stand.box_lo, stand.box_hi, a, px, py, pz, qx, qy, qz, t_min, t_max)
             if enter < leave:
                 end = _march(
-                    grids, a, lo, px, py, pz, qx, qy, qz, enter, leave, certain_t, widen, piece[i], found, k, count, i
+                    grids,
+                    a,
+                    stand,
+                    px,
+                    py,
+                    pz,
+                    qx,
+                    qy,
+                    qz,
+                    enter,
+                    leave,
+                    certain_t,
+                    widen,
+                    piece[i],
+                    found,
+                    k,
+                    count,
+                    i,
+                    g,
                 )
                 certain_t = min(certain_t, end)
                 if any_hit and end < np.inf:
@@ -372,12 +427,8 @@ def _find(tree, stand, grids, piece, origin, direction, t_min, t_max, widen, any
                     return
             continue
         near, far = 2 * node, 2 * node + 1
-        t_near, t_near_out = box_span(tree.lo, tree.hi, near, ox, oy, oz, dx, dy, dz, t_min, certain_t)
-        t_far, t_far_out = box_span(tree.lo, tree.hi, far, ox, oy, oz, dx, dy, dz, t_min, certain_t)
-        if t_near > t_near_out:
-            t_near = np.inf
-        if t_far > t_far_out:
-            t_far = np.inf
+        t_near = _node_enter(tree, near, ox, oy, oz, ix, iy, iz, t_min, certain_t)
+        t_far = _node_enter(tree, far, ox, oy, oz, ix, iy, iz, t_min, certain_t)
         if t_far < t_near:
             near, far, t_near, t_far = far, near, t_far, t_near
         if t_far < np.inf:

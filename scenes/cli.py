@@ -208,9 +208,7 @@ def _run(arguments: list[str]) -> None:
 
 def _execute(verb: str, settings: Settings) -> None:
     summary = settings.pop("summary")
-    values = [v for value in settings.values() for v in (value if isinstance(value, list) else [value])]
-    inputs = [file for v in values if isinstance(v, str) and (file := path_of(v)).is_file()]
-    path = output_file("summary", summary, inputs) if summary else None
+    path = _summary_file(summary, settings) if summary else None
     began = time.perf_counter()
     report = VERBS[verb](settings)
     seconds = round(time.perf_counter() - began, 2)
@@ -225,6 +223,18 @@ def _execute(verb: str, settings: Settings) -> None:
         made = {"verb": verb, "settings": settings, "seconds": seconds, "rows": report.rows, **report.details}
         made["next"] = report.next_step
         path.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _summary_file(summary: str, settings: Settings) -> Path:
+    """Where the summary goes, if that is no place that the verb reads or writes itself."""
+    path = path_of(summary)
+    for key in ("mesh", "points", "init", "scene", "out", "sheet"):
+        given = settings.get(key)
+        for value in given if isinstance(given, list) else [given]:
+            other = path_of(value).resolve() if value else None
+            if other is not None and (path.resolve() == other or path.resolve().is_relative_to(other)):
+                raise ValueError(f"summary: {summary!r} is also {key}= or inside it")
+    return output_file("summary", summary)
 
 
 def _version() -> str:

@@ -15,7 +15,9 @@ nodes:
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +35,9 @@ from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.paths import path_of
 from scenes.plan import Handover, Plan
+from scenes.store import check_name
 from scenes.track import Quat, Sim3, Track, Vec, quat_multiply, unit_quat, vector
 
 MAX_BYTES = 16 * 2**20
@@ -164,14 +168,15 @@ def read_description(path: str | os.PathLike[str]) -> list[Plan]:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes")
-        loader = _Loader(data)
-        values = loader.get_single_data()
+        values = _values(data)
         _count(values, path)
         description = msgspec.convert(values, _Description, strict=False)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}{_nearest(str(error))}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
     except RecursionError:
         raise ValueError(f"{path}: nested too deep") from None
     plans: list[Plan] = []
@@ -180,11 +185,27 @@ def read_description(path: str | os.PathLike[str]) -> list[Plan]:
     while todo:
         where, node = todo.pop()
         try:
+            check_name(where.rpartition("\0")[2])
+            where = where.replace("\0", "/")
             plans.append(_plan(where, node, path.parent, meshes))
         except ValueError as error:
             raise ValueError(f"{path}: {where}: {error}") from None
-        todo += [(f"{where}/{name}", child) for name, child in reversed(node.children.items())]
+        todo += [(f"{where}\0{name}", child) for name, child in reversed(node.children.items())]
     return plans
+
+
+def _values(data: bytes) -> Any:
+    try:
+        return _Loader(data).get_single_data()
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+    ) as error:  # of a tag and its value
+        raise yaml.YAMLError(str(error)) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -217,9 +238,6 @@ def _count(values: Any, path: Path) -> None:
 
 def _nearest(message: str) -> str:
     """A suggestion for a misspelt key in an error of msgspec's."""
-    import difflib
-    import re
-
     match = re.search(r"unknown field `(.*?)`", message)
     if not match:
         return ""
@@ -270,19 +288,23 @@ def _plan(where: str, node: _Node, folder: Path, meshes: dict) -> Plan:
         track=track,
         scale=node.scale,
         shape=shape,
-        scene=None if node.scene is None else folder / Path(node.scene).expanduser(),
+        scene=None if node.scene is None else folder / path_of(node.scene),
         light=None if node.light is None else _light(node.light),
         camera=camera,
         tags=tuple(node.tags),
         lit=node.lit,
         hidden=node.hidden,
-        handovers=tuple(Handover(h.start, h.by) for h in node.carried),
+        handovers=tuple(Handover(h.start, h.by.strip("/") or "/") for h in node.carried),
     )
 
 
 def _file(folder: Path, name: str, key: str) -> Path:
-    path = folder / Path(name).expanduser()
-    if not path.is_file():
+    path = folder / path_of(name)
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise ValueError(f"{key}: {str(path)[:80]!r} cannot be read: {error.strerror}") from None
+    if not found:
         raise ValueError(f"{key}: no file {str(path)!r}")
     return path
 

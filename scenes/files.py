@@ -13,7 +13,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -36,7 +35,7 @@ from scenes.track import Quat, Track, Vec
 FORMAT, VERSION = "sirenscape.scene", 1
 MAX_FILE_BYTES = 512 * 2**20
 HISTORY = 100  # edits that are kept with a scene
-HISTORY_NODES = 5000  # and how many records they may hold in all
+HISTORY_BYTES = 32 * 2**20  # and how long they may be in all; the newest is kept whatever its length
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Id = Annotated[int, Meta(ge=0, lt=2**40)]
@@ -146,7 +145,7 @@ def save_scene(graph: SceneGraph, path: str | os.PathLike[str]) -> None:
     """
     folder = Path(path)
     _check_target(folder)
-    undo, redo = _kept_history(graph)
+    undo, redo = kept_history(graph)
     nodes = [node for _, node in sorted(graph._nodes.items()) if node.id != ROOT]
     used = _fields_of([*nodes, *_records(undo), *_records(redo)])
     hashes: dict[Field, str] = {}
@@ -158,6 +157,10 @@ def save_scene(graph: SceneGraph, path: str | os.PathLike[str]) -> None:
             if not _is_whole(target, hashes[field]):
                 save_field(field, target)
         text = _encoded(graph.log, nodes, undo, redo, lambda field: hashes[field])
+        if len(text) > MAX_FILE_BYTES:
+            raise SceneFileError(
+                f"{folder}: expected a scene.json of at most {MAX_FILE_BYTES:,} bytes, got {len(text):,}"
+            )
         write_atomically(folder / "scene.json", text)
         _sweep(folder, set(hashes.values()))
     except FieldFileError as error:
@@ -179,15 +182,24 @@ def _check_target(folder: Path) -> None:
             raise SceneFileError(f"{folder}: expected a scene or an empty folder, got one with {names[0]!r}")
 
 
-def _kept_history(graph: SceneGraph) -> tuple[list[Edit], list[Edit]]:
-    """The newest edits, as far back as the limits allow."""
+def kept_history(graph: SceneGraph) -> tuple[list[Edit], list[Edit]]:
+    """The newest edits to undo and to redo, as far back as a file keeps them."""
 
     def newest(edits: list[Edit]) -> list[Edit]:
-        sizes = accumulate(len(e.after) for e in reversed(edits[-HISTORY:]))
-        n = sum(size <= HISTORY_NODES for size in sizes)
+        n, total = 0, 0
+        for edit in reversed(edits[-HISTORY:]):
+            total += sum(_size(node) for side in (edit.before, edit.after) for node in side.values())
+            if n and total > HISTORY_BYTES:
+                break
+            n += 1
         return edits[len(edits) - n :]
 
     return newest(graph._undo), newest(graph._redo)
+
+
+def _size(node: Node | None) -> int:
+    """About how many bytes a record takes."""
+    return 20 if node is None else 300 + sum(150 * len(hold.track.times) for hold in node.holds)
 
 
 def _records(edits: Iterable[Edit]) -> list[Node]:
@@ -225,12 +237,11 @@ def _encoded(
 
 def _sweep(folder: Path, used: set[str]) -> None:
     """Removes field files that nothing uses, and what an interrupted save left."""
-    for path in (folder / "fields").iterdir():
-        match = re.fullmatch(r"([0-9a-f]{64})\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+\.tmp", path.name)
-        if match and match[1] not in used:
+    left = r"([0-9a-f]{64})\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+\.tmp|\.scene\.json\.[0-9a-f]+\.tmp"
+    for path in (*(folder / "fields").iterdir(), *folder.iterdir()):
+        match = re.fullmatch(left, path.name)
+        if match and match[1] not in used and path.is_file():
             path.unlink()
-    for path in folder.glob(".scene.json.*.tmp"):
-        path.unlink()
 
 
 def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:
@@ -303,31 +314,34 @@ def load_scene(path: str | os.PathLike[str]) -> SceneGraph:
     """
     folder = Path(path)
     file = folder / "scene.json"
-    if not folder.exists():
-        raise SceneFileError(f"{folder}: expected a scene folder, found nothing there")
-    if not file.is_file():
-        raise SceneFileError(f"{folder}: expected a folder with a scene.json, found none")
     try:
+        if not folder.exists():
+            raise SceneFileError(f"{folder}: expected a scene folder, found nothing there")
+        if not file.is_file():
+            raise SceneFileError(f"{folder}: expected a folder with a scene.json, found none")
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SceneFileError(f"{file}: cannot be read: {error.strerror or error}") from error
     scene = _decoded(data, file)
+    _renumber(scene)
     names = {record.field for record in scene.nodes if record.field is not None}
     fields = _loaded(folder, sorted(names))
     graph = SceneGraph()
     nodes = [_node_of(record, fields, file) for record in scene.nodes]
-    by_id = {node.id: node for node in nodes}
+    by_id: dict[int, Node | None] = {node.id: node for node in nodes}
     if len(by_id) != len(nodes):
         _fail(file, "expected every id once, got one twice")
-    graph._next_id = max(by_id, default=ROOT) + 1
     try:
         graph._check(by_id)
     except ValueError as error:
         _fail(file, str(error))
     graph._apply(by_id)
     graph.log = list(scene.log)
-    _restore_history(graph, scene, folder, fields, file)
+    try:
+        graph._undo, graph._redo = _history(graph, scene, folder, fields, file)
+    except ValueError as error:
+        graph.log.append(f"history dropped: {' '.join(str(error).split())}")
     return graph
 
 
@@ -371,34 +385,62 @@ def _loaded(folder: Path, names: Iterable[str]) -> dict[str, Field]:
     return fields
 
 
-def _restore_history(graph: SceneGraph, scene: _Scene, folder: Path, fields: dict[str, Field], file: Path) -> None:
-    """Undo and redo as they were; where they don't fit the scene (a field only they use is gone), the scene opens without."""
+def _history(
+    graph: SceneGraph, scene: _Scene, folder: Path, fields: dict[str, Field], file: Path
+) -> tuple[list[Edit], list[Edit]]:
+    """Undo and redo, each step tried on a copy.
+
+    Raises:
+        ValueError: They don't fit the scene (it was changed by hand), or a field that only they use is gone or damaged.
+    """
     records = [r for e in (*scene.undo, *scene.redo) for r in (*e.before, *e.after)]
     more = sorted({r.field for r in records if r.field is not None} - fields.keys())
-    if any(not _field_file(folder, name).is_file() for name in more):
-        graph.log.append("history dropped: a field that only it uses is gone")
-        return
     fields = fields | _loaded(folder, more)
 
     def side(some: list[_Node], gone: list[int]) -> dict[int, Node | None]:
-        out: dict[int, Node | None] = dict.fromkeys(gone)
-        out |= {record.id: _node_of(record, fields, file) for record in some}
-        return out
+        return dict.fromkeys(gone) | {record.id: _node_of(record, fields, file) for record in some}
 
     undo, redo = (
         [Edit(e.text, side(e.before, e.before_gone), side(e.after, e.after_gone)) for e in edits]
         for edits in (scene.undo, scene.redo)
     )
-    try:  # there and back again: every step must lead from one sound scene to another
-        for edits, there, back in ((undo, "before", "after"), (redo, "after", "before")):
-            for edit in reversed(edits):
-                graph._check(getattr(edit, there), expected=getattr(edit, back))
-                graph._apply(getattr(edit, there))
-            for edit in edits:
-                graph._apply(getattr(edit, back))
-    except ValueError as error:
-        _fail(file, f"its history doesn't fit it: {error}")
-    graph._undo, graph._redo = undo, redo
+    for edits, there, back in ((undo, "before", "after"), (redo, "after", "before")):
+        copy = SceneGraph()
+        copy._apply({i: node for i, node in graph._nodes.items() if i != ROOT})
+        for edit in reversed(edits):
+            target, present = getattr(edit, there), getattr(edit, back)
+            if target.keys() != present.keys() or any(
+                not _same_record(copy._nodes.get(i), node) for i, node in present.items()
+            ):
+                raise ValueError(f"the edit {edit.text!r} does not fit the scene")
+            copy._check(target)
+            copy._apply(target)
+    return undo, redo
+
+
+def _same_record(a: Node | None, b: Node | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    parents = [hold.parent for hold in a.holds] == [hold.parent for hold in b.holds]
+    return parents and a.same_as(b, lambda x, y: x is y)
+
+
+def _renumber(scene: _Scene) -> None:
+    """Numbers the nodes from 1 where ids are far apart, in the same order: ids index arrays."""
+    edits = (*scene.undo, *scene.redo)
+    records = [*scene.nodes, *(r for e in edits for r in (*e.before, *e.after))]
+    gone = [i for e in edits for i in (*e.before_gone, *e.after_gone)]
+    used = sorted({r.id for r in records} | set(gone) | {h.parent for r in records for h in r.held} | {ROOT})
+    if used[-1] < 4 * len(used) + 1000:
+        return
+    new = {old: i for i, old in enumerate(used)}
+    for record in records:
+        record.id = new[record.id]
+        for hold in record.held:
+            hold.parent = new[hold.parent]
+    for edit in edits:
+        edit.before_gone = [new[i] for i in edit.before_gone]
+        edit.after_gone = [new[i] for i in edit.after_gone]
 
 
 def _node_of(record: _Node, fields: dict[str, Field], file: Path) -> Node:

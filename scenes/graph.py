@@ -20,8 +20,8 @@ from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.node import ROOT, Hold, Node, checked_scale
 from scenes.questions import Questions
-from scenes.store import Changes, a_, check_name, finite, one_pose, quoted, shown, word_set
-from scenes.track import Quat, Sim3, Track, Vec, quat_multiply, unit_quat, vector
+from scenes.store import Changes, a_, check_name, one_pose, quoted, shown, word_set
+from scenes.track import Quat, Sim3, Track, Vec, number, quat_multiply, unit_quat, vector
 
 Frame_ = Literal["world", "parent", "own"]
 
@@ -76,13 +76,15 @@ class SceneGraph(Questions):
             raise ValueError(f"add {path}: light must be a Light, got {type(light).__name__}")
         if camera is not None and not isinstance(camera, Camera):
             raise ValueError(f"add {path}: camera must be a Camera, got {type(camera).__name__}")
+        if track is not None and not isinstance(track, Track):
+            raise ValueError(f"add {path}: track must be a Track, got {type(track).__name__}")
         parent, name = self._new_place(path)
         track = track or Track.constant(one_pose(pose, f"add {path}") if pose is not None else Sim3())
         hold = Hold(-math.inf, parent, track, checked_scale(scale, f"add {path}: scale"))
-        node = Node(self._next_id, name, (hold,), field, light, camera, lit, tags=word_set(tags))
+        node = Node(self._next_id, name, (hold,), field, light, camera, bool(lit), tags=word_set(tags))
         self._next_id += 1
         self._commit(f"add {quoted(path)} ({node.what()})", {node.id: node})
-        return path
+        return self.path_of(node)
 
     def remove(self, path: str) -> None:
         """Removes a node and all beneath it.
@@ -117,16 +119,16 @@ class SceneGraph(Questions):
         parent, name = self._new_place(new_path)
         if parent in (inside := self._subtree(source)):
             raise ValueError(f"duplicate {path}: cannot put a copy of it inside itself ({new_path})")
-        number = dict(zip(inside, count(self._next_id)))
+        new_id = dict(zip(inside, count(self._next_id)))
         self._next_id += len(inside)
         changes: Changes = {}
-        for i, new in number.items():
+        for i, new in new_id.items():
             node = self._nodes[i]
-            holds = tuple(replace(h, parent=number.get(h.parent, h.parent)) for h in node.holds)
+            holds = tuple(replace(h, parent=new_id.get(h.parent, h.parent)) for h in node.holds)
             changes[new] = replace(node, id=new, holds=holds)
         top = self._nodes[source]
         holds = top.holds if parent == top.parent else (*top.holds[:-1], self._handed_over(top.holds[-1], parent))
-        changes[number[source]] = replace(top, id=number[source], name=name, holds=holds)
+        changes[new_id[source]] = replace(top, id=new_id[source], name=name, holds=holds)
         self._commit(f"duplicate {quoted(path)} as {quoted(new_path)}", changes)
         return new_path
 
@@ -141,6 +143,7 @@ class SceneGraph(Questions):
     def group(self, path: str, members: Sequence[str]) -> str:
         """Makes a new group and hangs ``members`` under it; they stay where they stand."""
         parent, name = self._new_place(path)
+        members = [members] if isinstance(members, str) else list(members)
         ids = [self._id(member, root=False) for member in members]
         if len(set(ids)) != len(ids):
             raise ValueError(f"group {path}: a member was named twice")
@@ -204,14 +207,13 @@ class SceneGraph(Questions):
                 f"reparent {path}: {parent} hangs under it at some time; a node can't carry what carries it"
             )
         self._check_free(target, node.name, allowed=node.id)
-        self._check_depth(target, self._height(node.id))
         if start is not None:
-            start = finite(start, f"reparent {path}: start")
+            start = number(start, f"reparent {path}: start")
             if start <= node.holds[-1].start:
                 raise ValueError(
                     f"reparent {path}: start must come after {node.holds[-1].start:g} s, when it last changed hands, got {start:g}"
                 )
-        at = finite(time, "time") if start is None else start
+        at = number(time, "time") if start is None else start
         hold = self._handed_over(node.holds[node.hold_number(at)], target, at)
         kept = () if start is None else node.holds
         changed = replace(node, holds=(*kept, replace(hold, start=-math.inf if start is None else start)))
@@ -221,18 +223,19 @@ class SceneGraph(Questions):
 
     def include(self, other: SceneGraph, at: str) -> str:
         """Adds a copy of another scene under a new group. Equal fields are kept once; the other scene stays as it is."""
+        if not isinstance(other, SceneGraph):
+            raise ValueError(f"include: expected a SceneGraph, got {type(other).__name__}")
         parent, name = self._new_place(at)
         known = {field_hash(field): field for field in self.fields}
         ours = {id(field): known.setdefault(field_hash(field), field) for field in other.fields}
         top = Node(self._next_id, name, (Hold(-math.inf, parent, Track.constant(Sim3())),))
-        number = {ROOT: top.id} | {node.id: top.id + 1 + k for k, node in enumerate(other._sorted())}
-        self._check_depth(parent, 1 + other._height(ROOT))
+        new_id = {ROOT: top.id} | {node.id: top.id + 1 + k for k, node in enumerate(other._sorted())}
         changes: Changes = {top.id: top}
         for node in other._sorted():
-            holds = tuple(replace(h, parent=number[h.parent]) for h in node.holds)
+            holds = tuple(replace(h, parent=new_id[h.parent]) for h in node.holds)
             field = None if node.field is None else ours[id(node.field)]
-            changes[number[node.id]] = replace(node, id=number[node.id], holds=holds, field=field)
-        self._next_id += len(number)
+            changes[new_id[node.id]] = replace(node, id=new_id[node.id], holds=holds, field=field)
+        self._next_id += len(new_id)
         self._commit(f"include {len(other)} nodes at {quoted(at)}", changes)
         return at
 
@@ -246,7 +249,9 @@ class SceneGraph(Questions):
 
     def set_lit(self, path: str, lit: bool) -> None:
         """Whether lights act on the node's field."""
-        self._set(path, f"lit {quoted(path)} {'on' if lit else 'off'}", lit=bool(lit))
+        if not isinstance(lit, bool):
+            raise ValueError(f"set_lit {path}: expected True or False, got {lit!r}")
+        self._set(path, f"lit {quoted(path)} {'on' if lit else 'off'}", lit=lit)
 
     def set_light(self, path: str, light: Light | None) -> None:
         """Gives a node another light, or none."""
@@ -314,7 +319,7 @@ class SceneGraph(Questions):
     ) -> None:
         """Turns a node by ``degrees`` around ``axis`` (right-handed), in place or ``about`` a world point."""
         ax, ay, az = vector(axis, f"rotate {path}: axis")
-        length, half = math.hypot(ax, ay, az), 0.5 * math.radians(finite(degrees, f"rotate {path}: degrees"))
+        length, half = math.hypot(ax, ay, az), 0.5 * math.radians(number(degrees, f"rotate {path}: degrees"))
         if length < 1e-12:
             raise ValueError(f"rotate {path}: axis must not have zero length")
         s = math.sin(half) / length
@@ -372,7 +377,7 @@ class SceneGraph(Questions):
 
     def retime(self, path: str, *, shift: float = 0.0, factor: float = 1.0) -> None:
         """Moves what a node and all beneath it do in time: from ``t`` to ``factor * t + shift`` (seconds)."""
-        shift, factor = finite(shift, f"retime {path}: shift"), checked_scale(factor, f"retime {path}: factor")
+        shift, factor = number(shift, f"retime {path}: shift"), checked_scale(factor, f"retime {path}: factor")
         changes: Changes = {}
         for i in self._subtree(self._id(path, root=False)):
             if (node := self._nodes[i]).moves:
@@ -391,7 +396,7 @@ class SceneGraph(Questions):
         if frame not in ("world", "parent", "own"):
             raise ValueError(f"{path}: frame must be world, parent or own, got {frame!r}")
         node = self._nodes[self._id(path, root=False)]
-        k = node.hold_number(None if time is None else finite(time, f"{path}: time"))
+        k = node.hold_number(None if time is None else number(time, f"{path}: time"))
         start = node.holds[k].start
         ref = time if time is not None else (start if math.isfinite(start) else 0.0)
         return node, k, ref, self._world(node.holds[k].parent, ref)
@@ -408,7 +413,7 @@ class SceneGraph(Questions):
     ) -> None:
         """Commits a new pose: as a key at ``time``, or by a change of the whole track of hold ``k``."""
         hold = node.holds[k]
-        track = change(hold.track) if time is None else hold.track.with_key(float(time), *new)
+        track = change(hold.track) if time is None else hold.track.with_key(number(time, "time"), *new)
         text += f" frame {frame}" if frame != "world" else ""
         text += "" if time is None else f" time {shown(time)}"
         self._commit(text, {node.id: node.with_hold(k, replace(hold, track=track))})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from scenes.track import Sim3, Track, rotate
+from scenes.track import Sim3, Track, number, rotate
 
 ROOT = 0  # id of the nameless node above all
 
@@ -132,9 +131,9 @@ def checked_scale(value: float, what: str) -> float:
     """A scale as a float.
 
     Raises:
-        ValueError: Not finite, or not above 0.
+        ValueError: Not finite, not above 0, or so large or small that nothing could be told from it.
     """
-    value = float(value)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{what}: expected a finite number above 0, got {value}")
-    return value
+    found = number(value, what)
+    if not 1e-12 <= found <= 1e12:
+        raise ValueError(f"{what}: expected a number above 0 (from 1e-12 to 1e12), got {found}")
+    return found

@@ -79,15 +79,15 @@ def _extent(graph: SceneGraph, time: float) -> tuple[list[float], float]:
     return bounds.center.tolist(), 0.5 * bounds.diagonal
 
 
-def film(graph: SceneGraph, settings: Settings, seconds: float | None) -> list[tuple[float, Camera]]:
-    """Time and camera of each picture."""
-
-    last = graph.span[1]
-    start, clip = settings["time"], settings["clip"]
+def film(graph: SceneGraph, settings: Settings, start: float, seconds: float | None) -> list[tuple[float, Camera]]:
+    """Time and camera of each picture, from ``start`` on."""
+    last, clip = graph.span[1], settings["clip"]
     if clip == "auto":
         clip = "time" if last > start else "orbit"
     if seconds is None:
         seconds = max(last - start, 1.0) if clip != "orbit" and last > start else 4.0
+        if seconds > 3600:
+            raise ValueError(f"seconds: the scene moves until {last:g} s; say which part to film by time= and seconds=")
     n = max(round(seconds * settings["fps"]), 1)
     times = [start + (i / settings["fps"] if clip != "orbit" else 0.0) for i in range(n)]
     if clip == "time":

@@ -79,27 +79,37 @@ def build(plans: Sequence[Plan], *, seed: int = 0) -> SceneGraph:
         shape = plan.shape if plan.shape is None or isinstance(plan.shape, Field) else learned[id(plan.shape)]
         if shape is not None:
             shape = known.setdefault(field_hash(shape), shape)
-        if plan.scene is not None:
-            graph.include(load_scene(plan.scene), plan.path)
-            graph.animate(plan.path, plan.track)
-            graph.scale(plan.path, plan.scale)
-            graph.set_light(plan.path, plan.light)
-            graph.set_camera(plan.path, plan.camera)
-            graph.tag(plan.path, *plan.tags)
-        else:
-            node = {"scale": plan.scale, "light": plan.light, "camera": plan.camera, "lit": plan.lit, "tags": plan.tags}
-            graph.add(plan.path, shape, track=plan.track, **node)
-        if plan.hidden:
-            graph.hide(plan.path)
+        try:
+            _add(graph, plan, shape)
+        except ValueError as error:
+            raise ValueError(f"{plan.path}: {error}") from error
     where = {plan.path: plan.path for plan in plans}
     for start, by, path in sorted((h.start, h.by, plan.path) for plan in plans for h in plan.handovers):
-        moved = graph.reparent(where[path], where.get(by, by), start=start)
+        try:
+            moved = graph.reparent(where[path], where.get(by, by), start=start)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         old = where[path]
         where = {
             key: moved + at[len(old) :] if at == old or at.startswith(old + "/") else at for key, at in where.items()
         }
     graph.forget_history()
     return graph
+
+
+def _add(graph: SceneGraph, plan: Plan, shape: Field | None) -> None:
+    if plan.scene is not None:
+        graph.include(load_scene(plan.scene), plan.path)
+        graph.animate(plan.path, plan.track)
+        graph.scale(plan.path, plan.scale)
+        graph.set_light(plan.path, plan.light)
+        graph.set_camera(plan.path, plan.camera)
+        graph.tag(plan.path, *plan.tags)
+    else:
+        node = {"scale": plan.scale, "light": plan.light, "camera": plan.camera, "lit": plan.lit, "tags": plan.tags}
+        graph.add(plan.path, shape, track=plan.track, **node)
+    if plan.hidden:
+        graph.hide(plan.path)
 
 
 def _with_nodes(message: str, users: Sequence[Plan]) -> str:

@@ -17,8 +17,8 @@ from objects.aabb import Aabb
 from rendering.camera import Camera
 from rendering.lights import Light
 from scenes.node import camera_in_world, light_in_world
-from scenes.store import NodeStore, a_, finite
-from scenes.track import Vec, vector
+from scenes.store import NodeStore, a_
+from scenes.track import Vec, number, vector
 
 
 class Closest(NamedTuple):
@@ -67,7 +67,7 @@ class Questions(NodeStore):
 
         What did not change since the last call is shared with its result.
         """
-        return self._view.at(finite(time, "time"))
+        return self._view.at(number(time, "time"))
 
     def lights_at(self, time: float = 0.0) -> tuple[Light, ...]:
         """All visible lights, in the world, at ``time``."""
@@ -89,7 +89,7 @@ class Questions(NodeStore):
         if node.camera is None:
             there = f"; there is {', '.join(self.cameras)}" if self.cameras else "; the scene has none"
             raise ValueError(f"{path}: expected a node with a camera, got {a_(node.what())}{there}")
-        return camera_in_world(node.camera, self._world(node.id, finite(time, "time")))
+        return camera_in_world(node.camera, self._world(node.id, number(time, "time")))
 
     # -- questions -----------------------------------------------------------------------------------------------------
 
@@ -109,11 +109,14 @@ class Questions(NodeStore):
             if tagged is None:
                 raise ValueError("select: expected a tag, a box, or both")
             return tagged
+        if not isinstance(box, Aabb):
+            raise ValueError(f"select: box must be an Aabb, got {type(box).__name__}")
         scene = self.at(time)
         lo, hi = box.lo.double().numpy(), box.hi.double().numpy()
         meets = np.all((scene._box_lo <= hi) & (scene._box_hi >= lo), axis=1)
         found = [name for name, inside in zip(scene._names, meets.tolist(), strict=True) if inside]
-        return found if tagged is None else [path for path in found if path in set(tagged)]
+        wanted = set(found if tagged is None else tagged)
+        return [path for path in found if path in wanted]
 
     def closest(self, points: Float[Tensor, "n 3"] | Sequence[Sequence[float]], time: float = 0.0) -> Closest:
         """Signed distance, gradient and closest object at world points (metres).
@@ -193,8 +196,8 @@ class Questions(NodeStore):
 
         ``paths, place = graph.owners(1); place[frame.owner]`` (where ``frame.owner >= 0``) is a picture of whole things.
         """
-        if level < 1:
-            raise ValueError(f"owners: level must be at least 1, got {level}")
+        if not isinstance(level, int) or level < 1:
+            raise ValueError(f"owners: level must be a whole number of at least 1, got {level}")
         number: dict[str, int] = {}
         place = [number.setdefault(path_at_level(name, level), len(number)) for name in self.at(time)._names]
         return list(number), torch.tensor(place, dtype=torch.int64)

@@ -57,6 +57,12 @@ class Words:
         except ValueError:
             raise ValueError(f"expected {what}, a number, got {got!r}; usage: {self._usage}") from None
 
+    def whole(self, what: str) -> int:
+        value = self.number(what)
+        if not (1 <= value <= 16384 and value == int(value)):
+            raise ValueError(f"expected {what}, a whole number from 1 to 16384, got {value:g}")
+        return int(value)
+
     def numbers(self, n: int, what: str) -> list[float]:
         return [self.number(what) for _ in range(n)]
 
@@ -194,13 +200,13 @@ def _light(graph: SceneGraph, words: Words) -> None:
 
 def _camera(graph: SceneGraph, words: Words) -> None:
     path, kind = words.take("a path"), words.keyword("on", "off")
-    fov, size = 50.0, [640.0, 480.0]
+    fov, size = 50.0, [640, 480]
     while (word := words.option_of("fov", "size")) is not None:
         if word == "fov":
             fov = words.number("degrees")
         else:
-            size = words.numbers(2, "width height")
-    ahead = Camera.look_at((0, 0, 0), (0, 0, 1), round(size[0]), round(size[1]), fov)
+            size = [words.whole("pixels"), words.whole("pixels")]
+    ahead = Camera.look_at((0, 0, 0), (0, 0, 1), size[0], size[1], fov)
     graph.set_camera(path, replace(ahead, T_world_cam=SE3.identity()) if kind == "on" else None)
 
 
@@ -264,19 +270,11 @@ def statements(script: str) -> list[list[str]]:
     Raises:
         ValueError: A quote that is not closed.
     """
-    lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=";")
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    found: list[list[str]] = [[]]
+    parts = re.findall(r"""(?:'[^']*'|"[^"]*"|[^;\n'"])+|['"]""", script)  # whole up to a ; or new line outside quotes
     try:
-        for word in lexer:
-            if re.fullmatch(";+", word):
-                found.append([])
-            else:
-                found[-1].append(word)
+        return [words for part in parts if (words := shlex.split(part))]
     except ValueError as error:
         raise ValueError(f"{script!r}: a quote is not closed") from error
-    return [words for words in found if words]
 
 
 def run_script(graph: SceneGraph, script: str) -> list[str]:
@@ -302,7 +300,10 @@ def run_script(graph: SceneGraph, script: str) -> list[str]:
             left = Words(words[1:], verb.usage)
             verb.run(graph, left)
             left.end()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             graph.go_back(before)
             raise ValueError(f"{shlex.join(words)}: {error}") from error
+        except BaseException:
+            graph.go_back(before)
+            raise
     return graph.log[start:]

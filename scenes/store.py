@@ -19,7 +19,7 @@ from objects.field import Field
 from objects.files import field_hash
 from objects.pose import SE3
 from scenes.node import ROOT, Hold, Node, checked_scale
-from scenes.track import Sim3, Track, quat_of, vec_of
+from scenes.track import Sim3, Track, number, quat_of, vec_of
 from scenes.view import View
 
 MAX_DEPTH = 100  # levels of a scene
@@ -58,7 +58,7 @@ class NodeStore:
         return len(self._nodes) - 1
 
     def __contains__(self, path: str) -> bool:
-        return self._find(path) is not None
+        return isinstance(path, str) and self._find(path) is not None
 
     def __getitem__(self, path: str) -> Node:
         """The node at a path."""
@@ -74,8 +74,9 @@ class NodeStore:
 
     def children(self, path: str = "/") -> list[str]:
         """Paths of the nodes right beneath; ``/`` for those at the top."""
-        prefix = f"{path.strip('/')}/" if path.strip("/") else ""
-        return [prefix + name for name, _ in self._in_order(self._id(path))]
+        i = self._id(path)
+        prefix = f"{path.strip('/')}/" if i != ROOT else ""
+        return [prefix + name for name, _ in self._in_order(i)]
 
     def path_of(self, node: Node) -> str:
         """Where a node is found."""
@@ -87,18 +88,18 @@ class NodeStore:
 
     def pose(self, path: str, time: float = 0.0) -> tuple[SE3, float]:
         """World pose and world scale of a node: ``p_world = pose @ (scale * p_node)``."""
-        world = self._world(self._id(path), finite(time, "time"))
+        world = self._world(self._id(path), number(time, "time"))
         return world.pose(), world.scale
 
     @property
     def span(self) -> tuple[float, float]:
         """First and last time (seconds) at which something changes; both 0 in a scene at rest."""
-        times = [0.0]
+        times = []
         for node in self._nodes.values():
             if node.moves:
                 times += [hold.start for hold in node.holds[1:]]
                 times += [float(t) for hold in node.holds if hold.track.moves for t in hold.track.times[[0, -1]]]
-        return min(times), max(times)
+        return min(times, default=0.0), max(times, default=0.0)
 
     @property
     def fields(self) -> list[Field]:
@@ -117,9 +118,9 @@ class NodeStore:
         def same_field(a: Field | None, b: Field | None) -> bool:
             return a is b or (a is not None and b is not None and hashes[a] == hashes[b])
 
-        number = {a.id: b.id for a, b in zip(mine, theirs, strict=True)} | {ROOT: ROOT}
+        partner = {a.id: b.id for a, b in zip(mine, theirs, strict=True)} | {ROOT: ROOT}
         return all(
-            a.same_as(b, same_field) and [number[h.parent] for h in a.holds] == [h.parent for h in b.holds]
+            a.same_as(b, same_field) and [partner[h.parent] for h in a.holds] == [h.parent for h in b.holds]
             for a, b in zip(mine, theirs, strict=True)
         )
 
@@ -168,7 +169,7 @@ class NodeStore:
     def _travel(
         self, verb: str, steps: int, source: list[Edit], target: list[Edit], which: Callable[[Edit], Changes]
     ) -> None:
-        if not 1 <= steps <= len(source):
+        if not isinstance(steps, int) or not 1 <= steps <= len(source):
             raise ValueError(
                 f"{verb}: expected 1 to {len(source)} steps, got {steps}" if source else f"{verb}: nothing to {verb}"
             )
@@ -181,6 +182,7 @@ class NodeStore:
     # -- records in and out --------------------------------------------------------------------------------------------
 
     def _commit(self, text: str, changes: Changes) -> None:
+        self._check(changes)
         before = {i: self._nodes.get(i) for i in changes}
         self._apply(changes)
         self._undo.append(Edit(text, before, changes))
@@ -215,20 +217,16 @@ class NodeStore:
                 self._view.note(old[i], node)
         self._next_id = max(self._next_id, max(changes, default=0) + 1)
 
-    def _check(self, changes: Mapping[int, Node | None], expected: Mapping[int, Node | None] | None = None) -> None:
-        """Whether records from outside may be exchanged: what comes of it must be a sound scene again.
+    def _check(self, changes: Mapping[int, Node | None]) -> None:
+        """Whether records may be exchanged: what comes of it must be a sound scene again.
 
         Raises:
-            ValueError: A record or tree that makes no sense, or nodes other than the ``expected`` ones before.
+            ValueError: A record or tree that makes no sense.
         """
 
         def after(i: int) -> Node | None:
             return changes[i] if i in changes else self._nodes.get(i)
 
-        if expected is not None and (
-            expected.keys() != changes.keys() or any((n is None) != (i not in self._nodes) for i, n in expected.items())
-        ):
-            raise ValueError("an edit speaks of other nodes than there are")
         taken: set[tuple[int, str]] = set()
         for i, node in changes.items():
             if node is None:
@@ -247,12 +245,15 @@ class NodeStore:
                 )
             for hold in node.holds:
                 checked_scale(hold.scale, f"{node.name}: scale")
+                if not isinstance(hold.track, Track):
+                    raise ValueError(f"{node.name}: expected a Track, got {type(hold.track).__name__}")
                 if hold.parent != ROOT and after(hold.parent) is None:
                     raise ValueError(f"{node.name}: hangs under node {hold.parent}, which isn't there")
             there = self._children.get(node.parent, {}).get(node.name)
             if (node.parent, node.name) in taken or (there is not None and there not in changes):
                 raise ValueError(f"{node.name}: this name is used twice in one place")
             taken.add((node.parent, node.name))
+        size = {ROOT: 1.0}
         depth = {ROOT: 0}  # of all nodes that were followed to the top by every way
         for i in [i for i, node in changes.items() if node is not None]:
             chain, open_ = [i], {i}
@@ -262,9 +263,14 @@ class NodeStore:
                 if node is None or not above:
                     open_.discard(chain.pop())
                     if node is not None:
+                        size[node.id] = checked_scale(
+                            size[node.parent] * node.scale, f"{node.name}: scale in the world"
+                        )
                         depth[node.id] = depth[node.parent] + 1
-                        if depth[node.id] > MAX_DEPTH:
-                            raise ValueError(f"expected at most {MAX_DEPTH} levels, got more")
+                        old = self._nodes.get(node.id)
+                        below = self._height(node.id) - 1 if old is not None and old.parent != node.parent else 0
+                        if depth[node.id] + below > MAX_DEPTH:
+                            raise ValueError(f"expected at most {MAX_DEPTH} levels, got {depth[node.id] + below}")
                 elif above[0] in open_:
                     raise ValueError(f"{node.name}: hangs under itself")
                 else:
@@ -323,10 +329,11 @@ class NodeStore:
         if not isinstance(path, str):
             raise ValueError(f"path: expected text such as 'table/mug', got {type(path).__name__}")
         above, _, name = path.strip("/").rpartition("/")
+        if above.endswith("/"):
+            raise ValueError(f"path: expected names with one / between them, got {path!r}")
         check_name(name)
         parent = self._id(above)
         self._check_free(parent, name)
-        self._check_depth(parent, 1)
         return parent, name
 
     def _check_free(self, parent: int, name: str, allowed: int | None = None) -> None:
@@ -336,16 +343,9 @@ class NodeStore:
                 f"{f'{where}/' if where else ''}{name}: this name is taken; choose another or rename what is there"
             )
 
-    def _check_depth(self, parent: int, height: int) -> None:
-        depth, i = 0, parent
-        while i != ROOT:
-            i, depth = self._nodes[i].parent, depth + 1
-        if depth + height > MAX_DEPTH:
-            raise ValueError(f"expected at most {MAX_DEPTH} levels, got {depth + height}")
-
     def _height(self, top: int) -> int:
-        """Levels from a node down, itself counted (the root not)."""
-        level, n = [top], 0 if top == ROOT else 1
+        """Levels from a node down, itself counted."""
+        level, n = [top], 1
         while level := [c for i in level for c in self._children[i].values()]:
             n += 1
         return n
@@ -406,18 +406,11 @@ def check_name(name: str) -> None:
 
 
 def word_set(tags: Iterable[str]) -> tuple[str, ...]:
-    found = sorted(set([tags] if isinstance(tags, str) else tags))
+    found = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else [tags]
     for tag in found:
         if not isinstance(tag, str) or not tag or not tag.isprintable() or tag != tag.strip():
             raise ValueError(f"tags: expected words, got {tag!r}")
-    return tuple(found)
-
-
-def finite(value: float, what: str) -> float:
-    value = float(value)
-    if not math.isfinite(value):
-        raise ValueError(f"{what}: expected a finite number, got {value}")
-    return value
+    return tuple(sorted(set(found)))
 
 
 def a_(word: str) -> str:

@@ -43,6 +43,8 @@ class Sim3(NamedTuple):
 
     def inverse(self) -> Sim3:
         w, x, y, z = self.quat
+        if not (1e-300 < self.scale < 1e300):
+            raise ValueError(f"scale: expected one that can be undone, got {self.scale}")
         back, s = (w, -x, -y, -z), 1.0 / self.scale
         a, b, c = rotate(back, self.trans)
         return Sim3(back, (-s * a, -s * b, -s * c), s)
@@ -81,14 +83,37 @@ def unit_quat(q: Sequence[float], what: str = "rotation") -> Quat:
     Raises:
         ValueError: Not four finite numbers, or a length of zero.
     """
-    values = tuple(float(v) for v in q)
+    values = _floats(q)
     length = math.hypot(*values) if len(values) == 4 else 0.0
     if not (1e-12 < length < math.inf):
-        raise ValueError(f"{what}: expected a quaternion w x y z of a length above 0, got {list(q)}")
+        raise ValueError(f"{what}: expected a quaternion w x y z of a length above 0, got {q!r}")
     if abs(length - 1.0) < 1e-15:
         return values  # pyright: ignore[reportReturnType]
     w, x, y, z = (v / length for v in values)
     return (w, x, y, z)
+
+
+def number(value: float, what: str) -> float:
+    """A finite float.
+
+    Raises:
+        ValueError: Anything else; ``what`` names it.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{what}: expected a number, got {value!r}") from None
+    if not math.isfinite(found):
+        raise ValueError(f"{what}: expected a finite number, got {found}")
+    return found
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    """As floats; nothing if they aren't."""
+    try:
+        return tuple(float(v) for v in values)
+    except (TypeError, ValueError, OverflowError):
+        return ()
 
 
 def vector(p: Sequence[float], what: str) -> Vec:
@@ -97,9 +122,9 @@ def vector(p: Sequence[float], what: str) -> Vec:
     Raises:
         ValueError: Anything else; ``what`` names it.
     """
-    values = tuple(float(v) for v in p)
+    values = _floats(p)
     if len(values) != 3 or not all(map(math.isfinite, values)):
-        raise ValueError(f"{what}: expected 3 finite numbers, got {list(p)}")
+        raise ValueError(f"{what}: expected 3 finite numbers, got {p!r}")
     return values  # pyright: ignore[reportReturnType]
 
 
@@ -149,15 +174,17 @@ class Track:
             raise ValueError(
                 f"Track: times must increase from key to key, got {times[at]:g} followed by {times[at + 1]:g}"
             )
-        length = np.sqrt(np.einsum("kc,kc->k", quats, quats))[:, None]
-        if (length < 1e-12).any():
-            raise ValueError("Track: a rotation must not be a quaternion of zero length")
+        largest = np.abs(quats).max(1)
+        if not ((largest > 1e-12) & (largest < 1e12)).all():
+            raise ValueError("Track: a rotation must be a quaternion of a length between 1e-12 and 1e12")
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"Track: interpolation must be linear or step, got {self.interpolation!r}")
         if self.end not in get_args(End):
             raise ValueError(f"Track: end must be hold or loop, got {self.end!r}")
         if self.end == "loop" and k < 2:
             raise ValueError("Track: a loop needs at least 2 keys")
+        length = np.linalg.norm(quats, axis=1, keepdims=True)
+        times = times if k > 1 else np.zeros(1)  # a constant pose has no time
         quats = np.where(
             np.abs(length - 1.0) < 1e-15, quats, quats / length
         )  # so that a stored track reads back to the bit
@@ -180,6 +207,8 @@ class Track:
         end: End = "hold",
     ) -> Track:
         """From poses (one each time), a batch or a list."""
+        if not isinstance(poses, SE3) and not (len(poses) and all(isinstance(p, SE3) for p in poses)):
+            raise ValueError("Track.keyframes: expected poses, a batch SE3 or a list of them")
         stacked = poses if isinstance(poses, SE3) else SE3.stack([p.to(torch.float64) for p in poses])
         quats, trans = stacked.quat_wxyz.detach().double().numpy(), stacked.translation.detach().double().numpy()
         return Track(np.asarray(times, dtype=np.float64), quats, trans, interpolation, end)
@@ -202,6 +231,7 @@ class Track:
         first, last = keys[0][0], keys[-1][0]
         if self.end == "loop" and not first <= time < last:
             time = first + (time - first) % (last - first)
+            time = time if time < last else first  # the remainder may round up to the period
         i = bisect_right(keys, time, key=lambda key: key[0]) - 1
         if i < 0:
             return keys[0][1], keys[0][2]
@@ -228,7 +258,11 @@ class Track:
         return Track(self.times, np.array(quats), np.array(trans), self.interpolation, self.end)
 
     def with_key(self, time: float, quat: Quat, trans: Vec) -> Track:
-        """With a key at ``time`` (replaced where there is one). A constant pose becomes its own first key at time 0."""
+        """With a key at ``time`` (replaced where there is one), folded into the period of a loop. A constant pose becomes its
+        own first key at time 0."""
+        if self.end == "loop":
+            first, period = float(self.times[0]), float(self.times[-1] - self.times[0])
+            time = first + (time - first) % period if not first <= time <= first + period else time
         keys = {key[0]: key[1:] for key in self._keys} | {time: (quat, trans)}
         times = sorted(keys)
         return Track(
@@ -251,7 +285,7 @@ class Track:
             and (self.interpolation, self.end) == (other.interpolation, other.end)
             and np.array_equal(self.quats, other.quats)
             and np.array_equal(self.translations, other.translations)
-            and (np.array_equal(self.times, other.times) or len(self.times) == len(other.times) == 1)
+            and np.array_equal(self.times, other.times)
         )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]

@@ -124,16 +124,19 @@ def build(settings: Settings) -> Report:
     notes: list[str] = []
     if source.is_dir():
         graph = load_scene(source)
-    elif kind in (".yaml", ".yml"):
-        from scenes.description import read_description
-
-        graph = build_plans(read_description(source), seed=settings["seed"])
     else:
-        from scenes.glb import read_glb
+        if kind in (".yaml", ".yml"):
+            from scenes.description import read_description
 
-        plans, notes = read_glb(source)
-        graph = build_plans(plans, seed=settings["seed"])
-    if not source.is_dir():
+            plans = read_description(source)
+        else:
+            from scenes.glb import read_glb
+
+            plans, notes = read_glb(source)
+        try:
+            graph = build_plans(plans, seed=settings["seed"])
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         graph.log.append(f"build from {source.name}")
     save_scene(graph, target)
     text = "\n".join(f"note: {note}" for note in notes)
@@ -157,7 +160,7 @@ def edit(settings: Settings) -> Report:
             "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
         )
 
-    from scenes.files import load_scene, save_scene
+    from scenes.files import kept_history, load_scene, save_scene
     from scenes.script import run_script
 
     graph = load_scene(source)
@@ -166,7 +169,9 @@ def edit(settings: Settings) -> Report:
     except ValueError as error:
         raise ValueError(f"do: {error}") from error
     save_scene(graph, target)
-    only_edits = not any(line.startswith(("undo", "redo")) for line in done)
+    only_edits = not any(line.startswith(("undo", "redo")) for line in done) and len(done) <= len(
+        kept_history(graph)[0]
+    )
     undo = f"; to take it back: {_command('edit', scene=target, do=f'undo {len(done)}')}" if only_edits else ""
     return Report(
         [_counts(graph) | {"file": str(target)}],
@@ -195,6 +200,8 @@ def render(settings: Settings) -> Report:
     if seconds is not None and not 0 < seconds <= 3600:
         raise ValueError(f"seconds: expected a number above 0 and at most 3600, got {seconds}")
 
+    given_time = None if settings["time"] is None else numbers("time", settings["time"], 1)[0]
+
     from tqdm import tqdm
 
     from rendering import RenderConfig, save_mp4
@@ -205,9 +212,9 @@ def render(settings: Settings) -> Report:
     background = numbers("background", settings["background"], 3)
     config = RenderConfig(settings["antialias"], settings["shadows"], (background[0], background[1], background[2]))
     graph = load_scene(source)
-    time = settings["time"]
+    time = graph.span[0] if given_time is None else given_time
     if is_film:
-        views = film(graph, settings, seconds)
+        views = film(graph, settings, time, seconds)
 
         def pictures():
             for t, camera in tqdm(views, desc="film", unit="frame", delay=2, leave=False, disable=None):
@@ -236,6 +243,8 @@ def info(settings: Settings) -> Report:
     sheet = output_file("sheet", settings["sheet"]) if settings["sheet"] else None
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise ValueError(f"sheet: expected a name that ends in .png, got {settings['sheet']!r}")
+    if sheet is not None and sheet.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"sheet: expected a place outside the scene {str(source)!r}, got {settings['sheet']!r}")
     if settings["min_depth"] < 0 or settings["lines"] < 1:
         raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
 

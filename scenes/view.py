@@ -70,6 +70,13 @@ class View:
 
     def at(self, time: float) -> Composite:
         """The composite at ``time``; the same object where nothing changed."""
+        try:
+            return self._at(time)
+        except ValueError:
+            self._rebuild = True  # what can't be shown now must not be forgotten
+            raise
+
+    def _at(self, time: float) -> Composite:
         if time != self._time:
             self._dirty.update(self._moving)
         affected = self._update(time)
@@ -77,7 +84,7 @@ class View:
         self._time = time
         if self._composite is None or self._rebuild or deforms:
             self._composite = self._built(time)
-            self._rebuild = False
+            self._rebuild, self._fresh = False, []
         elif len(affected):
             rows = self._row_of[affected]
             ids, rows = affected[rows >= 0], rows[rows >= 0]
@@ -141,7 +148,6 @@ class View:
         known = self._composite
         if self._fresh and known is not None and any(f is g for f in self._fresh for g in known._assets.fields):
             known = None
-        self._fresh = []
         return Composite.from_columns(
             [path for _, path in found],
             fields,

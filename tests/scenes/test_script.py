@@ -113,6 +113,8 @@ def test_the_log_can_be_carried_out_again(tmp_path):
         ("group table stuff", "'as' at the end"),
         ("replace table with nothing.safetensors", "nothing there"),
         ("light stuff point direction 0 0 1", "belongs to a directional"),
+        ("camera stuff on size inf 3", "from 1 to 16384"),
+        ("add b; include " + "d" * 300 + ".scene at z", "cannot be read"),
     ],
 )
 def test_a_mistake_names_the_statement_and_undoes_all_before_it(script, message):
@@ -129,6 +131,7 @@ def test_a_mistake_names_the_statement_and_undoes_all_before_it(script, message)
 
 def test_statements_split_at_semicolons_outside_quotes():
     assert statements("a 'b; c' d;e\nf \"g'\"") == [["a", "b; c", "d"], ["e"], ["f", "g'"]]
+    assert statements("hide ';'; show ';'") == [["hide", ";"], ["show", ";"]]
 
 
 def test_every_verb_shows_its_usage():

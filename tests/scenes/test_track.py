@@ -113,7 +113,8 @@ def test_slerp_takes_the_shorter_arc_and_survives_opposite_signs():
         ({"times": [0.0, 1.0, 1.0]}, "times must increase"),
         ({"times": [0.0, math.nan, 1.0]}, "finite"),
         ({"times": [0.0, 1.0]}, "shapes"),
-        ({"quats": np.zeros((3, 4))}, "zero length"),
+        ({"quats": np.zeros((3, 4))}, "of a length"),
+        ({"quats": np.full((3, 4), 1e200)}, "of a length"),
         ({"translations": np.full((3, 3), math.inf)}, "finite"),
         ({"interpolation": "cubic"}, "linear or step"),
         ({"end": "bounce"}, "hold or loop"),
@@ -124,6 +125,16 @@ def test_a_track_that_makes_no_sense_is_refused(change, message):
     values = {"times": [0.0, 1.0, 2.0], "quats": np.ones((3, 4)), "translations": np.zeros((3, 3))} | change
     with pytest.raises(ValueError, match=message):
         Track(**values)
+
+
+def test_a_step_loop_just_before_its_start_shows_the_first_key():
+    poses = SE3.from_translation([[0.0, 0, 0], [1.0, 0, 0]])
+    track = Track.keyframes([0.0, 2.0], poses, interpolation="step", end="loop")
+    assert track.at(-1e-20)[1] == (0, 0, 0)
+
+
+def test_a_constant_pose_has_no_time():
+    assert Track(np.array([5.0]), np.ones((1, 4)), np.zeros((1, 3))).times.tolist() == [0]
 
 
 def test_a_loop_of_one_key_is_refused():

@@ -91,6 +91,24 @@ def test_edit_changes_the_scene_in_place_or_writes_another(folder, capsys):
     np.testing.assert_allclose(load_scene("b.scene").pose("table")[0].translation, (0, 0, 1.5))
 
 
+def test_a_long_script_is_no_file_name(folder, capsys):
+    assert run(capsys, "edit", "scene=room.scene", "do=" + "move table by 0.01 0 0; " * 60, "summary=s.json")[0] == 0
+    assert abs(load_scene("room.scene").pose("table")[0].translation[0] - 0.6) < 1e-9
+
+
+def test_a_film_of_a_scene_at_a_late_time_starts_there(folder, capsys):
+    graph = SceneGraph()
+    track = Track.keyframes([1.7e9, 1.7e9 + 2], SE3.from_translation(torch.eye(3, dtype=torch.float64)[:2]))
+    graph.add("ball", Sphere(0.3), track=track)
+    save_scene(graph, "late.scene")
+    small = ["camera.width=16", "camera.height=16", "fps=2"]
+    assert run(capsys, "render", "scene=late.scene", "out=l.mp4", *small)[0] == 0
+    assert imageio_ffmpeg.count_frames_and_secs("l.mp4")[0] == 4
+    code, _, err = run(capsys, "render", "scene=late.scene", "out=m.mp4", "time=0", *small)
+    assert code == 2
+    assert "time= and seconds=" in err
+
+
 def test_render_writes_a_picture_of_the_named_camera(folder, capsys):
     assert run(capsys, "render", "scene=room.scene", "out=new/a.png")[0] == 0
     graph = load_scene("room.scene")
@@ -202,6 +220,10 @@ def test_info_tells_tree_sizes_and_overlaps_and_draws_a_sheet(folder, capsys):
         (["render", "scene=room.scene", "out=a.mp4", "seconds=-1"], "above 0"),
         (["render", "scene=room.scene", "out=a.png", "level=-1"], "level"),
         (["info", "scene=room.scene", "sheet=a.txt"], "ends in .png"),
+        (["info", "scene=room.scene", "sheet=room.scene/a.png"], "outside the scene"),
+        (["info", "scene=room.scene", "summary=room.scene/scene.json"], "inside it"),
+        (["render", "scene=room.scene", "out=a.png", "summary=a.png"], "is also out="),
+        (["render", "scene=room.scene", "out=a.png", "time=soon"], "time: expected a number"),
         (["info", "scene=room.scene", "min_depth=-1"], "0 or more"),
         (["info"], "expected scene=NAME.scene"),
     ],
