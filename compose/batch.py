@@ -92,6 +92,25 @@ class FieldBatch:
 
         return self._evaluate(asset, p_obj, time, run, (None,), fused=True)[0]
 
+    @torch.no_grad()
+    def sdf_sorted(
+        self, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"], time: Float[np.ndarray, "n"]
+    ) -> Float[np.ndarray, "n"]:
+        """As `sdf`, for pairs that are sorted by asset already; float64, no gradients."""
+        out = np.empty(len(asset))
+        for group in self._groups:
+            slot = group.slot.numpy()[asset]
+            rows = slice(None) if len(self._groups) == 1 else np.flatnonzero(slot >= 0)
+            if group.packed_sirens is None:
+                pairs = (torch.from_numpy(values[rows]) for values in (asset, p_obj, time))
+                out[rows] = self.sdf(*pairs).numpy()
+            else:
+                config = group.fields[0].config()
+                out[rows] = siren_kernel.siren_sdf(
+                    group.packed_sirens, config["width"], config["layers"], slot[rows], p_obj[rows]
+                )
+        return out
+
     def sample(
         self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None
     ) -> FieldSample:

@@ -253,13 +253,13 @@ class Composite:
             moved._scale = _with_rows(self._scale, chosen, scale.double())
             scales = moved._scale.detach().numpy()
         poses = T_world_obj.to(torch.float64)
-        moved._poses = SE3(
+        moved._poses = SE3.unchecked(
             _with_rows(self._poses.quat_wxyz, chosen, poses.quat_wxyz),
             _with_rows(self._poses.translation, chosen, poses.translation),
         )
+        rot, trans = self._stand.rot.copy(), moved._poses.translation.detach().numpy()
         with torch.no_grad():
-            rot, trans = self._stand.rot.copy(), self._stand.trans.copy()
-            rot[chosen], trans[chosen] = poses.rotation().numpy(), poses.translation.numpy()
+            rot[chosen] = poses.rotation().numpy()
         moved._stand = self._stand._replace(rot=rot, trans=trans, scale=scales)
         lo, hi = _world_boxes(moved._stand, chosen, self._names)
         moved._box_lo, moved._box_hi = self._box_lo.copy(), self._box_hi.copy()
@@ -278,7 +278,9 @@ class Composite:
                 box counts for what was not asked), owner is -1, colour and features are 0.
 
         Returns:
-            Sample in float64; with ``band=inf`` exact everywhere. Equal distances go to the lower instance.
+            Sample in float64; with ``band=inf`` exactly the least of what all fields say. (What a field says outside of its
+            box is a bound that is too small the farther the box is, see `Field.forward`.) Equal distances go to the
+            lower instance.
 
         Raises:
             ValueError: Points that are not finite or not ``[n, 3]``, or a band that is not greater than 0.
@@ -488,9 +490,9 @@ def _stack_poses(poses: Sequence[SE3]) -> SE3:
 def _with_rows(all_rows: Tensor, chosen: np.ndarray, rows: Tensor) -> Tensor:
     """A copy in which ``rows`` stand at ``chosen``; keeps graphs, and in a way that allows many backward passes."""
     if not (all_rows.requires_grad or rows.requires_grad):
-        copied = all_rows.clone()
-        copied[torch.from_numpy(chosen)] = rows
-        return copied
+        copied = all_rows.numpy().copy()  # by numpy: torch's threads cost more than they save here
+        copied[chosen] = rows.numpy()
+        return torch.from_numpy(copied)
     with torch.enable_grad():
         parts = list(all_rows.unbind(0))
         for i, row in zip(chosen.tolist(), rows.unbind(0), strict=True):

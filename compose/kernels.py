@@ -223,10 +223,10 @@ def _march(grids, a, stand, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen
         leave_z = ((h + 1 + reach if dz > 0 else h - reach) - oz) * iz if dz != 0.0 else np.inf
         leave = min(max(min(leave_x, leave_y, leave_z), t + nudge), t_out)
         row = grids.value_at[a] + (i * (ny + 1) + j) * (nz + 1) + h
-        v000 = np.float64(grids.value[row])
         if skip > 0:
             if opened:
                 opened = False
+                v000 = grids.value[row]
                 sure = open_sign > 0 and v000 < 0.0
                 if open_sign >= 0 or v000 < 0.0:
                     _append(found, k, count, piece, open_ta, t, instance, sure, 0.0, 0.0)
@@ -237,6 +237,7 @@ def _march(grids, a, stand, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen
 
         # The cubic c0 + c1 s + c2 s^2 + c3 s^3 of the trilinear cell along the chord, s from 0 (t) to 1 (leave).
         step_y, step_x = nz + 1, (ny + 1) * (nz + 1)
+        v000 = np.float64(grids.value[row])
         v001, v010, v011 = grids.value[row + 1], grids.value[row + step_y], grids.value[row + step_y + 1]
         v100, v101 = grids.value[row + step_x], grids.value[row + step_x + 1]
         v110, v111 = grids.value[row + step_x + step_y], grids.value[row + step_x + step_y + 1]
@@ -439,6 +440,29 @@ def _find(
             top += 1
 
 
+@numba.njit(cache=True)
+def pack_candidates(found, count, blocked, rays):
+    """The candidates that rays of whole rows still need, packed: ``place [c]`` in ``found`` (flat) and the ray of each.
+
+    What starts behind the end of a ray's first certain candidate can't be its first hit. ``rays [k]`` numbers the rows.
+    """
+    room = found.ta.shape[1]
+    place, ray_of = np.empty(found.ta.size, dtype=np.int64), np.empty(found.ta.size, dtype=np.int64)
+    n = 0
+    for k in range(len(rays)):
+        if blocked[k] or count[k] > room:
+            continue
+        certain_end = np.inf
+        for c in range(count[k]):
+            if found.certain[k, c]:
+                certain_end = min(certain_end, found.tb[k, c])
+        for c in range(count[k]):
+            if found.ta[k, c] <= certain_end:
+                place[n], ray_of[n] = k * room + c, rays[k]
+                n += 1
+    return place[:n].copy(), ray_of[:n].copy()
+
+
 # -- rays: from candidates to hits ---------------------------------------------------------------------------------------
 
 PROBE, BRACKET, DONE, FAILED = 0, 1, 2, 3
@@ -461,14 +485,31 @@ class Search(NamedTuple):
 
 
 @numba.njit(cache=True, parallel=True)
+def points_asked(stand, search, active, origins, directions, rays, instance):
+    """Where the ``active`` candidates ask next, in the frames of their instances, ``[n, 3]``."""
+    out = np.empty((len(active), 3))
+    for r in numba.prange(len(active)):
+        c = active[r]
+        k, s = rays[c], search.s[c]
+        x, y, z = (
+            origins[k, 0] + s * directions[k, 0],
+            origins[k, 1] + s * directions[k, 1],
+            origins[k, 2] + s * directions[k, 2],
+        )
+        out[r, 0], out[r, 1], out[r, 2] = to_object(stand, instance[c], x, y, z)
+    return out
+
+
+@numba.njit(cache=True, parallel=True)
 def advance(search, active, f, tolerance, step, inverse_lipschitz):
     """One round: takes in the distances ``f`` found at ``s`` for the ``active`` candidates and says where to ask next.
 
-    ``tolerance``, ``step`` and ``inverse_lipschitz`` are per candidate: the wanted precision of ``t``, the smallest step of
-    a probe, and how far a unit of distance lets it go.
+    ``tolerance``, ``step`` and ``inverse_lipschitz`` are those of all candidates: the wanted precision of ``t``, the smallest step
+    of a probe, and how far a unit of distance lets it go.
     """
     for r in numba.prange(len(active)):
-        _advance_one(search, active[r], f[r], tolerance[r], step[r], inverse_lipschitz[r])
+        c = active[r]
+        _advance_one(search, c, f[r], tolerance[c], step[c], inverse_lipschitz[c])
 
 
 @numba.njit(cache=True)

@@ -124,13 +124,9 @@ def _candidates(scene, origins, directions, t_min, t_max, widen, any_hit):
             origins[todo], directions[todo], t_min[todo], t_max[todo], widen, any_hit, found, counted, stopped,
         )  # fmt: skip
         blocked[todo] = stopped
-        whole = (counted <= room) & ~stopped
-        # What starts behind the end of a ray's first certain candidate can't be its first hit.
-        filled = (np.arange(room) < counted[:, None]) & whole[:, None]
-        certain_end = np.where(filled & (found.certain == 1), found.tb, np.inf).min(1)
-        row, column = np.nonzero(filled & (found.ta <= certain_end[:, None]))
-        rays_of.append(todo[row])
-        parts.append(Candidates._make(values[row, column] for values in found))
+        place, rays = kernels.pack_candidates(found, counted, stopped, todo)
+        rays_of.append(rays)
+        parts.append(Candidates._make(values.ravel()[place] for values in found))
         todo, room = todo[(counted > room) & ~stopped], room * 8
     return np.concatenate(rays_of), Candidates._make(map(np.concatenate, zip(*parts, strict=True))), blocked
 
@@ -178,14 +174,10 @@ def _search(scene, origins, directions, rays, found, best_t, best_owner, count) 
         turn += 1
         if len(active) == 0:
             continue
-        instance = found.instance[active]
-        p_world = origins[rays[active]] + search.s[active, None] * directions[rays[active]]
-        p_obj = kernels.points_to_object(scene.stand, p_world, instance)
-        f = scene.batch.sdf(
-            torch.from_numpy(asset[active]), torch.from_numpy(p_obj), torch.from_numpy(scene.time[instance])
-        ).numpy()
+        p_obj = kernels.points_asked(scene.stand, search, active, origins, directions, rays, found.instance)
+        f = scene.batch.sdf_sorted(asset[active], p_obj, scene.time[found.instance[active]])
         count.evaluations += len(active)
-        kernels.advance(search, active, f, tolerance[active], step[active], inverse_lipschitz[active])
+        kernels.advance(search, active, f, tolerance, step, inverse_lipschitz)
         mode = search.mode[active]
         over = active[mode >= kernels.DONE]
         kernels.nearest_hits(rays[over], found.instance[over], search.t[over], best_t, best_owner)

@@ -1,16 +1,23 @@
 """Objects: poses, fields of signed distance and colour, and how they are learned. Knows nothing of scenes or images."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.files import FieldFileError, load_field, save_field
-from objects.fitting import FitConfig, fit_mesh, fit_meshes
-from objects.mesh import MeshError
-from objects.points import PointsConfig, fit_points
 from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Difference, Intersection, Placed, Union
 from objects.siren import SirenField
-from objects.training import FitError, FitResult, TrainConfig, fit
+
+if TYPE_CHECKING:
+    from objects.fitting import FitConfig, fit_mesh, fit_meshes
+    from objects.mesh import MeshError
+    from objects.points import PointsConfig, fit_points
+    from objects.training import FitError, FitResult, TrainConfig, fit
 
 __all__ = [
     "SE3",
@@ -41,3 +48,21 @@ __all__ = [
     "load_field",
     "save_field",
 ]
+
+# Learning brings in libraries for meshes that take seconds to load: they come with the first name that needs them.
+_LEARNING = {
+    **dict.fromkeys(("FitConfig", "fit_mesh", "fit_meshes"), "fitting"),
+    **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
+    **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
+    "MeshError": "mesh",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LEARNING:
+        raise AttributeError(f"module 'objects' has no attribute {name!r}")
+    return getattr(import_module(f"objects.{_LEARNING[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

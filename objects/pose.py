@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,9 +46,9 @@ class SE3:
         if quat.dtype != translation.dtype:
             dtype = torch.promote_types(quat.dtype, translation.dtype)
             quat, translation = quat.to(dtype), translation.to(dtype)
-        try:
-            batch = torch.broadcast_shapes(quat.shape[:-1], translation.shape[:-1])
-        except RuntimeError:
+        try:  # numpy's: torch's own loads a second's worth of modules
+            batch = np.broadcast_shapes(quat.shape[:-1], translation.shape[:-1])
+        except ValueError:
             raise ValueError(
                 f"SE3: batch axes must agree, got quat_wxyz {list(quat.shape)} and translation {list(translation.shape)}"
             ) from None
@@ -60,6 +61,14 @@ class SE3:
                 raise ValueError(f"SE3: expected finite numbers, got quat_wxyz={quat}, translation={translation}")
             if (length < 1e-12).any():
                 raise ValueError("SE3: quat_wxyz must not have zero length")
+
+    @staticmethod
+    def unchecked(quat_wxyz: Float[Tensor, "*b 4"], translation: Float[Tensor, "*b 3"]) -> SE3:
+        """Without the checks, for numbers that come out of poses: of one floating point type and one batch shape."""
+        pose = object.__new__(SE3)
+        object.__setattr__(pose, "quat_wxyz", quat_wxyz)
+        object.__setattr__(pose, "translation", translation)
+        return pose
 
     # -- making poses ------------------------------------------------------------------------------------------------
 
@@ -86,7 +95,7 @@ class SE3:
         if (length < 1e-12).any():
             raise ValueError(f"SE3.from_axis_angle: axis must not have zero length, got {axis}")
         half = 0.5 * torch.as_tensor(angle_rad, dtype=a.dtype, device=a.device)[..., None]
-        shape = torch.broadcast_shapes(half.shape[:-1], a.shape[:-1])
+        shape = np.broadcast_shapes(half.shape[:-1], a.shape[:-1])
         w, xyz = half.cos().expand(*shape, 1), (half.sin() * a / length).expand(*shape, 3)
         return SE3(torch.cat([w, xyz], -1), torch.zeros(*shape, 3, dtype=a.dtype, device=a.device))
 

@@ -110,10 +110,12 @@ def save_png(rgb: Float[Tensor, "h w c"], path: Path_) -> None:
         path: A file in an existing folder; it is replaced at once, or stays as it was.
 
     Raises:
-        ValueError: Another shape, NaN, or no such folder.
+        ValueError: Another shape, NaN, another suffix, or no such folder.
     """
     if rgb.dim() != 3 or rgb.shape[-1] not in (3, 4) or 0 in rgb.shape:
         raise ValueError(f"save_png: rgb must have shape [h, w, 3 or 4], got {list(rgb.shape)}")
+    if Path(path).suffix.lower() != ".png" and not Path(path).is_dir():
+        raise ValueError(f"save_png: path must end in .png, got {path}")
     with replacing(path) as part:
         Image.fromarray(_bytes(rgb, "save_png")).save(part, format="PNG")
 

@@ -117,9 +117,14 @@ def render(
         progress: Show a bar (on a terminal, once the picture takes longer than 2 s).
 
     Raises:
-        ValueError: Something in ``lights`` that is no `Light`.
+        ValueError: Something in ``lights`` that is no `Light`, or no `Composite` or `Camera`.
     """
     config = config or RenderConfig()
+    if not isinstance(composite, Composite):
+        hint = "; of a scene, give scene.at(time)" if hasattr(composite, "at") else ""
+        raise ValueError(f"render: composite must be a Composite, got {type(composite).__name__}{hint}")
+    if not isinstance(camera, Camera):
+        raise ValueError(f"render: camera must be a Camera, got {type(camera).__name__}")
     for light in lights:
         if not isinstance(light, Light):
             raise ValueError(f"render: lights must be Light objects, got {type(light).__name__}")

@@ -20,3 +20,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'scenes' has no attribute {name!r}")
     return getattr(import_module(f"scenes.{_HOME.get(name, 'files')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -84,6 +84,9 @@ class _Torus(_Yaml, tag_field="kind", tag="torus"):
     color: Color = _GREY
 
 
+_SHAPES = (_Sphere, _Box, _Cylinder, _Capsule, _Torus)
+
+
 class _Ambient(_Yaml, tag_field="kind", tag="ambient"):
     color: Color = _WHITE
     intensity: float = 0.3
@@ -170,7 +173,7 @@ def read_description(path: str | os.PathLike[str]) -> list[Plan]:
             raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes")
         values = _values(data)
         _count(values, path)
-        description = msgspec.convert(values, _Description, strict=False)
+        description = msgspec.convert(_named(values), _Description, strict=False)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
@@ -222,6 +225,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _named(values: Any) -> Any:
+    """Checks each node by itself first, so that an error names it and not ``$.nodes[...]``."""
+    todo = [("", values.get("nodes"))] if isinstance(values, dict) else []
+    while todo:
+        where, nodes = todo.pop()
+        for name, node in nodes.items() if isinstance(nodes, dict) else ():
+            path = f"{where}{name}"
+            if isinstance(node, dict):
+                alone = {key: value for key, value in node.items() if key != "children"}
+                try:
+                    msgspec.convert(alone, _Node, strict=False)
+                except msgspec.ValidationError as error:
+                    raise msgspec.ValidationError(f"{path}: {str(error).replace(' - at `$`', '')}") from None
+                todo.append((f"{path}/", node.get("children")))
+    return values
+
+
 def _count(values: Any, path: Path) -> None:
     """Refuses what aliases blow up."""
     todo, n = [values], 0
@@ -237,14 +257,21 @@ def _count(values: Any, path: Path) -> None:
 
 
 def _nearest(message: str) -> str:
-    """A suggestion for a misspelt key in an error of msgspec's."""
+    """A suggestion for a misspelt key or kind in an error of msgspec's."""
+    if kind := re.search(r"Invalid value '(.*?)'.*\.(shape|light)", message):
+        kinds = (
+            ("sphere", "box", "cylinder", "capsule", "torus")
+            if kind[2] == "shape"
+            else ("ambient", "directional", "point")
+        )
+        return f"; there is {', '.join(kinds)}"
     match = re.search(r"unknown field `(.*?)`", message)
     if not match:
         return ""
+    if message.rstrip("`").endswith(".shape"):
+        return "; " + "; ".join(f"{c.__struct_config__.tag}: {', '.join(c.__struct_fields__)}" for c in _SHAPES)
     known = {
-        name
-        for cls in (_Node, _Camera, _Key, _Point, _Directional, _Ambient, _Box)
-        for name in cls.__struct_encode_fields__
+        name for cls in (_Node, _Camera, _Key, _Point, _Directional, _Ambient) for name in cls.__struct_encode_fields__
     }
     close = difflib.get_close_matches(match[1], sorted(known | {"nodes"}), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -258,6 +285,9 @@ def _plan(where: str, node: _Node, folder: Path, meshes: dict) -> Plan:
         raise ValueError(f"{odd[0]} belongs to a mesh; use scale or rotation for what has none")
     if node.keys and (node.position != (0, 0, 0) or node.turn or node.rotation != (1, 0, 0, 0)):
         raise ValueError("expected a position and rotation, or keys, got both")
+    for place in (node, *node.keys):
+        if place.turn and place.rotation != (1, 0, 0, 0):
+            raise ValueError("expected turn or rotation, got both")
     quat = _rotation(node)
     camera = None
     if node.camera is not None:

@@ -310,7 +310,7 @@ class SceneGraph(Questions):
     def rotate(
         self,
         path: str,
-        axis: Sequence[float],
+        axis: Sequence[float] | Literal["x", "y", "z"],
         degrees: float,
         *,
         about: Sequence[float] | None = None,
@@ -318,8 +318,10 @@ class SceneGraph(Questions):
         time: float | None = None,
     ) -> None:
         """Turns a node by ``degrees`` around ``axis`` (right-handed), in place or ``about`` a world point."""
-        ax, ay, az = vector(axis, f"rotate {path}: axis")
-        length, half = math.hypot(ax, ay, az), 0.5 * math.radians(number(degrees, f"rotate {path}: degrees"))
+        named = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+        ax, ay, az = vector(named.get(axis, ()) if isinstance(axis, str) else axis, f"rotate {path}: axis")
+        degrees = number(degrees, f"rotate {path}: degrees")
+        length, half = math.hypot(ax, ay, az), 0.5 * math.radians(degrees)
         if length < 1e-12:
             raise ValueError(f"rotate {path}: axis must not have zero length")
         s = math.sin(half) / length

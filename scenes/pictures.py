@@ -146,7 +146,7 @@ def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time:
             graph.pose(paths[0], time)[0].quat_wxyz, torch.zeros(3, dtype=torch.float64)
         )  # as it stands in the scene
         middle = turned @ box.center.double()
-        near = Camera.orbit(middle, 1.15 * box.diagonal, 1, *size, start_deg=-60, fov_y_deg=45)[0]
+        near = Camera.orbit(middle, 1.35 * box.diagonal, 1, *size, start_deg=-60, fov_y_deg=45)[0]
         alone = Composite([Instance(paths[0], field, turned)])
         label = paths[0] + (f"  x {len(paths)}" if len(paths) > 1 else "")
         pictures.append(labelled(render(alone, near, lights=lights, progress=False).rgb, label))

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compose.composite import Composite
-from compose.contact import clearance, overlaps
 from compose.types import Rays
 from objects.aabb import Aabb
 from rendering.camera import Camera
@@ -124,6 +123,8 @@ class Questions(NodeStore):
         Outside an object's box its distance is a lower bound that grows with the distance to the box (see `Field`).
         """
         p = torch.as_tensor(points, dtype=torch.float64)
+        if p.dim() != 2 or p.shape[1] != 3:
+            raise ValueError(f"closest: expected points [n, 3], such as [[1, 0, 0]], got shape {list(p.shape)}")
         scene = self.at(time)
         with torch.enable_grad():
             p = p.detach().requires_grad_(True)
@@ -172,6 +173,8 @@ class Questions(NodeStore):
             level: Pairs within one node of this level (1: the top) are left out, like a chair and its wheels.
         """
 
+        from compose.contact import overlaps  # its libraries take a while to load
+
         scene = self.at(time)
         pairs = []
         for first, second, depth, point in overlaps(scene, min_depth=min_depth):
@@ -187,6 +190,10 @@ class Questions(NodeStore):
             ValueError: A node that has no field or is hidden.
         """
 
+        from compose.contact import clearance
+
+        if self._id(first) == self._id(second):
+            raise ValueError(f"clearance: expected two different objects, got {first!r} twice")
         scene = self.at(time)
         ids = [self._row(scene, path) for path in (first, second)]
         return Gap(*clearance(scene, *ids))

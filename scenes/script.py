@@ -22,6 +22,7 @@ from scenes.files import load_scene
 from scenes.graph import SceneGraph
 from scenes.track import unit_quat
 
+_QUOTES = "names with blanks need quotes"
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 
@@ -47,7 +48,7 @@ class Words:
     def keyword(self, *words: str) -> str:
         got = self.take(" or ".join(words))
         if got not in words:
-            raise ValueError(f"expected {' or '.join(words)}, got {got!r}; usage: {self._usage}")
+            raise ValueError(f"expected {' or '.join(words)}, got {got!r}; usage: {self._usage} ({_QUOTES})")
         return got
 
     def number(self, what: str) -> float:
@@ -88,7 +89,7 @@ class Words:
 
     def end(self) -> None:
         if self._words:
-            raise ValueError(f"expected the end, got {' '.join(self._words)!r}; usage: {self._usage}")
+            raise ValueError(f"expected the end, got {' '.join(self._words)!r}; usage: {self._usage} ({_QUOTES})")
 
 
 def _how(words: Words) -> dict[str, Any]:

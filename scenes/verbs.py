@@ -234,7 +234,9 @@ def render(settings: Settings) -> Report:
             "height": camera.height,
         }
     rows = [{"layer": layer} | row | {"file": str(file)} for layer, file in files.items()]
-    return Report(rows)
+    dark = "rgb" in files and not graph.lights_at(time)
+    note = "The scene has no light: colours are shown as they are. A light: edit do='add sun; light sun directional'"
+    return Report(rows, note if dark else "")
 
 
 def info(settings: Settings) -> Report:
@@ -264,7 +266,7 @@ def info(settings: Settings) -> Report:
             "objects": len(paths),
             "parameters": sum(p.numel() for p in field.parameters()),
             "bytes": (source / "fields" / f"{field_hash(field)}.safetensors").stat().st_size,
-            "box": field.bounds.size.tolist(),
+            "box with margin": field.bounds.size.tolist(),
             "used by": paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         }
         for field, paths in users.items()
@@ -275,7 +277,7 @@ def info(settings: Settings) -> Report:
     lines = [f"{source.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
     lines.append(f"moves from {first:g} s to {last:g} s" if last > first else "does not move")
     if (bounds := graph.at(time).bounds) is not None:
-        lines.append("size " + " x ".join(f"{x:.3g}" for x in bounds.size.tolist()) + " m")
+        lines.append("boxes with margins span " + " x ".join(f"{x:.3g}" for x in bounds.size.tolist()) + " m")
     lines += ["", *_tree(graph, settings["lines"]), ""]
     for pair in overlaps[:10]:
         lines.append(f"overlap: {pair.first} and {pair.second}, {1000 * pair.depth:.1f} mm deep")
@@ -283,10 +285,14 @@ def info(settings: Settings) -> Report:
         lines.append(f"overlap: {len(overlaps) - 10} more pairs")
     if not overlaps:
         lines.append(f"nothing overlaps more than {1000 * settings['min_depth']:g} mm")
+    undo, redo = graph.history
+    for word, edits in (("undo", undo), ("redo", redo)):
+        if edits:
+            newest = edits[-5:][::-1]
+            lines.append(f"can {word} ({len(edits)}): " + "; ".join(newest) + (" ..." if len(edits) > 5 else ""))
     lines.append("")
     if sheet is not None:
         save_sheet(graph, users, sheet, time)
-    undo, _ = graph.history
     details = {
         "counts": counts,
         "tree": list(graph),

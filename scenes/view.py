@@ -159,8 +159,9 @@ class View:
         )
 
     def _poses(self, ids: np.ndarray) -> tuple[SE3, torch.Tensor]:
-        world = torch.from_numpy(self._world[ids])
-        return SE3(world[:, :4].contiguous(), world[:, 4:7].contiguous()), world[:, 7].contiguous()
+        world = self._world[ids]
+        quat, trans, scale = (torch.from_numpy(world[:, part].copy()) for part in (slice(0, 4), slice(4, 7), 7))
+        return SE3.unchecked(quat, trans), scale
 
     def _grow(self, i: int) -> None:
         n = len(self._parent)

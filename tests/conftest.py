@@ -5,12 +5,17 @@ import random
 import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import numpy as np
+import platformdirs
 import pytest
 import torch
 
+# Compiled kernels are kept from run to run: they depend on the sources alone, and take more than a minute.
+_KEPT = os.environ.get("SIRENSCAPE_CACHE") or platformdirs.user_cache_dir("sirenscape")
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(_KEPT) / "numba"))
 _CACHE = tempfile.mkdtemp(prefix="sirenscape-test-cache-")
 os.environ["SIRENSCAPE_CACHE"] = _CACHE
 torch.set_num_threads(2)

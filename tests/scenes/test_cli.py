@@ -239,7 +239,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
         (["mesh=Duck.obj", "mesh=meshes/Duck.obj", "out=o/"], "two objects would both be written"),
         (["mesh=Duck.obj", "init=no.safetensors", "out=o.safetensors"], "init: no file 'no.safetensors'"),
         (["mesh=Duck.obj", "init=f.safetensors", "out=./f.safetensors"], "out: 'f.safetensors' is also an input"),
-        (["mesh=Duck.obj", "out=o.safetensors", "summary=Duck.obj"], "summary: 'Duck.obj' is also an input"),
+        (["mesh=Duck.obj", "out=o.safetensors", "summary=Duck.obj"], "summary: 'Duck.obj' is also mesh="),
         (["mesh=Duck.obj", "out=o.safetensors", "summary=meshes"], "summary: expected a file name, got the folder"),
     ],
 )
