@@ -100,16 +100,18 @@ def box_distance2(lo, hi, k, x, y, z):
 
 
 @numba.njit(cache=True)
-def box_span(lo, hi, k, ox, oy, oz, dx, dy, dz, t_min, t_max):
-    """Where the ray ``o + t d`` is inside box ``k`` of ``lo, hi [n, 3]``: ``(enter, leave)``, ``enter > leave`` for a miss."""
-    for a in range(3):
-        o, d = (ox, dx) if a == 0 else ((oy, dy) if a == 1 else (oz, dz))
-        if d == 0.0:
-            if o < lo[k, a] or o > hi[k, a]:
-                return np.inf, -np.inf
-        else:
-            t0, t1 = (lo[k, a] - o) / d, (hi[k, a] - o) / d
-            if t0 > t1:
-                t0, t1 = t1, t0
-            t_min, t_max = max(t_min, t0), min(t_max, t1)
-    return t_min, t_max
+def inverse(d):
+    """``1 / d``; huge instead of infinite, so that no product with it is NaN."""
+    return 1.0 / d if abs(d) > 1e-300 else 1e300
+
+
+@numba.njit(cache=True)
+def box_span(lo, hi, k, ox, oy, oz, ix, iy, iz, t_min, t_max):
+    """Where a ray with inverse directions ``ix, iy, iz`` is inside box ``k`` of ``lo, hi [n, 3]``: ``(enter, leave)``,
+    ``enter > leave`` for a miss."""
+    x0, x1 = (lo[k, 0] - ox) * ix, (hi[k, 0] - ox) * ix
+    y0, y1 = (lo[k, 1] - oy) * iy, (hi[k, 1] - oy) * iy
+    z0, z1 = (lo[k, 2] - oz) * iz, (hi[k, 2] - oz) * iz
+    enter = max(t_min, min(x0, x1), min(y0, y1), min(z0, z1))
+    leave = min(t_max, max(x0, x1), max(y0, y1), max(z0, z1))
+    return enter, leave

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from compose.bvh import INNER, STACK, box_distance2, box_span
+from compose.bvh import INNER, STACK, box_distance2, box_span, inverse
 
 _BLOCK = 64  # rays that one thread takes at a time
 _SUB = 8  # linear pieces of the cubic that a trilinear cell shows along a ray
@@ -186,7 +186,30 @@ def points_to_object(stand, points, instance):
 
 
 @numba.njit(cache=True)
-def _march(grids, a, stand, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen, piece, found, k, count, instance, g):
+def _march(
+    grids,
+    a,
+    stand,
+    ox,
+    oy,
+    oz,
+    dx,
+    dy,
+    dz,
+    ix,
+    iy,
+    iz,
+    t_in,
+    t_out,
+    t_enough,
+    widen,
+    piece,
+    found,
+    k,
+    count,
+    instance,
+    g,
+):
     """Marches one asset's grid along a ray in its object frame and appends candidates to row ``k`` of ``found``.
 
     From ``t_enough`` on no new candidate matters; one that was begun is finished, so that candidates never depend on what
@@ -203,7 +226,7 @@ def _march(grids, a, stand, ox, oy, oz, dx, dy, dz, t_in, t_out, t_enough, widen
     # In cell units: u = o + t d.
     ox, oy, oz = (ox - stand.box_lo[a, 0]) * sx, (oy - stand.box_lo[a, 1]) * sy, (oz - stand.box_lo[a, 2]) * sz
     dx, dy, dz = dx * sx, dy * sy, dz * sz
-    ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
+    ix, iy, iz = ix * grids.cell[a, 0], iy * grids.cell[a, 1], iz * grids.cell[a, 2]
     speed = np.sqrt(dx * dx + dy * dy + dz * dz)
     nudge = 1e-7 / speed  # in t: a ten-millionth of a cell, to be past a border
     opened, open_ta, open_sign = False, 0.0, 0  # an uncertain interval that reaches the end of the last cell
@@ -344,20 +367,10 @@ def find_candidates(
 
 
 @numba.njit(cache=True)
-def _inverse(d):
-    """``1 / d``; huge instead of infinite, so that no product with it is NaN."""
-    return 1.0 / d if abs(d) > 1e-300 else 1e300
-
-
-@numba.njit(cache=True)
 def _node_enter(tree, node, ox, oy, oz, ix, iy, iz, t_min, t_max):
-    """Where a ray with inverse directions ``i`` enters a node's box, inf for a miss. Boxes are a hair wider than exact, far
-    more than products with inverses are off."""
-    x0, x1 = (tree.lo[node, 0] - ox) * ix, (tree.hi[node, 0] - ox) * ix
-    y0, y1 = (tree.lo[node, 1] - oy) * iy, (tree.hi[node, 1] - oy) * iy
-    z0, z1 = (tree.lo[node, 2] - oz) * iz, (tree.hi[node, 2] - oz) * iz
-    enter = max(t_min, min(x0, x1), min(y0, y1), min(z0, z1))
-    leave = min(t_max, max(x0, x1), max(y0, y1), max(z0, z1))
+    """Where a ray enters a node's box, inf for a miss. Boxes are a hair wider than exact, far more than products with inverses
+    are off."""
+    enter, leave = box_span(tree.lo, tree.hi, node, ox, oy, oz, ix, iy, iz, t_min, t_max)
     return enter if enter <= leave else np.inf
 
 
@@ -383,7 +396,7 @@ def _find(
 ):
     ox, oy, oz = origins[k, 0], origins[k, 1], origins[k, 2]
     dx, dy, dz = directions[k, 0], directions[k, 1], directions[k, 2]
-    ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
+    ix, iy, iz = inverse(dx), inverse(dy), inverse(dz)
     certain_t, top = t_max, 0
     count[k] = 0
     enter = _node_enter(tree, 1, ox, oy, oz, ix, iy, iz, t_min, certain_t)
@@ -399,29 +412,13 @@ def _find(
             a = stand.asset[i]
             px, py, pz = to_object(stand, i, ox, oy, oz)
             qx, qy, qz = turn_to_object(stand, i, dx, dy, dz)
-            enter, leave = box_span(stand.box_lo, stand.box_hi, a, px, py, pz, qx, qy, qz, t_min, t_max)
+            jx, jy, jz = inverse(qx), inverse(qy), inverse(qz)
+            enter, leave = box_span(stand.box_lo, stand.box_hi, a, px, py, pz, jx, jy, jz, t_min, t_max)
             if enter < leave:
                 end = _march(
-                    grids,
-                    a,
-                    stand,
-                    px,
-                    py,
-                    pz,
-                    qx,
-                    qy,
-                    qz,
-                    enter,
-                    leave,
-                    certain_t,
-                    widen,
-                    piece[i],
-                    found,
-                    k,
-                    count,
-                    i,
-                    g,
-                )
+                    grids, a, stand, px, py, pz, qx, qy, qz, jx, jy, jz,
+                    enter, leave, certain_t, widen, piece[i], found, k, count, i, g,
+                )  # fmt: skip
                 certain_t = min(certain_t, end)
                 if any_hit and end < np.inf:
                     blocked[k] = True

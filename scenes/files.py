@@ -29,7 +29,7 @@ from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.graph import SceneGraph
 from scenes.node import ROOT, Hold, Node
-from scenes.store import Edit, quoted
+from scenes.store import MAX_DEPTH, Edit, quoted
 from scenes.track import Quat, Track, Vec
 
 FORMAT, VERSION = "sirenscape.scene", 1
@@ -324,6 +324,7 @@ def load_scene(path: str | os.PathLike[str]) -> SceneGraph:
     except OSError as error:
         raise SceneFileError(f"{file}: cannot be read: {error.strerror or error}") from error
     scene = _decoded(data, file)
+    _check_depth(scene.nodes, file)
     _renumber(scene)
     names = {record.field for record in scene.nodes if record.field is not None}
     fields = _loaded(folder, sorted(names))
@@ -365,6 +366,21 @@ def _decoded(data: bytes, file: Path) -> _Scene:
         _fail(file, "not a scene: nested too deep")
     except UnicodeDecodeError as error:
         _fail(file, f"not a scene: {error.reason}")
+
+
+def _check_depth(records: list[_Node], file: Path) -> None:
+    """A quick look before a million records become nodes."""
+    parent = {r.id: r.held[-1].parent if r.held else ROOT for r in records}
+    depth = {ROOT: 0}
+    for start in parent:
+        chain, i = [], start
+        while i not in depth and i in parent and len(chain) <= MAX_DEPTH:
+            chain.append(i)
+            i = parent[i]
+        if len(chain) + depth.get(i, 0) > MAX_DEPTH:
+            _fail(file, f"node {start} hangs under itself, or deeper than the at most {MAX_DEPTH} levels of a scene")
+        for above, node in enumerate(reversed(chain), 1):
+            depth[node] = depth.get(i, 0) + above
 
 
 def _loaded(folder: Path, names: Iterable[str]) -> dict[str, Field]:

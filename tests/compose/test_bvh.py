@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from compose import kernels
-from compose.bvh import EMPTY, INNER, Bvh, box_distance2, box_span
+from compose.bvh import EMPTY, INNER, Bvh, box_distance2, box_span, inverse
 from compose.kernels import Stand, Tree
 
 
@@ -86,7 +86,7 @@ def test_boxes_met_by_rays_equal_brute_force(m, kind):
         met, stack = [], [1]
         while stack:
             node = stack.pop()
-            enter, leave = box_span(bvh.node_lo, bvh.node_hi, node, *o, *d, 0.0, 10.0)
+            enter, leave = box_span(bvh.node_lo, bvh.node_hi, node, *o, *map(inverse, d), 0.0, 10.0)
             if enter <= leave:
                 i = bvh.node_instance[node]
                 stack += [2 * node, 2 * node + 1] if i == INNER else []
@@ -140,11 +140,15 @@ def test_box_distance_is_zero_inside_and_infinite_for_an_empty_box():
 
 
 def test_box_span_cuts_a_ray_at_the_faces_and_at_its_limits():
-    lo, hi = np.zeros(3), np.array([1.0, 2.0, 3.0])
-    assert box_span(lo[None], hi[None], 0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)
-    assert box_span(lo[None], hi[None], 0, 0.5, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0, np.inf) == (0.0, 0.5)
-    assert box_span(lo[None], hi[None], 0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.25, 1.5) == (1.25, 1.5)
-    assert box_span(lo[None], hi[None], 0, -1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)  # along an edge
+    lo, hi = np.zeros((1, 3)), np.array([[1.0, 2.0, 3.0]])
+
+    def span(ox, oy, oz, dx, dy, dz, t_min, t_max):
+        return box_span(lo, hi, 0, ox, oy, oz, inverse(dx), inverse(dy), inverse(dz), t_min, t_max)
+
+    assert span(-1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)
+    assert span(0.5, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0, np.inf) == (0.0, 0.5)
+    assert span(-1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.25, 1.5) == (1.25, 1.5)
+    assert span(-1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, np.inf) == (1.0, 2.0)  # along an edge
     for miss in ([-1.0, 3.0, 1.0, 1.0, 0.0, 0.0], [2.0, 1.0, 1.0, 1.0, 0.0, 0.0], [-1.0, -1.5, 0, 0.6, 0.8, 0]):
-        enter, leave = box_span(lo[None], hi[None], 0, *miss, 0.0, np.inf)
+        enter, leave = span(*miss, 0.0, np.inf)
         assert (enter <= leave) == (miss[3] == 0.6)
