@@ -11,17 +11,24 @@ Related: Hansson-Soderlund, Evans, Akenine-Moller, "Ray Tracing of Signed Distan
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 import torch
 from scipy.ndimage import distance_transform_cdt
 
 from compose.batch import FieldBatch
+from objects.cache import cache_folder, content_key
 from objects.field import Field
+from objects.files import FieldFileError, field_hash, storable, write_atomically
 
+_VERSION = 1  # part of every cache key: raise it when the same field would give another grid
 _CELLS_LONGEST = 48
 _CELLS_SHORTEST = 12  # flat objects: the two faces of a plate must not share a cell
 _SAFETY = 2.0  # factor on the largest deviation that the samples show
@@ -93,12 +100,40 @@ def build_grid(field: Field, time: float | None = None, cells_longest: int = _CE
 
 
 def grid_of(field: Field, time: float | None) -> AssetGrid:
-    """The grid of a field at a time, made on first use and again whenever the weights have changed."""
+    """The grid of a field at a time, made on first use and again whenever the weights have changed; kept in the cache folder."""
     version = tuple(v._version for v in field.state_dict(keep_vars=True).values())
     grids = _GRIDS.setdefault(field, {})
     if time not in grids or grids[time][0] != version:
-        grids[time] = (version, build_grid(field, time))
+        grids[time] = (version, _stored_or_built(field, time))
     return grids[time][1]
 
 
 _GRIDS: WeakKeyDictionary[Field, dict[float | None, tuple[tuple[int, ...], AssetGrid]]] = WeakKeyDictionary()
+
+
+def _stored_or_built(field: Field, time: float | None) -> AssetGrid:
+    if not storable(field):  # of the caller's own making: its numbers don't say all of it
+        return build_grid(field, time)
+    key = content_key(_VERSION, _CELLS_LONGEST, field_hash(field), time)
+    path = cache_folder("grids") / f"{key}.safetensors"
+    grid = _read(path)
+    if grid is None:
+        grid = build_grid(field, time)
+        arrays = {"lo": grid.lo, "cell": grid.cell, "value": grid.value, "bound": grid.bound, "skip": grid.skip}
+        arrays["lipschitz"] = np.array([grid.lipschitz])
+        with contextlib.suppress(FieldFileError):  # no room: it is made again the next time
+            write_atomically(path, safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    return grid
+
+
+def _read(path: Path) -> AssetGrid | None:
+    """A stored grid; None where there is none, or none that is whole."""
+    try:
+        arrays = safetensors.numpy.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError):
+        return None
+    names = {"lo", "cell", "value", "bound", "skip", "lipschitz"}
+    if arrays.keys() != names or arrays["value"].shape != tuple(n + 1 for n in arrays["skip"].shape):
+        return None
+    lipschitz = float(arrays.pop("lipschitz")[0])
+    return AssetGrid(**arrays, lipschitz=lipschitz)

@@ -110,6 +110,12 @@ def load_field(path: str | os.PathLike[str]) -> Field:
     return _decoded(data, path)
 
 
+def storable(field: Field) -> bool:
+    """Whether a field and all it is made of are of the kinds that a file holds, so that its hash says all of it."""
+    kind = KINDS.get(field.kind)
+    return kind is not None and type(field) is kind.cls and all(map(storable, field.children_fields()))
+
+
 def field_hash(field: Field) -> str:
     """Hash of a field's content (SHA-256 in hex): that of the bytes that `save_field` writes."""
     return hashlib.sha256(_encoded(field, Path("(in memory)"))).hexdigest()

@@ -97,3 +97,38 @@ def test_each_time_has_a_grid_of_its_own():
     early, late = grid_of(field, 1.0), grid_of(field, 3.0)
     assert grid_of(field, 1.0) is early
     np.testing.assert_allclose(early.value - late.value, 0.2, atol=1e-6)
+
+
+def test_a_grid_kept_in_the_cache_folder_is_the_one_that_would_be_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path))
+    first = grid_of(Sphere(0.31), None)
+    (file,) = (tmp_path / "grids").iterdir()
+    built = []
+    monkeypatch.setattr("compose.grid.build_grid", lambda *a: built.append(a) or build_grid(*a))
+
+    def same(a, b):
+        arrays = ((getattr(a, name), getattr(b, name)) for name in ("lo", "cell", "value", "bound", "skip"))
+        return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in arrays) and a.lipschitz == b.lipschitz
+
+    assert same(grid_of(Sphere(0.31), None), first)
+    assert built == []
+    for damage in (b"", b"x" * 100, file.read_bytes()[:-7]):
+        file.write_bytes(damage)
+        assert same(grid_of(Sphere(0.31), None), first)
+    assert len(built) == 3
+    grid_of(Sphere(0.32), None)
+    assert len(list((tmp_path / "grids").iterdir())) == 2
+
+
+class _Mine(Sphere):
+    """Has the numbers of a sphere, but is none."""
+
+    def inside_sdf(self, p_obj, time):
+        return p_obj.abs().amax(-1) - 0.5 * self.radius
+
+
+def test_fields_of_ones_own_making_are_never_taken_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path))
+    sphere, mine = grid_of(Sphere(0.3), None), grid_of(_Mine(0.3), None)
+    assert not np.array_equal(sphere.value, mine.value)
+    assert len(list((tmp_path / "grids").iterdir())) == 1
