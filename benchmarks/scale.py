@@ -87,9 +87,9 @@ def scene_of(fields: list[Field], m: int) -> list[Instance]:
 
 
 def view(m: int) -> Camera:
-    """The whole cube of ``m`` objects, from outside."""
+    """The middle of the cube of ``m`` objects, filling the picture."""
     half = 0.5 * SPACING * m ** (1 / 3) + 0.4
-    return Camera.look_at((3.1 * half, 0.9 * half, 0.7 * half), (0, 0, 0), WIDTH, HEIGHT, 38)
+    return Camera.look_at((3.1 * half, 0.9 * half, 0.7 * half), (0, 0, 0), WIDTH, HEIGHT, 26)
 
 
 def parts_ms(scene: Composite, rays: Rays) -> dict[str, float]:
