@@ -20,6 +20,8 @@ _PIECE = 16 * _STEP
 # Rounds after which a ray's next candidate is taken up, and how many wait like that; the rest start together.
 _STAGGER = 4
 _STAGGERED = 4
+# Up to this many cells long, a certain stretch is taken to hold one change of sign.
+_SHORT = 1.5
 _ROOM = 8  # candidates of one ray before it is done again with more room
 _CHUNK = 1 << 18  # rays at once: bounds the memory
 _MAX_WIDEN = 64.0
@@ -134,23 +136,27 @@ def _candidates(scene, origins, directions, t_min, t_max, widen, any_hit):
 def _search(scene, origins, directions, rays, found, best_t, best_owner, count) -> np.ndarray:
     """Runs all searches to their end; returns the rays in which the grid proved wrong."""
     c = len(rays)
+    asset = scene.stand.asset[found.instance]
+    diagonal = scene.diagonal[found.instance]
+    scale = scene.stand.scale[found.instance]
+    # A stretch that is certain to begin outside and to end inside may hold more than one change of sign: a longer one is
+    # probed from its start, so that the first is found.
     certain = found.certain == 1
+    short = found.tb - found.ta <= _SHORT * scale * scene.grids.cell.max(1)[asset]
+    direct = certain & short
     search = Search(
-        mode=np.where(certain, kernels.BRACKET, kernels.PROBE).astype(np.int8),
-        s=np.where(certain, found.guess, found.ta),
+        mode=np.where(direct, kernels.BRACKET, kernels.PROBE).astype(np.int8),
+        s=np.where(direct, found.guess, found.ta),
         lo=found.ta.copy(),
         hi=found.tb.copy(),
         seen_lo=np.zeros(c, dtype=bool),
         seen_hi=np.zeros(c, dtype=bool),
         s_last=np.full(c, np.nan),
         f_last=np.full(c, np.nan),
-        slope=np.where(certain, found.slope, 0.0),
+        slope=np.where(direct, found.slope, 0.0),
         t=np.full(c, np.inf),
         rounds=np.zeros(c, dtype=np.int64),
     )
-    asset = scene.stand.asset[found.instance]
-    diagonal = scene.diagonal[found.instance]
-    scale = scene.stand.scale[found.instance]
     # Far from a ray's origin float64 itself is coarser than the wanted precision: a search must still come to its end.
     finest = 4 * np.spacing(np.abs(found.tb))
     tolerance, step = np.maximum(_TOLERANCE * diagonal, finest), np.maximum(_STEP * diagonal, finest)
@@ -182,6 +188,7 @@ def _search(scene, origins, directions, rays, found, best_t, best_owner, count) 
         over = active[mode >= kernels.DONE]
         kernels.nearest_hits(rays[over], found.instance[over], search.t[over], best_t, best_owner)
         failed.append(rays[active[mode == kernels.FAILED]])
+        failed.append(rays[over[certain[over] & (search.mode[over] == kernels.DONE) & np.isinf(search.t[over])]])
         active = active[mode < kernels.DONE]
         active = active[search.lo[active] <= best_t[rays[active]]]
     return np.unique(np.concatenate(failed)) if failed else np.zeros(0, dtype=np.int64)

@@ -6,6 +6,7 @@ import torch
 from compose import Composite, Instance, Rays
 from compose.reference import in_double, trace_reference
 from objects import SE3
+from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.primitives import Box, Sphere, Torus
 
@@ -349,3 +350,35 @@ def test_bad_rays_are_refused_by_name(arguments, words):
     good = {"origins": torch.zeros(2, 3), "directions": torch.tensor([[0.0, 0.0, 1.0]]).repeat(2, 1)}
     with pytest.raises(ValueError, match=words):
         Rays(**good | arguments)
+
+
+class _Corrugated(Field):
+    """A plate with a rippled top: a ray that grazes it goes in and out many times within a few cells of the grid."""
+
+    def __init__(self, waves: float) -> None:
+        half = torch.tensor([0.5, 0.5, 0.4])
+        super().__init__(Aabb(-half, half), lipschitz=1.0 + 0.02 * waves)
+        self.waves = waves
+
+    def inside(self, p_obj, time):
+        x, y, z = p_obj.unbind(-1)
+        top = z.abs() - 0.2 + 0.02 * torch.sin(self.waves * x) * torch.cos(0.7 * self.waves * y)
+        side = torch.maximum(x.abs(), y.abs()) - 0.45
+        return FieldSample(torch.maximum(top, side), torch.full_like(p_obj, 0.5), p_obj[:, :0])
+
+
+@pytest.mark.parametrize("waves", [40.0, 60.0])
+def test_a_ray_that_goes_in_and_out_within_a_few_cells_hits_where_it_goes_in_first(waves):
+    g = torch.Generator().manual_seed(0)
+
+    def between(lo, hi):
+        return lo + (hi - lo) * torch.rand(1500, generator=g, dtype=torch.float64)
+
+    far = torch.full((1500,), 2.0, dtype=torch.float64)
+    origins = torch.stack([-far, between(-0.6, 0.6), between(0.17, 0.32)], -1)
+    targets = torch.stack([far, between(-0.6, 0.6), between(0.1, 0.23)], -1)
+    wrong, want = _disagreements(
+        [Instance("plate", _Corrugated(waves), SE3.identity())], _rays(origins, targets - origins)
+    )
+    assert (want.owner >= 0).sum() > 900
+    assert int(wrong.sum()) == 0
