@@ -25,6 +25,7 @@ import trimesh
 from PIL import Image, ImageDraw
 from skimage.measure import marching_cubes
 
+from benchmarks.compose import disagreements, say
 from compose import Composite, Instance, Rays
 from compose import trace as trace_module
 from compose.batch import FieldBatch
@@ -38,10 +39,6 @@ WIDTH, HEIGHT = 320, 240
 SAMPLE = {1: 1000, 10: 500, 100: 300, 1000: 200, 10_000: 60}  # rays held against the reference
 SPACING = 1.0  # metres between neighbours; objects are about 0.7 m across
 EMBREE_AT, EMBREE_CELLS = 1000, 64
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def best_ms(run: Callable[[], object], repeats: int = 5) -> float:
@@ -115,16 +112,11 @@ def parts_ms(scene: Composite, rays: Rays) -> dict[str, float]:
     return {name: min(values) for name, values in found.items()}
 
 
-def agreement(instances: list[Instance], rays: Rays, n: int, size: float) -> dict[str, int | float]:
-    """Rays with another owner (ties within 1e-6 of the scene aside) or a depth off by more than 1e-4 of the scene."""
+def agreement(scene: Composite, instances: list[Instance], rays: Rays, n: int) -> dict[str, int | float]:
+    """A trace of ``n`` of the rays against the dense reference."""
     pick = torch.randperm(len(rays), generator=torch.Generator().manual_seed(0))[:n]
     some = Rays(rays.origins[pick], rays.directions[pick])
-    got = Composite(instances).trace(some)
-    # Only boxes that a ray meets can hold its hit; the others are left to the reference's own test.
-    want = trace_reference(in_double(instances), some)
-    gap = torch.where(got.t == want.t, 0.0, (got.t - want.t).abs())
-    wrong = ((got.owner != want.owner) & (gap >= 1e-6 * size)) | (gap > 1e-4 * size)
-    return {"sample": n, "sample_hits": int((want.owner >= 0).sum()), "sample_wrong": int(wrong.sum())}
+    return disagreements(scene.trace(some), trace_reference(in_double(instances), some), scene.size)
 
 
 def measured(fields: list[Field], m: int) -> dict[str, float | int]:
@@ -151,7 +143,7 @@ def measured(fields: list[Field], m: int) -> dict[str, float | int]:
     p = p * SPACING * m ** (1 / 3)
     with torch.no_grad():
         row["query_us_per_point"] = 1e3 * best_ms(lambda: scene.query(p), 3) / len(p)
-    row |= agreement(instances, rays, SAMPLE[m], scene.size)
+    row |= agreement(scene, instances, rays, SAMPLE[m])
     if m == EMBREE_AT:
         row |= embree(instances, rays, scene, owner, points)
     graph = SceneGraph()

@@ -200,10 +200,6 @@ class Composite:
         stand = self._stand
         return torch.from_numpy(stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset])
 
-    def box(self, i: int) -> Aabb:
-        """World box around instance ``i``."""
-        return Aabb(torch.from_numpy(self._box_lo[i]), torch.from_numpy(self._box_hi[i]))
-
     @property
     def bounds(self) -> Aabb | None:
         """World box around the boxes of all instances, None for an empty scene."""

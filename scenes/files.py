@@ -8,6 +8,7 @@ names are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -240,8 +241,9 @@ def _sweep(folder: Path, used: set[str]) -> None:
     left = r"([0-9a-f]{64})\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+\.tmp|\.scene\.json\.[0-9a-f]+\.tmp"
     for path in (*(folder / "fields").iterdir(), *folder.iterdir()):
         match = re.fullmatch(left, path.name)
-        if match and match[1] not in used and path.is_file():
-            path.unlink()
+        if match and match[1] not in used:
+            with contextlib.suppress(OSError):  # the new scene is written: what can't go now goes the next time
+                path.unlink()
 
 
 def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:

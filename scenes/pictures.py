@@ -33,12 +33,8 @@ from scenes.paths import Settings, numbers
 
 def camera_for(graph: SceneGraph, settings: Settings, time: float) -> Camera:
     """What the settings say; the scene's first camera by default, else a view of all of it."""
-
     name, eye, target = (settings[f"camera.{key}"] for key in ("name", "eye", "target"))
-    size = [
-        None if settings[f"camera.{k}"] is None else _pixels(f"camera.{k}", settings[f"camera.{k}"])
-        for k in ("width", "height")
-    ]
+    size = [_pixels(key, settings[key]) for key in ("camera.width", "camera.height")]
     if name is not None and (eye is not None or target is not None):
         raise ValueError("camera: expected camera.name or camera.eye, got both")
     if name is None and eye is None and target is None and graph.cameras:
@@ -110,7 +106,6 @@ def film(graph: SceneGraph, settings: Settings, start: float, seconds: float | N
 
 
 def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, level: int) -> Tensor:
-
     if layer == "owner":
         owner = frame.owner
         if level > 0 and len(place := graph.owners(level, time)[1]):
@@ -124,7 +119,6 @@ def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, leve
 
 
 def save_layer(frame: Frame, layer: str, file: Path, graph: SceneGraph, time: float, level: int) -> None:
-
     if layer == "depth":
         save_depth_png(frame.depth, file)
     else:
@@ -133,7 +127,6 @@ def save_layer(frame: Frame, layer: str, file: Path, graph: SceneGraph, time: fl
 
 def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time: float) -> None:
     """The scene, then each distinct object alone with the path of its first user; at most 59 of them."""
-
     size, lights = (320, 240), (AmbientLight(intensity=0.45), DirectionalLight((-0.5, 0.7, -1.0), intensity=0.7))
     keys = {"name", "eye", "target", "width", "height"}
     camera = camera_for(graph, {f"camera.{key}": None for key in keys} | {"camera.fov": 45.0}, time).resized(*size)
@@ -142,9 +135,8 @@ def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time:
     chosen = list(users.items())[:59]
     for field, paths in tqdm(chosen, desc="sheet", unit="object", delay=2, leave=False, disable=None):
         box = field.bounds
-        turned = SE3(
-            graph.pose(paths[0], time)[0].quat_wxyz, torch.zeros(3, dtype=torch.float64)
-        )  # as it stands in the scene
+        # Turned as it stands in the scene.
+        turned = SE3(graph.pose(paths[0], time)[0].quat_wxyz, torch.zeros(3, dtype=torch.float64))
         middle = turned @ box.center.double()
         near = Camera.orbit(middle, 1.35 * box.diagonal, 1, *size, start_deg=-60, fov_y_deg=45)[0]
         alone = Composite([Instance(paths[0], field, turned)])

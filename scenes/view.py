@@ -18,7 +18,7 @@ from scenes.node import ROOT, Node
 class View:
     """World poses of all nodes at the time last asked for, and the composite made of them.
 
-    Node ids index the arrays directly. ``local_*`` and ``parent`` are what the tracks say at that time, ``world_*`` what follows;
+    Node ids index the arrays directly. `_local` and `_parent` are what the tracks say at that time, `_world` what follows;
     `_dirty` holds the nodes whose local pose changed since.
     """
 

@@ -175,7 +175,7 @@ def test_ids_far_apart_cost_no_memory(graph, tmp_path):
     assert max(loaded._nodes) < 1000
 
 
-def test_an_edit_of_ten_thousand_nodes_can_be_undone_after_loading(tmp_path):
+def test_an_edit_of_thousands_of_nodes_can_be_undone_after_loading(tmp_path):
     graph = SceneGraph()
     graph.add("all")
     for k in range(6000):
@@ -379,7 +379,7 @@ def test_text_that_is_no_scene_is_refused(tmp_path, text, message):
     assert len(str(error.value)) < 500 + len(str(folder))
 
 
-def test_a_million_nested_groups_are_refused_quickly(tmp_path):
+def test_200_000_nested_groups_are_refused(tmp_path):
     folder = tmp_path / "a.scene"
     folder.mkdir()
     rows = ",".join(f'{{"id":{k},"name":"n","held":[{{"under":{k - 1}}}]}}' for k in range(1, 200_001))
