@@ -22,13 +22,16 @@ PIP := $(PY) -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 SCATTER := .venv-scatter
 
-.PHONY: help demo test check bench test-scatter format
+.PHONY: help demo thousand test check bench test-scatter format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
 demo: $(INSTALLED) ## learn real objects, build a room, render it, move one, render again: pictures in out/demo/
 	$(PY) examples/demo.py
+
+thousand: $(INSTALLED) ## learn a thousand objects (an hour on 2 cores; goes on after a kill), a room of them: out/thousand/
+	$(PY) -m examples.thousand
 
 test: $(INSTALLED) ## all tests; what the machine lacks (EGL) is skipped with its reason
 	$(PY) -m pytest

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 
 from compose import siren_kernel
 from objects.field import Field, FieldSample, structure
-from objects.siren import SirenField
 
 _BLOCK = 64  # points of one asset in one row of the batched call
 _CHUNK = 1 << 17  # points in one batched call: bounds the memory
@@ -44,13 +42,6 @@ class _Group:
         with torch.no_grad():
             return {name: torch.stack([s[name].detach() for s in self.states]) for name in self.states[0]}
 
-    @cached_property
-    def packed_sirens(self) -> np.ndarray | None:
-        """For the fused kernel, None where it can't serve: other kinds of fields, other types of numbers."""
-        if type(self.fields[0]) is SirenField and self.dtype == torch.float32:
-            return siren_kernel.pack(cast(list[SirenField], self.fields))
-        return None
-
     @property
     def wants_graph(self) -> bool:
         return torch.is_grad_enabled() and any(v.requires_grad for s in self.states for v in s.values())
@@ -67,6 +58,9 @@ class FieldBatch:
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self.fields = tuple(fields)
+        empty = np.zeros((0, 3))
+        self.box_lo = np.stack([f.box_lo.detach().double().numpy() for f in self.fields]) if self.fields else empty
+        self.box_hi = np.stack([f.box_hi.detach().double().numpy() for f in self.fields]) if self.fields else empty
         self.feature_width = max((f.feature_width for f in self.fields), default=0)
         members: dict[str, list[int]] = {}
         for i, field in enumerate(self.fields):
@@ -92,23 +86,23 @@ class FieldBatch:
 
         return self._evaluate(asset, p_obj, time, run, (None,), fused=True)[0]
 
+    @cached_property
+    def nets(self) -> siren_kernel.Nets:
+        """The networks that the fused kernel serves."""
+        return siren_kernel.pack(self.fields)
+
     @torch.no_grad()
     def sdf_sorted(
         self, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"], time: Float[np.ndarray, "n"]
     ) -> Float[np.ndarray, "n"]:
         """As `sdf`, for pairs that are sorted by asset already; float64, no gradients."""
+        fused = self.nets.at[asset] >= 0
+        if fused.all():
+            return siren_kernel.siren_sdf(self.nets, asset, p_obj).astype(np.float64)
         out = np.empty(len(asset))
-        for group in self._groups:
-            slot = group.slot.numpy()[asset]
-            rows = slice(None) if len(self._groups) == 1 else np.flatnonzero(slot >= 0)
-            if group.packed_sirens is None:
-                pairs = (torch.from_numpy(values[rows]) for values in (asset, p_obj, time))
-                out[rows] = self.sdf(*pairs).numpy()
-            else:
-                config = group.fields[0].config()
-                out[rows] = siren_kernel.siren_sdf(
-                    group.packed_sirens, config["width"], config["layers"], slot[rows], p_obj[rows]
-                )
+        out[fused] = siren_kernel.siren_sdf(self.nets, asset[fused], p_obj[fused])
+        others = (torch.from_numpy(values[~fused]) for values in (asset, p_obj, time))
+        out[~fused] = self.sdf(*others).numpy()
         return out
 
     def sample(
@@ -120,6 +114,36 @@ class FieldBatch:
             return tuple(field(p, t))
 
         return FieldSample(*self._evaluate(asset, p_obj, time, run, (None, 3, self.feature_width)))
+
+    @torch.no_grad()
+    def surface(
+        self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"], *, gradient: bool
+    ) -> tuple[FieldSample, Float[Tensor, "n 3"]]:
+        """Full sample of each pair as `sample` gives it, without a graph, and the gradient of the distance in the object frame (zeros
+        unless asked for), float64. SIRENs in their boxes go through the fused kernel."""
+        number, p = asset.numpy(), p_obj.numpy()
+        fused = self.nets.at[number] >= 0
+        if gradient:  # beyond the box the gradient isn't the network's
+            fused &= ((p >= self.box_lo[number]) & (p <= self.box_hi[number])).all(1)
+        rows = np.flatnonzero(fused)
+        rows = rows[np.argsort(number[rows], kind="stable")]
+        sdf, slope, look = siren_kernel.siren_surface(self.nets, number[rows], p[rows], gradient)
+        n, width = len(number), self.feature_width
+        out = [np.zeros(n), np.zeros((n, 3)), np.zeros((n, width)), np.zeros((n, 3))]
+        rgb, feature = 1 / (1 + np.exp(-look[:, :3])), look[:, 3 : 3 + width]
+        for whole, part in zip(out, (sdf, rgb, np.pad(feature, ((0, 0), (0, width - feature.shape[1]))), slope), strict=True):
+            whole[rows] = part
+        rest = np.flatnonzero(~fused)
+        if len(rest):
+            q = p_obj[rest].requires_grad_(gradient)
+            with torch.set_grad_enabled(gradient):
+                sample, slope = self.sample(asset[rest], q, time[rest]), torch.zeros_like(q)
+                if sample.sdf.requires_grad:
+                    (slope,) = torch.autograd.grad(sample.sdf.sum(), q)
+            for whole, part in zip(out, (*sample, slope), strict=True):
+                whole[rest] = part.detach().numpy()
+        sdf, rgb, feature, slope = map(torch.from_numpy, out)
+        return FieldSample(sdf, rgb, feature), slope
 
     def _evaluate(
         self,
@@ -142,13 +166,9 @@ class FieldBatch:
             slot, order = slot[rows].sort(stable=True)
             rows = rows[order]
             graph = group.wants_graph or (torch.is_grad_enabled() and p_obj.requires_grad)
-            if fused and not graph and group.packed_sirens is not None:
-                config = group.fields[0].config()
+            if fused and not graph and siren_kernel.serves(group.fields[0]):
                 points = p_obj[rows].detach().double().numpy()
-                got = siren_kernel.siren_sdf(
-                    group.packed_sirens, config["width"], config["layers"], slot.numpy(), points
-                )
-                outs[0][rows] = torch.from_numpy(got).double()
+                outs[0][rows] = torch.from_numpy(siren_kernel.siren_sdf(self.nets, asset[rows].numpy(), points)).double()
                 continue
             for lo in range(0, len(rows), _CHUNK):
                 part = rows[lo : lo + _CHUNK]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from compose.lean import lean
+
 EMPTY, INNER = -2, -1  # values of `node_instance` other than an instance
 STACK = 64  # at least twice the depth of the deepest tree
 
@@ -90,7 +92,7 @@ def _refit_paths(node_lo, node_hi, leaves):
             node >>= 1
 
 
-@numba.njit(cache=True)
+@lean
 def box_distance2(lo, hi, k, x, y, z):
     """Squared distance of a point to box ``k`` of ``lo, hi [n, 3]``; 0 inside, inf for an inverted (empty) box."""
     dx = max(lo[k, 0] - x, 0.0, x - hi[k, 0])
@@ -99,13 +101,13 @@ def box_distance2(lo, hi, k, x, y, z):
     return dx * dx + dy * dy + dz * dz
 
 
-@numba.njit(cache=True)
+@lean
 def inverse(d):
     """``1 / d``; huge instead of infinite, so that no product with it is NaN."""
     return 1.0 / d if abs(d) > 1e-300 else 1e300
 
 
-@numba.njit(cache=True)
+@lean
 def box_span(lo, hi, k, ox, oy, oz, ix, iy, iz, t_min, t_max):
     """Where a ray with inverse directions ``ix, iy, iz`` is inside box ``k`` of ``lo, hi [n, 3]``: ``(enter, leave)``,
     ``enter > leave`` for a miss."""

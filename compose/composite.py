@@ -21,9 +21,9 @@ from tqdm import tqdm
 from compose import kernels
 from compose.batch import FieldBatch
 from compose.bvh import Bvh
-from compose.grid import grid_of
-from compose.kernels import Grids, Stand, Tree
-from compose.trace import TraceCount, TraceScene, any_hits, first_hits
+from compose.cells import Cells, cells_of
+from compose.kernels import Stand, Tree
+from compose.trace import Elsewhere, TraceCount, TraceScene, trace_rays
 from compose.types import Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
@@ -38,9 +38,7 @@ class _Assets:
         self.fields = [field for field, _ in rows]
         self.times = [time for _, time in rows]
         self.batch = FieldBatch(self.fields)
-        empty = np.zeros((0, 3))
-        self.box_lo = np.stack([f.box_lo.detach().double().numpy() for f in self.fields]) if rows else empty
-        self.box_hi = np.stack([f.box_hi.detach().double().numpy() for f in self.fields]) if rows else empty
+        self.box_lo, self.box_hi = self.batch.box_lo, self.batch.box_hi
 
     @staticmethod
     def of(
@@ -63,24 +61,14 @@ class _Assets:
         return known, renamed[row_of]
 
     @cached_property
-    def grids(self) -> Grids:
+    def cells(self) -> Cells:
         bar = tqdm(total=len(self.fields), desc="indexing", unit="object", delay=2, leave=False, disable=None)
-        all_grids = []
+        found = []
         for field, time in zip(self.fields, self.times, strict=True):
-            all_grids.append(grid_of(field, time))
+            found.append(cells_of(field, time))
             bar.update()
         bar.close()
-        values, cells = [g.value.ravel() for g in all_grids], [g.bound.ravel() for g in all_grids]
-        return Grids(
-            shape=np.array([g.bound.shape for g in all_grids], dtype=np.int64),
-            cell=np.stack([g.cell for g in all_grids]),
-            value_at=np.cumsum([0] + [len(v) for v in values[:-1]]),
-            cell_at=np.cumsum([0] + [len(v) for v in cells[:-1]]),
-            value=np.concatenate(values),
-            bound=np.concatenate(cells),
-            skip=np.concatenate([g.skip.ravel() for g in all_grids]),
-            lipschitz=np.array([g.lipschitz for g in all_grids]),
-        )
+        return Cells.of(found)
 
 
 class Composite:
@@ -292,7 +280,9 @@ class Composite:
         rows = (owner >= 0).nonzero()[:, 0]
         if len(rows):
             p_obj, scale = self._to_object(p_world[rows], owner[rows])
-            got = self._assets.batch.sample(*self._pairs(owner[rows], p_obj))
+            pairs = self._pairs(owner[rows], p_obj)
+            batch = self._assets.batch
+            got = batch.sample(*pairs) if torch.is_grad_enabled() else batch.surface(*pairs, gradient=False)[0]
             sdf = sdf.index_put((rows,), got.sdf * scale)
             rgb = rgb.index_put((rows,), got.rgb)
             feature = feature.index_put((rows,), got.feature)
@@ -308,7 +298,7 @@ class Composite:
             to weights, poses, scales and rays, by the implicit function theorem at the hit
             (``dt = -df / (grad f . d)``; Niemeyer et al., "Differentiable Volumetric Rendering", CVPR 2020, eq. 12).
         """
-        t, owner = first_hits(self._trace_scene, *_ray_arrays(rays), count=TraceCount())
+        t, owner = trace_rays(*self._traced, *_ray_arrays(rays))
         t, owner = torch.from_numpy(t), torch.from_numpy(owner)
         if torch.is_grad_enabled() and self._wants_graph(rays):
             t = self._attach(rays, t, owner)
@@ -317,15 +307,22 @@ class Composite:
     def trace_count(self, rays: Rays) -> TraceCount:
         """What `trace` costs for these rays, counted."""
         count = TraceCount()
-        first_hits(self._trace_scene, *_ray_arrays(rays), count=count)
+        trace_rays(*self._traced, *_ray_arrays(rays), count=count)
         return count
 
     def occluded(self, rays: Rays) -> Bool[Tensor, "n"]:
         """Whether each ray hits anything between its ``t_min`` and ``t_max``; no gradients."""
-        return torch.from_numpy(any_hits(self._trace_scene, *_ray_arrays(rays), count=TraceCount()))
+        return torch.from_numpy(np.isfinite(trace_rays(*self._traced, *_ray_arrays(rays), any_hit=True)[0]))
 
-    def evaluate(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> SurfaceSample:
+    def evaluate(
+        self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"], *, normals: bool = True
+    ) -> SurfaceSample:
         """Given instances at given points, without any routing; differentiable like `query`.
+
+        Args:
+            p_world: Points, world frame, metres.
+            owner: The instance that is asked at each.
+            normals: Whether normals are wanted; without, they are zeros.
 
         Raises:
             ValueError: Points that are not finite, or owners that are no instance numbers.
@@ -337,7 +334,7 @@ class Composite:
             raise ValueError(
                 f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}"
             )
-        sample, gradient = self._sample_and_gradient(p_world, owner)
+        sample, gradient = self._sample_and_gradient(p_world, owner, normals)
         return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1))
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -347,12 +344,11 @@ class Composite:
         return Tree(self._bvh.node_lo, self._bvh.node_hi, self._bvh.node_instance)
 
     @cached_property
-    def _trace_scene(self) -> TraceScene:
-        stand = self._stand
-        times = np.array([0.0 if t is None else t for t in self._assets.times])
-        time = times[stand.asset]
-        grids = self._assets.grids if len(self) else _NO_GRIDS
-        return TraceScene(stand, self._tree, grids, self._assets.batch, time, self.diagonals.numpy())
+    def _traced(self) -> tuple[TraceScene, Elsewhere]:
+        assets = self._assets
+        times = np.array([0.0 if t is None else t for t in assets.times])
+        scene = TraceScene.of(self._stand, self._tree, assets.cells, assets.batch.nets, self.diagonals.numpy())
+        return scene, Elsewhere(assets.batch, times[self._stand.asset])
 
     def _nearest(self, p_world: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
         """Distance and owner of the closest instance by branch and bound over boxes; see `query` for ``band``.
@@ -400,24 +396,23 @@ class Composite:
         poses, scale = self._graph_poses(owner)
         return (poses.inverse() @ p) / scale[:, None], scale
 
-    def _sample_and_gradient(self, p_world: Tensor, owner: Tensor) -> tuple[FieldSample, Tensor]:
-        """Samples of given instances (distance in metres) and the world gradient of their distance, ``[n, 3]``."""
-        wants_graph = torch.is_grad_enabled()
+    def _sample_and_gradient(
+        self, p_world: Tensor, owner: Tensor, wanted: bool = True
+    ) -> tuple[FieldSample, Float[Tensor, "n 3"]]:
+        """Samples of given instances (distance in metres) and the world gradient of their distance, zeros if not wanted."""
         p_obj, scale = self._to_object(p_world, owner)
-        with torch.enable_grad():
+        pairs = self._pairs(owner, p_obj)
+        if not torch.is_grad_enabled():
+            got, gradient = self._assets.batch.surface(*pairs, gradient=wanted)
+            rot = torch.from_numpy(self._stand.rot)[owner]
+        else:
             if not p_obj.requires_grad:
                 p_obj = p_obj.detach().requires_grad_(True)
-            got = self._assets.batch.sample(*self._pairs(owner, p_obj))
-            if got.sdf.requires_grad:
-                (gradient,) = torch.autograd.grad(got.sdf.sum(), p_obj, create_graph=wants_graph)
-            else:
-                gradient = torch.zeros_like(p_obj)
-        rot = self._graph_poses(owner)[0].rotation() if wants_graph else torch.from_numpy(self._stand.rot)[owner]
-        sample = got._replace(sdf=got.sdf * scale)
-        gradient = (rot @ gradient[..., None])[..., 0]
-        if wants_graph:
-            return sample, gradient
-        return FieldSample(*(v.detach() for v in sample)), gradient.detach()
+            got, gradient = self._assets.batch.sample(pairs[0], p_obj, pairs[2]), torch.zeros_like(p_obj)
+            if wanted and got.sdf.requires_grad:
+                (gradient,) = torch.autograd.grad(got.sdf.sum(), p_obj, create_graph=True)
+            rot = self._graph_poses(owner)[0].rotation()
+        return got._replace(sdf=got.sdf * scale), (rot @ gradient[..., None])[..., 0]
 
     def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:
         """Poses and scales of ``owner [n]`` with their graphs."""
@@ -468,13 +463,6 @@ class _Instances(Sequence[Instance]):
 
 
 _FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
-
-_NO_GRIDS = Grids(
-    *(np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3))),
-    *(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)),
-    *(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint8), np.zeros(0)),
-)
-
 
 def _stack_poses(poses: Sequence[SE3]) -> SE3:
     """As one float64 batch (empty for none)."""

@@ -20,6 +20,8 @@ from rendering.lights import Light, Rgb, linear_from_srgb, srgb_from_linear
 # the same length), far less than anything that is looked at.
 _SHADOW_OFFSET = 2e-4
 
+_TILE = 16  # pixels along the edge of a square that is traced together
+
 # Neighbouring pixels that differ by more than this are given extra samples. The jump of inverse depth is the second
 # difference along a row or column, relative to it: 0 on planes, at any slant.
 _EDGE_INVERSE_DEPTH = 0.005
@@ -37,6 +39,7 @@ class RenderConfig:
         shadows: Whether lights other than ambient ones cast shadows.
         background: sRGB where nothing is, in 0..1.
         background_top: If given, the background goes linearly from this at the top edge to ``background`` at the bottom.
+        normals: Whether `Frame.normal` is wanted. Without, it is zeros unless light or antialiasing needs normals anyway.
         chunk_rays: Most rays traced at once; bounds the memory beyond that of the frame itself.
 
     Raises:
@@ -47,6 +50,7 @@ class RenderConfig:
     shadows: bool = True
     background: Rgb = (1.0, 1.0, 1.0)
     background_top: Rgb | None = None
+    normals: bool = True
     chunk_rays: int = 1 << 17
 
     def __post_init__(self) -> None:
@@ -136,8 +140,7 @@ def render(
     feature = torch.empty(n_pixels, composite.feature_width)
     hidden = None if progress else True  # None: shown on a terminal only
     with tqdm(total=n_pixels, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
-        for start in range(0, n_pixels, config.chunk_rays):
-            index = torch.arange(start, min(start + config.chunk_rays, n_pixels))
+        for index in _tiled(camera.width, camera.height).split(config.chunk_rays):
             seen = view.see(camera.pixel_centers(index))
             rgb[index] = _display(seen.linear)
             depth[index], normal[index], owner[index] = seen.depth.float(), seen.normal.float(), seen.owner
@@ -175,6 +178,7 @@ class _View:
     def __init__(self, composite: Composite, camera: Camera, lights: tuple[Light, ...], config: RenderConfig) -> None:
         self.composite, self.camera, self.lights, self.config = composite, camera, lights, config
         self.lit = composite.lit & bool(lights)
+        self.normals = config.normals or config.antialias > 1 or bool(self.lit.any())
         self.shadow_offset = _SHADOW_OFFSET * composite.diagonals
 
     def see(self, uv: Float[Tensor, "n 2"]) -> _Samples:
@@ -189,7 +193,7 @@ class _View:
         feature = torch.zeros(len(uv), self.composite.feature_width)
         if len(hit):
             p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
-            surface = self.composite.evaluate(p_world, owner)
+            surface = self.composite.evaluate(p_world, owner, normals=self.normals)
             normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
             linear[hit] = self._shade(p_world, normal[hit], linear_from_srgb(surface.rgb.double().clamp(0, 1)), owner)
@@ -227,6 +231,13 @@ class _View:
             return linear_from_srgb(bottom).repeat(len(uv), 1)
         top = uv.new_tensor(self.config.background_top)
         return linear_from_srgb(top + (uv[:, 1:] / self.camera.height).clamp(0, 1) * (bottom - top))
+
+
+def _tiled(width: int, height: int) -> Int[Tensor, "n"]:
+    """All pixels, those of one square tile after the other: neighbouring rays are traced together."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    tile = (y // _TILE) * (width // _TILE + 1) + x // _TILE
+    return tile.flatten().sort(stable=True).indices
 
 
 def _display(linear: Tensor) -> Float[Tensor, "n 3"]:

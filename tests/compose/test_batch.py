@@ -140,22 +140,41 @@ def test_the_fused_kernel_equals_float64_inside_and_outside_the_box(width, layer
 
 
 def test_the_fused_kernel_gives_a_point_the_same_bits_wherever_it_stands(sirens):
-    packed = siren_kernel.pack(sirens[:2])
-    config = sirens[0].config()
+    nets = siren_kernel.pack(sirens[:2])
 
     def ask(slot, p):
-        return siren_kernel.siren_sdf(packed, config["width"], config["layers"], slot.numpy(), p.numpy())
+        return siren_kernel.siren_sdf(nets, slot.numpy(), p.numpy())
 
     g = torch.Generator().manual_seed(0)
     p = torch.randn(500, 3, generator=g, dtype=torch.float64) * 0.4
     slot = torch.zeros(500, dtype=torch.int64)
     slot[300:] = 1
     whole = ask(slot, p)
-    for k in (0, 1, 63, 64, 65, 127, 299, 300, 301, 499):
+    for k in (0, 1, 7, 8, 9, 15, 16, 63, 64, 65, 127, 299, 300, 301, 499):
         assert ask(slot[k : k + 1], p[k : k + 1])[0] == whole[k]
-        assert (ask(slot[k : k + 70], p[k : k + 70]) == whole[k : k + 70]).all()
+        for n in (5, 8, 9, 70):
+            assert (ask(slot[k : k + n], p[k : k + n]) == whole[k : k + n]).all()
     back = torch.arange(299, -1, -1)
     assert (ask(slot[back], p[back]) == whole[back.numpy()]).all()
+
+
+def test_surfaces_without_a_graph_equal_those_with_one(mixed):
+    """Values and gradients, of fields that the fused kernel serves and of others, within their boxes and beyond them."""
+    batch = FieldBatch(mixed)
+    asset, p = _pairs(len(mixed), 3000)
+    with torch.enable_grad():
+        q = p.clone().requires_grad_()
+        want = batch.sample(asset, q)
+        (want_gradient,) = torch.autograd.grad(want.sdf.sum(), q)
+    got, gradient = batch.surface(asset, p, torch.zeros(len(p), dtype=torch.float64), gradient=True)
+    inside = (p.numpy() > batch.box_lo[asset]).all(1) & (p.numpy() < batch.box_hi[asset]).all(1)
+    assert 300 < inside.sum() < 2700 and 0 < (batch.nets.at >= 0).sum() < len(mixed)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=3e-6)
+    assert float((gradient - want_gradient).norm(dim=1).max()) < 2e-4
+    got, gradient = batch.surface(asset, p, torch.zeros(len(p), dtype=torch.float64), gradient=False)
+    assert not gradient.any()
+    torch.testing.assert_close(got.rgb, want.rgb.detach(), rtol=1e-5, atol=3e-6)
 
 
 def test_fields_are_stacked_by_shape(mixed):

@@ -1,0 +1,484 @@
+"""Proven bounds of the distance network of a SIREN over boxes and along segments, by affine arithmetic.
+
+A quantity is kept as an affine form: a middle, a coefficient for each symbol of the input (three for a box, one for a
+segment) and one for each sine unit so far, every symbol being any number in [-1, 1]. A linear layer maps forms to
+forms. A sine is a line, the best one over the range of its argument, plus a new symbol for what the line misses.
+Nothing is merged on the way ("affine-all").
+
+What is bounded is the network in exact arithmetic, its weights being the numbers that the field holds; the rounding of
+the analysis, in float64, is part of each bound. What float32 makes of the network is `evaluation_error`. Outside of its
+box a field is not its network (`Field.forward`): `affine_bounds`, `segment_bounds` and `monotone` speak of the field
+only inside its box.
+
+Source: Sharp, Jacobson, "Spelunking the Deep: Guaranteed Queries on General Neural Implicit Surfaces via Range
+Analysis" (SIGGRAPH 2022), sections 3.2 and 3.3. Lines for the sine: Chebyshev's alternation theorem. Rounding of sums:
+Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import numba
+import numpy as np
+from jaxtyping import Float, Int8
+from torch import nn
+
+from objects.siren import SirenField
+
+_BLOCK = 32  # inputs that share their working memory
+_UNIT = 2.0**-52  # twice the unit roundoff of float64: the bounds below need not be counted to the last operation
+_SINE_UNIT = 2.0**-48  # bounds the error of one evaluation of a line of the sine, relative to 1 + |argument|
+_SUM = 1.0 + 1e-12  # more than the rounding of a sum of thousands of positive terms
+_PI_REST = 1.2246467991473532e-16  # pi - math.pi
+_FLOAT32 = 2.0**-24  # unit roundoff of float32
+_FLOAT32_SINE = 3e-7  # error of the sine of a float32 kernel, but for the reduction of its argument
+_FLOAT32_ARGUMENT = 2.0**15  # larger arguments may be reduced wrongly
+
+_Points = Float[np.ndarray, "n 3"]
+_Values = Float[np.ndarray, "n"]
+_Signs = Int8[np.ndarray, "n"]
+
+
+class Weights(NamedTuple):
+    """The distance network of a field in float64, frequencies multiplied in.
+
+    ``first [w 3]``, ``hidden [layers-1 w w]``, ``last [1 w]``, ``bias [layers w]``, ``last_bias [1]``; in the object
+    frame the field's ``box_lo``, ``box_hi`` and ``center [3]``, and its ``half_extent`` (object units).
+    """
+
+    first: np.ndarray
+    hidden: np.ndarray
+    last: np.ndarray
+    bias: np.ndarray
+    last_bias: np.ndarray
+    box_lo: np.ndarray
+    box_hi: np.ndarray
+    center: np.ndarray
+    half_extent: float
+
+
+def weights_of(field: SirenField) -> Weights:
+    """The distance network of a field, for the functions below to be called with more than once.
+
+    Raises:
+        ValueError: A weight that is not finite.
+    """
+    net = field.distance
+    linears = [
+        (linear.weight.detach().double().cpu().numpy(), linear.bias.detach().double().cpu().numpy())
+        for linear in cast(list[nn.Linear], list(net.linears))
+    ]
+    if not all(np.isfinite(part).all() for linear in linears for part in linear):
+        raise ValueError("weights_of: expected finite weights")
+    (first, first_bias), *hidden, (last, last_bias) = linears
+    width = len(first)
+    return Weights(
+        net.omega_first * first,
+        net.omega_hidden * np.array([weight for weight, _ in hidden]).reshape(-1, width, width),
+        last,
+        np.array([net.omega_first * first_bias] + [net.omega_hidden * bias for _, bias in hidden]),
+        last_bias,
+        field.box_lo.double().cpu().numpy(),
+        field.box_hi.double().cpu().numpy(),
+        field.center.double().cpu().numpy(),
+        float(field.half_extent),
+    )
+
+
+def affine_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -> tuple[_Points, _Values, _Values]:
+    """A linear function and its proven error over axis-aligned boxes.
+
+    Args:
+        field: The field, or its `weights_of`.
+        centre, half: Middle and half size of each box (object frame, object units); half sizes may be 0.
+
+    Returns:
+        ``gradient [n 3]``, ``middle [n]`` and ``error [n]`` (object units) such that at each point ``p`` of box k
+        ``|sdf(p) - (middle[k] + gradient[k] . (p - centre[k]))| <= error[k]``, where ``sdf`` is the network in exact
+        arithmetic. Where numbers overflow, the error is infinite.
+
+    Raises:
+        ValueError: Arrays of the wrong shape, numbers that are not finite, or a negative half size.
+    """
+    weights = _weights(field)
+    centre, half = _checked("affine_bounds", centre=centre, half=half)
+    if (half < 0).any():
+        raise ValueError("affine_bounds: expected half sizes of 0 or more")
+    middle = (centre - weights.center) / weights.half_extent
+    axes = np.tile(np.eye(3), (len(centre), 1, 1))
+    form, error = _affine(weights, middle, axes, half / weights.half_extent)
+    return form[:, 1:], form[:, 0] * weights.half_extent, error * weights.half_extent
+
+
+def segment_bounds(field: SirenField | Weights, start: _Points, end: _Points) -> tuple[_Values, _Values, _Values]:
+    """A linear function and its proven error along straight segments.
+
+    Args:
+        field: The field, or its `weights_of`.
+        start, end: Ends of each segment (object frame, object units).
+
+    Returns:
+        ``slope [n]``, ``middle [n]`` and ``error [n]`` (object units) such that at the point ``(start + end) / 2 +
+        u (end - start) / 2`` of segment k, for all ``u`` in [-1, 1], ``|sdf - (middle[k] + slope[k] u)| <= error[k]``,
+        where ``sdf`` is the network in exact arithmetic. Where numbers overflow, the error is infinite.
+
+    Raises:
+        ValueError: Arrays of the wrong shape or numbers that are not finite.
+    """
+    weights = _weights(field)
+    middle, axis = _segments(weights, *_checked("segment_bounds", start=start, end=end))
+    form, error = _affine(weights, middle, axis[:, None], np.ones((len(axis), 1)))
+    form, error = form * weights.half_extent, error * weights.half_extent
+    return form[:, 1], form[:, 0], error
+
+
+def monotone(field: SirenField | Weights, start: _Points, end: _Points) -> _Signs:
+    """Whether the network is proven to rise or to fall strictly all the way along straight segments.
+
+    What float32 makes of the network may still wiggle within `evaluation_error`.
+
+    Args:
+        field: The field, or its `weights_of`.
+        start, end: Ends of each segment (object frame, object units).
+
+    Returns:
+        +1 where the distance rises from ``start`` to ``end``, -1 where it falls, 0 unknown.
+
+    Raises:
+        ValueError: Arrays of the wrong shape or numbers that are not finite.
+    """
+    weights = _weights(field)
+    form, error = _derivative(weights, *_segments(weights, *_checked("monotone", start=start, end=end)))
+    return _sign(form[:, 0], np.abs(form[:, 1]) + error)
+
+
+def certified_sign(field: SirenField | Weights, centre: _Points, half: _Points) -> _Signs:
+    """The sign that the field is proven to have all over axis-aligned boxes, also when evaluated in float32.
+
+    Args:
+        field: The field, or its `weights_of`.
+        centre, half: Middle and half size of each box (object frame, object units). Boxes may reach out of the
+            field's: there the sign is that of the nearest point of the field's box, or positive.
+
+    Returns:
+        +1 where the box is proven to lie outside of the object, -1 inside, 0 unknown. A box that touches or leaves the
+        field's is never -1.
+
+    Raises:
+        ValueError: As `affine_bounds`.
+    """
+    weights = _weights(field)
+    centre, half = _checked("certified_sign", centre=centre, half=half)
+    if (half < 0).any():
+        raise ValueError("certified_sign: expected half sizes of 0 or more")
+    lo, hi = np.nextafter(centre - half, -np.inf), np.nextafter(centre + half, np.inf)
+    beyond = ((lo < weights.box_lo) | (hi > weights.box_hi)).any(1)
+    lo, hi = np.clip(lo, weights.box_lo, weights.box_hi), np.clip(hi, weights.box_lo, weights.box_hi)
+    centre = 0.5 * (lo + hi)
+    half = np.nextafter(np.maximum(hi - centre, centre - lo), np.inf)
+    gradient, middle, error = affine_bounds(weights, centre, half)
+    sign = _sign(middle, (np.abs(gradient) * half).sum(1) + error + evaluation_error(weights))
+    return np.where(beyond & (sign < 0), np.int8(0), sign)
+
+
+def evaluation_error(field: SirenField | Weights) -> float:
+    """How far the network, evaluated in float32, can be from itself in exact arithmetic, at points of its box.
+
+    The points are given in float64. It holds for any order of summation, for weights rounded with their frequency
+    multiplied in or not, and for a sine whose error is below ``3e-7 + 2^-23 |argument|``. Each layer adds
+    ``(n + 6) 2^-24 (|W| |x| + |b|)`` (Higham 2002, section 3.1) and grows what came in by ``|W|``; a sine passes on no
+    more than it gets.
+
+    Returns:
+        The bound, in object units.
+    """
+    w = _weights(field)
+    reach = np.maximum(np.abs(w.box_lo - w.center), np.abs(w.box_hi - w.center))
+    largest = np.maximum(np.abs(w.box_lo), np.abs(w.box_hi))
+    x = reach / w.half_extent
+    error = _FLOAT32 * (largest / w.half_extent + 3 * x)  # the point in float32, minus the centre, over the half extent
+    for weight, bias in zip([w.first, *w.hidden], w.bias, strict=True):
+        error, size = _float32_linear(weight, bias, x, error)
+        error += np.where(size < _FLOAT32_ARGUMENT, _FLOAT32_SINE + 2 * _FLOAT32 * size, 2.0)
+        error = np.minimum(error, 2.0 + _FLOAT32_SINE)
+        x = np.ones(len(weight))
+    error, size = _float32_linear(w.last, w.last_bias, x, error)
+    return float(_SUM * w.half_extent * (error + 2 * _FLOAT32 * (size + error))[0])
+
+
+def _float32_linear(weight, bias, x, error):
+    """Error and largest size of the outputs ``[m]`` of a float32 linear layer, from those of its inputs ``[n]``."""
+    weight = np.abs(weight)
+    size = weight @ (x + error) + np.abs(bias)
+    rounding = (weight.shape[1] + 6) * _FLOAT32
+    return weight @ error + rounding / (1 - rounding) * size, size
+
+
+def _weights(field: SirenField | Weights) -> Weights:
+    return field if isinstance(field, Weights) else weights_of(field)
+
+
+def _checked(name: str, **points: np.ndarray) -> list[np.ndarray]:
+    arrays = [np.ascontiguousarray(p, dtype=np.float64) for p in points.values()]
+    if any(a.ndim != 2 or a.shape[1] != 3 or len(a) != len(arrays[0]) for a in arrays):
+        shapes = ", ".join(f"{k} {list(a.shape)}" for k, a in zip(points, arrays, strict=True))
+        raise ValueError(f"{name}: expected two arrays [n, 3] of equal length, got {shapes}")
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise ValueError(f"{name}: expected finite numbers in {' and '.join(points)}")
+    return arrays
+
+
+def _segments(weights: Weights, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    start, end = (start - weights.center) / weights.half_extent, (end - weights.center) / weights.half_extent
+    return 0.5 * (start + end), 0.5 * (end - start)
+
+
+def _sign(middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    spread = spread * _SUM
+    return (middle > spread).astype(np.int8) - (middle < -spread).astype(np.int8)
+
+
+# -- compiled ----------------------------------------------------------------------------------------------------------
+
+
+class _Form(NamedTuple):
+    """The affine forms of a layer, before its sine or after it; ``s`` error symbols come from the layers before.
+
+    Attributes:
+        line: ``[1 + k, width]``: the middle, then the coefficients of the ``k`` symbols of the input.
+        kept: ``[width, >= s]``: coefficients of the error symbols.
+        fresh: ``[width]``, before the sine: what no symbol stands for, from rounding; after it: the coefficient of
+            each unit's new error symbol.
+        rest: ``[width]``, before the sine: the range of everything but ``line``.
+        size: ``[width]``, after the sine: bounds the sum of the absolute values of all coefficients.
+    """
+
+    line: np.ndarray
+    kept: np.ndarray
+    fresh: np.ndarray
+    rest: np.ndarray
+    size: np.ndarray
+
+
+@numba.njit(cache=True, parallel=True)
+def _affine(weights, middle, axes, reach):
+    """Bounds of the network at ``x = middle + sum_k axes[k] e_k``, ``|e_k| <= reach[k]`` (the network's frame).
+
+    Returns ``line [n, 1 + k]`` (the middle, then the slope along each axis) and ``error [n]``.
+    """
+    n, k = reach.shape
+    line, error = np.zeros((n, 1 + k)), np.full(n, np.inf)
+    for block in numba.prange((n + _BLOCK - 1) // _BLOCK):
+        here, there = _new_form(weights, k), _new_form(weights, k)
+        for at in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
+            _first(weights, middle[at], axes[at], reach[at], here)
+            for layer in range(len(weights.hidden)):
+                _sine(here, layer, reach[at])
+                _linear(weights.hidden[layer], weights.bias[layer + 1], here, layer, there)
+                here, there = there, here
+            _sine(here, len(weights.hidden), reach[at])
+            _linear(weights.last, weights.last_bias, here, len(weights.hidden), there)
+            _store(there, line[at], error[at : at + 1])
+    return line, error
+
+
+@numba.njit(cache=True, parallel=True)
+def _derivative(weights, middle, axis):
+    """Bounds of the network's derivative by ``u`` at ``x = middle + axis u``, ``|u| <= 1``.
+
+    It is the product of the matrices of the linear layers and the cosines of what enters the sines, taken from the
+    first layer on, in affine forms.
+
+    Returns ``line [n, 2]`` and ``error [n]``: the derivative is ``line[0] + line[1] u`` up to ``error``.
+    """
+    n, reach, none = len(middle), np.ones(1), np.zeros(weights.bias.shape[1])
+    line, error = np.zeros((n, 2)), np.full(n, np.inf)
+    for block in numba.prange((n + _BLOCK - 1) // _BLOCK):
+        here, there = _new_form(weights, 1), _new_form(weights, 1)
+        slope, next_slope = _new_form(weights, 1), _new_form(weights, 1)
+        for at in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
+            _first(weights, middle[at], axis[at : at + 1], reach, here)
+            slope.line[0] = here.line[1]
+            slope.line[1] = 0.0
+            slope.fresh[:] = here.fresh
+            slope.rest[:] = here.rest
+            for layer in range(len(weights.hidden)):
+                _times_cosine(slope, here, layer)
+                _linear(weights.hidden[layer], none, slope, layer, next_slope)
+                _sine(here, layer, reach)
+                _linear(weights.hidden[layer], weights.bias[layer + 1], here, layer, there)
+                here, there, slope, next_slope = there, here, next_slope, slope
+            _times_cosine(slope, here, len(weights.hidden))
+            _linear(weights.last, none, slope, len(weights.hidden), next_slope)
+            _store(next_slope, line[at], error[at : at + 1])
+    return line, error
+
+
+@numba.njit(cache=True)
+def _new_form(weights, k):
+    layers, width = weights.bias.shape
+    return _Form(
+        np.zeros((1 + k, width)), np.zeros((width, layers * width)), np.zeros(width), np.zeros(width), np.zeros(width)
+    )
+
+
+@numba.njit(cache=True)
+def _store(form, line, error):
+    """Unit 0 as the answer, unless something overflowed."""
+    if np.isfinite(form.rest[0]) and np.all(np.isfinite(form.line[:, 0])):
+        line[:] = form.line[:, 0]
+        error[0] = form.rest[0]
+
+
+@numba.njit(cache=True)
+def _first(weights, middle, axes, reach, out):
+    """The first linear layer: no error symbols yet; any number, the inputs included, is rounded 16 times at most."""
+    for i in range(len(weights.first)):
+        w, bias = weights.first[i], weights.bias[0, i]
+        out.line[0, i] = bias + w[0] * middle[0] + w[1] * middle[1] + w[2] * middle[2]
+        size = abs(bias) + abs(w[0] * middle[0]) + abs(w[1] * middle[1]) + abs(w[2] * middle[2])
+        for k in range(len(axes)):
+            a = axes[k]
+            out.line[1 + k, i] = w[0] * a[0] + w[1] * a[1] + w[2] * a[2]
+            size += (abs(w[0] * a[0]) + abs(w[1] * a[1]) + abs(w[2] * a[2])) * reach[k]
+        out.fresh[i] = out.rest[i] = 16 * _UNIT * size
+
+
+@numba.njit(cache=True, fastmath={"contract", "reassoc"})
+def _linear(weight, bias, x, layer, out):
+    """A linear layer: ``x`` after its sine, of the given layer, to ``out`` before its own."""
+    n_out, width = weight.shape
+    old = layer * width
+    _mix(weight, x.kept, old, out.kept)
+    for i in range(n_out):
+        w, kept = weight[i], out.kept[i]
+        for k in range(len(x.line)):
+            total, line = 0.0, x.line[k]
+            for j in range(width):
+                total += w[j] * line[j]
+            out.line[k, i] = total
+        out.line[0, i] += bias[i]
+        rest = size = 0.0
+        for j in range(width):
+            new = w[j] * x.fresh[j]
+            kept[old + j] = new
+            rest += abs(new)
+            size += abs(w[j]) * x.size[j]
+        for s in range(old):
+            rest += abs(kept[s])
+        # The rounding of sums of `width` products, and of the few operations that made each factor.
+        rounding = (width + 8) * _UNIT * (size + abs(bias[i]))
+        out.fresh[i] = rounding
+        out.rest[i] = (rest + rounding) * _SUM
+
+
+@numba.njit(cache=True, fastmath={"contract", "reassoc"})
+def _mix(weight, x, columns, out):
+    """``out = weight x`` in the first ``columns``, two rows and four inputs at a time: few loads for each product."""
+    n_out, n_in = weight.shape
+    out[:n_out, :columns] = 0.0
+    pairs, fours = n_out - n_out % 2, n_in - n_in % 4
+    for i in range(0, pairs, 2):
+        a, b, out_a, out_b = weight[i], weight[i + 1], out[i], out[i + 1]
+        for j in range(0, fours, 4):
+            a0, a1, a2, a3 = a[j], a[j + 1], a[j + 2], a[j + 3]
+            b0, b1, b2, b3 = b[j], b[j + 1], b[j + 2], b[j + 3]
+            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+            for s in range(columns):
+                y0, y1, y2, y3 = x0[s], x1[s], x2[s], x3[s]
+                out_a[s] += a0 * y0 + a1 * y1 + a2 * y2 + a3 * y3
+                out_b[s] += b0 * y0 + b1 * y1 + b2 * y2 + b3 * y3
+    for i in range(n_out):
+        for j in range(fours if i < pairs else 0, n_in):
+            for s in range(columns):
+                out[i, s] += weight[i, j] * x[j, s]
+
+
+@numba.njit(cache=True)
+def _sine(form, layer, reach):
+    """The sine of each unit, in place."""
+    old = layer * len(form.rest)
+    for i in range(len(form.rest)):
+        radius = form.rest[i]
+        for k in range(len(reach)):
+            radius += abs(form.line[1 + k, i]) * reach[k]
+        slope, value, miss = _sine_line(form.line[0, i], radius * _SUM)
+        form.line[0, i] = value
+        for k in range(len(reach)):
+            form.line[1 + k, i] *= slope
+        for s in range(old):
+            form.kept[i, s] *= slope
+        form.fresh[i] = miss + abs(slope) * form.fresh[i]
+        form.size[i] = (abs(value) + abs(slope) * radius + miss) * _SUM
+
+
+@numba.njit(cache=True)
+def _times_cosine(form, argument, layer):
+    """Multiplies each unit, in place, by the cosine of the same unit of ``argument``, along one segment.
+
+    Both are given before their sine. With what no symbol stands for, the product of two forms is
+    ``(m + a u + rest) (value + tilt u + miss)``: its terms of first order are kept, those of second order bounded.
+    """
+    old = layer * len(form.rest)
+    for i in range(len(form.rest)):
+        radius = (argument.rest[i] + abs(argument.line[1, i])) * _SUM
+        slope, value, miss = _sine_line(argument.line[0, i] + 0.5 * math.pi, radius)
+        tilt = slope * argument.line[1, i]  # the cosine is value + tilt u, up to miss
+        miss += abs(slope) * argument.rest[i]
+        middle, along, rest = form.line[0, i], form.line[1, i], form.rest[i]
+        size = abs(middle) + abs(along) + rest
+        both = 0.5 * along * tilt  # along tilt u^2 is within both of both
+        form.line[0, i] = value * middle + both
+        form.line[1, i] = value * along + tilt * middle
+        for s in range(old):
+            form.kept[i, s] *= value
+        rounding = 8 * _UNIT * size * (abs(value) + abs(tilt))
+        form.fresh[i] = (abs(both) + abs(value) * form.fresh[i] + abs(tilt) * rest + miss * size + rounding) * _SUM
+        form.size[i] = (abs(value) * size + abs(tilt) * size + form.fresh[i]) * _SUM
+
+
+@numba.njit(cache=True)
+def _sine_line(middle, radius):
+    """The best line for the sine on ``[middle - radius, middle + radius]``.
+
+    By shifts of pi and a change of sign the middle comes to [0, pi/2]. The best line misses by the same at three
+    points, with alternating signs. Mostly these are both ends and an extreme between them: its slope is that of the
+    chord. Where the range goes far enough beyond 0, where the sine turns, they are the farther end and two extremes:
+    its slope is that of the line through the farther end that touches the sine on the other side of 0.
+
+    Whatever the slope, what the line misses is taken from the extremes of ``sin x - slope x``, at the ends and where
+    ``cos x`` is the slope, so that nothing rests on the slope being the best.
+
+    Returns:
+        ``slope, value, miss`` with ``|sin x - (value + slope (x - middle))| <= miss``; 0, 0, 1 if that says more.
+    """
+    if not radius < math.pi:
+        return 0.0, 0.0, 1.0
+    turns = math.floor(middle / math.pi + 0.5)
+    at = (middle - turns * math.pi) - turns * _PI_REST
+    sign = 1.0 - 2.0 * (turns - 2.0 * math.floor(0.5 * turns))
+    mirror = 1.0 if at >= 0 else -1.0
+    at = abs(at)
+    lo, hi = at - radius, at + radius
+    sin_lo, sin_hi = math.sin(lo), math.sin(hi)
+    slope = (sin_hi - sin_lo) / (2 * radius) if radius > 1e-6 else math.cos(at)
+    slope = max(0.0, min(1.0, slope))
+    extreme = math.acos(slope)  # the next ones are -extreme, and 2 pi - extreme >= hi
+    bend = math.sqrt((1.0 - slope) * (1.0 + slope)) - slope * extreme  # sin x - slope x at the extreme
+    if -extreme > lo:
+        fitted = hi * (0.5 + hi * hi * (-0.0064 - 0.00005 * hi * hi))  # to sin t + sin hi = cos t (t + hi)
+        extreme = min(fitted, 0.5 * math.pi)
+        slope = math.cos(extreme)
+        bend = math.sin(extreme) - slope * extreme
+    left, right = sin_lo - slope * lo, sin_hi - slope * hi
+    low, high = min(left, right), max(left, right)
+    if lo <= extreme <= hi:
+        high = max(high, bend)
+    if lo <= -extreme:
+        low = min(low, -bend)
+    miss = 0.5 * (high - low) + _SINE_UNIT * (1.0 + abs(middle) + radius)
+    if not miss < 1:
+        return 0.0, 0.0, 1.0
+    return sign * slope, sign * mirror * (slope * at + 0.5 * (low + high)), miss
