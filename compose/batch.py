@@ -119,8 +119,8 @@ class FieldBatch:
     def surface(
         self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"], *, gradient: bool
     ) -> tuple[FieldSample, Float[Tensor, "n 3"]]:
-        """Full sample of each pair as `sample` gives it, without a graph, and the gradient of the distance in the object frame (zeros
-        unless asked for), float64. SIRENs in their boxes go through the fused kernel."""
+        """Full sample of each pair as `sample` gives it, without a graph, and the gradient of the distance in the object
+        frame (zeros unless asked for), float64. SIRENs in their boxes go through the fused kernel."""
         number, p = asset.numpy(), p_obj.numpy()
         fused = self.nets.at[number] >= 0
         if gradient:  # beyond the box the gradient isn't the network's
@@ -131,7 +131,9 @@ class FieldBatch:
         n, width = len(number), self.feature_width
         out = [np.zeros(n), np.zeros((n, 3)), np.zeros((n, width)), np.zeros((n, 3))]
         rgb, feature = 1 / (1 + np.exp(-look[:, :3])), look[:, 3 : 3 + width]
-        for whole, part in zip(out, (sdf, rgb, np.pad(feature, ((0, 0), (0, width - feature.shape[1]))), slope), strict=True):
+        for whole, part in zip(
+            out, (sdf, rgb, np.pad(feature, ((0, 0), (0, width - feature.shape[1]))), slope), strict=True
+        ):
             whole[rows] = part
         rest = np.flatnonzero(~fused)
         if len(rest):
@@ -168,7 +170,9 @@ class FieldBatch:
             graph = group.wants_graph or (torch.is_grad_enabled() and p_obj.requires_grad)
             if fused and not graph and siren_kernel.serves(group.fields[0]):
                 points = p_obj[rows].detach().double().numpy()
-                outs[0][rows] = torch.from_numpy(siren_kernel.siren_sdf(self.nets, asset[rows].numpy(), points)).double()
+                outs[0][rows] = torch.from_numpy(
+                    siren_kernel.siren_sdf(self.nets, asset[rows].numpy(), points)
+                ).double()
                 continue
             for lo in range(0, len(rows), _CHUNK):
                 part = rows[lo : lo + _CHUNK]

@@ -1,10 +1,11 @@
 """A sparse index of each asset's surface, by which rays skip what holds none and meet the rest with a good guess.
 
-The box is divided into blocks of 4 x 4 x 4 cells. A block without surface says so, on which side of the surface it lies and how many blocks
-away (Chebyshev) the nearest one with surface is. In the others each cell that may hold surface has a plane, ``f(p) ~ middle +
-gradient . (p - centre)``, and a bound on how far the field strays from it, packed into 6 bytes. The bound is *sampled*, not
-proven: twice the largest deviation found at the 27 points of a 3 x 3 x 3 lattice of the cell (its corners among them), more than what packing adds,
-plus float32 noise. The number of cells follows from a budget of bytes, so that flat and simple things get finer ones.
+The box is divided into blocks of 4 x 4 x 4 cells. A block without surface says so, on which side of the surface it lies and
+how many blocks away (Chebyshev) the nearest one with surface is. In the others each cell that may hold surface has a plane,
+``f(p) ~ middle + gradient . (p - centre)``, and a bound on how far the field strays from it, packed into 6 bytes. The bound
+is *sampled*, not proven: twice the largest deviation found at 27 points of the cell (its corners among them), at 125 where
+the field is far from flat, plus what packing adds, plus float32 noise. The number of cells follows from a budget of bytes,
+so that flat and simple things get finer ones.
 
 An index only ever says where a field need not be asked; what is hit, and where, the field itself decides.
 """
@@ -21,7 +22,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import safetensors
 import safetensors.numpy
-import torch
 from scipy.ndimage import distance_transform_cdt
 
 from compose.batch import FieldBatch
@@ -29,11 +29,12 @@ from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
 
-_VERSION = 1  # part of every cache key: raise it when the same field would give another index
+_VERSION = 3  # part of every cache key: raise it when the same field would give another index
 _BYTES = 96_000  # of an asset's index, about
 _TRIAL, _FINEST = 24, 96  # cells along the longest edge: of the trial that measures the surface, and at most
 _FEWEST_BLOCKS = 3  # flat objects: the two faces of a plate must not share a cell
 _SAFETY = 2.0  # factor on the largest deviation that the samples show
+_BENT = 0.008  # a deviation of more than this share of what the distance may change over a cell calls for more samples
 _MIN_BOUND = 1e-5  # of the box diagonal: float32 evaluation noise
 _CHUNK = 256  # blocks sampled together
 
@@ -140,15 +141,20 @@ def _build(field: Field, time: float | None, cells_longest: int) -> AssetCells:
     nothing = np.zeros((0, 64, 3)), np.zeros((0, 64)), np.zeros((0, 64))
     gradient, middle, deviation = (np.concatenate(parts) for parts in zip(nothing, *shares, strict=True))
     reach = 0.5 * np.abs(gradient) @ cell
+    # Where the field is far from flat there may be an edge between the samples: these cells are looked at more closely.
+    bent = (deviation > _BENT * lipschitz * cell.min()) & (np.abs(middle) <= reach + 2 * _SAFETY * deviation + floor)
+    at, sub = np.nonzero(bent)
+    corner = 4.0 * sampled[at] + np.stack(np.unravel_index(sub, (4, 4, 4)), -1)
+    for k in range(0, len(at), 16 * _CHUNK):
+        part = (at[k : k + 16 * _CHUNK], sub[k : k + 16 * _CHUNK])
+        middle[part], deviation[part] = _range(ask, corner[k : k + 16 * _CHUNK], cell, gradient[part])
     bound = _SAFETY * deviation + floor
-    surface = np.abs(middle) <= reach + bound
-    mixed = surface.any(1)
 
     unit = np.array([np.abs(gradient).max(initial=1e-30) / 127, 1.0, (reach + bound).max(initial=1e-30) / 32767])
     # Packing moves the plane by at most half a unit of each: that goes into the bound, before it is packed itself.
     bound = bound + 0.5 * (unit[0] * 0.5 * cell.sum() + unit[2])
-    unit[1] = bound[surface].max(initial=1e-30) / 255
     surface = np.abs(middle) <= reach + bound
+    unit[1] = bound[surface].max(initial=1e-30) / 255
     mixed = surface.any(1)
     plane = np.zeros((int(surface.sum()), 6), dtype=np.int8)
     plane[:, :3] = np.rint(gradient[surface] / unit[0])
@@ -185,25 +191,41 @@ def _asker(field: Field, time: float | None, lo: np.ndarray, cell: np.ndarray) -
         seconds = np.full(len(p), 0.0 if time is None else time)
         value = batch.sdf_sorted(np.zeros(len(p), dtype=np.int64), lo + p * cell, seconds)
         if not np.isfinite(value).all():
-            raise ValueError(f"{type(field).__name__}: expected finite distances within its box, got NaN or infinite ones")
+            raise ValueError(
+                f"{type(field).__name__}: expected finite distances within its box, got NaN or infinite ones"
+            )
         return value
 
     return ask
 
 
 def _planes(ask: Callable, blocks: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each cell of each block ``[k, 64]``: gradient ``[k, 64, 3]`` and middle of its plane, largest deviation at its lattice."""
-    lattice = np.stack(np.meshgrid(*[np.arange(9) / 2] * 3, indexing="ij"), -1).reshape(-1, 3)
-    value = ask((4.0 * blocks[:, None] + lattice).reshape(-1, 3)).reshape(len(blocks), 9, 9, 9)
+    """For each cell of each block ``[k, 64]``: gradient ``[k, 64, 3]`` and middle of its plane, largest deviation at its
+    lattice."""
+    value = ask((4.0 * (blocks[:, None] + _lattice(9))).reshape(-1, 3)).reshape(len(blocks), 9, 9, 9)
     own = np.lib.stride_tricks.sliding_window_view(value, (3, 3, 3), (1, 2, 3))[:, ::2, ::2, ::2]
     own = own.reshape(len(blocks), 64, 3, 3, 3)
-    gradient = np.stack(
-        [(own.take(2, 2 + a) - own.take(0, 2 + a)).mean((2, 3)) / cell[a] for a in range(3)], -1
-    )
-    offset = (np.stack(np.meshgrid(*[np.array([-0.5, 0, 0.5])] * 3, indexing="ij"), -1) * cell).reshape(27, 3)
-    rest = own.reshape(len(blocks), 64, 27) - gradient @ offset.T
-    top, bottom = rest.max(-1), rest.min(-1)
-    return gradient, 0.5 * (top + bottom), 0.5 * (top - bottom)
+    gradient = np.stack([(own.take(2, 2 + a) - own.take(0, 2 + a)).mean((2, 3)) / cell[a] for a in range(3)], -1)
+    rest = own.reshape(len(blocks), 64, 27) - gradient @ ((_lattice(3) - 0.5) * cell).T
+    return gradient, *_middle_and_half(rest)
+
+
+def _range(ask: Callable, corner: np.ndarray, cell: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and largest deviation of planes with given gradients in the cells at ``corner [k, 3]``, at 5 x 5 x 5 points of
+    each."""
+    value = ask((corner[:, None] + _lattice(5)).reshape(-1, 3)).reshape(len(corner), 125)
+    return _middle_and_half(value - gradient @ ((_lattice(5) - 0.5) * cell).T)
+
+
+def _lattice(n: int) -> np.ndarray:
+    """``[n ** 3, 3]`` points of the unit cube, its corners among them."""
+    return np.stack(np.meshgrid(*[np.linspace(0, 1, n)] * 3, indexing="ij"), -1).reshape(-1, 3)
+
+
+def _middle_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the range over the last axis."""
+    top, bottom = values.max(-1), values.min(-1)
+    return 0.5 * (top + bottom), 0.5 * (top - bottom)
 
 
 def cells_of(field: Field, time: float | None) -> AssetCells:

@@ -464,6 +464,7 @@ class _Instances(Sequence[Instance]):
 
 _FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
 
+
 def _stack_poses(poses: Sequence[SE3]) -> SE3:
     """As one float64 batch (empty for none)."""
     if not poses:

@@ -13,8 +13,10 @@ FAST = {"contract", "nnan", "ninf", "nsz"}  # arithmetic that may be fused, but 
 def lean(function: Callable | None = None, *, fastmath: Any = False) -> Any:
     """`numba.njit` without the counting of references.
 
-    Numba counts references to every array that a called function is given, in a tuple as well; for a call with all that a trace reads
-    that takes a microsecond, a hundred times as long as the call itself. A function that makes no array has no need of it.
+    Numba counts references to every array that a called function is given, in a tuple as well; for a call with all that a
+    trace reads that takes a microsecond, a hundred times as long as the call itself. A function that makes no array has no
+    need of it.
     """
-    made = numba.njit(cache=True, _nrt=False, forceinline=True, error_model="numpy", fastmath=fastmath)
+    options: dict[str, Any] = {"_nrt": False, "forceinline": True, "error_model": "numpy", "fastmath": fastmath}
+    made = numba.njit(cache=True, **options)
     return made if function is None else made(function)

@@ -7,11 +7,10 @@ at each other: a tile only makes their questions meet. All arithmetic on positio
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -34,10 +33,11 @@ DEPTH = 16  # of the stack of a search
 class Candidates(NamedTuple):
     """Ray stretches ``[ta, tb]`` in which an instance may be hit.
 
-    ``fa`` and ``fb`` are what the cells vouch for at the ends: above 0 a distance that the field has at least, below 0 one that it has at
-    most (object units), NaN where they can't tell. A candidate that is vouched to begin outside and to end inside is *certain*. ``guess`` is where the planes
-    cross zero, or come closest to it; ``slope`` the distance's change per unit of ``t`` there (0 where they don't cross); ``dent`` how far
-    the distance may dip between two places a unit of ``t`` apart; ``rate`` its largest change per unit of ``t``.
+    ``fa`` and ``fb`` are what the cells vouch for at the ends: above 0 a distance that the field has at least, below 0 one
+    that it has at most (object units), NaN where they can't tell. A candidate that is vouched to begin outside and to end
+    inside is *certain*. ``guess`` is where the planes cross zero, or come closest to it; ``slope`` the distance's change
+    per unit of ``t`` there (0 where they don't cross); ``dent`` how far the distance may dip between two places a unit of
+    ``t`` apart; ``rate`` its largest change per unit of ``t``.
     """
 
     ta: np.ndarray
@@ -79,15 +79,18 @@ FINE, FULL, WRONG = 0, 1, 2
 
 def room_for(n: int, room: int) -> Candidates:
     """Rows for ``room`` candidates of each of ``n`` rays."""
-    return Candidates(*np.empty((8, n, room)), np.empty((n, room), dtype=np.int64))
+    return Candidates._make([*np.empty((8, n, room)), np.empty((n, room), dtype=np.int64)])
 
 
 @intrinsic
-def _count_bits(typingctx, value):
+def _bits(typingctx, value):
     def codegen(context, builder, signature, args):
         return builder.ctpop(args[0])
 
     return types.uint64(types.uint64), codegen
+
+
+_count_bits: Any = _bits  # as a compiled function calls it: without the context
 
 
 # -- from the cells of one asset to candidates -----------------------------------------------------------------------------
@@ -100,9 +103,9 @@ def _march(cells, a, stand, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen
     From ``t_enough`` on no new candidate matters; one that was begun is finished, so that candidates never depend on what
     other instances hide: coincident instances get equal ones, and equal bits for their hits.
 
-    A stretch is uncertain while the plane of its cell is within the cell's bound of zero; it goes on over the borders of cells. The march
-    stops behind the first certain one. ``widen`` scales the bounds. ``count[k]`` may exceed the row: then the row is not whole.
-    Returns the end of the certain candidate, or inf.
+    A stretch is uncertain while the plane of its cell is within the cell's bound of zero; it goes on over the borders of
+    cells. The march stops behind the first certain one. ``widen`` scales the bounds. ``count[k]`` may exceed the row: then
+    the row is not whole. Returns the end of the certain candidate, or inf.
     """
     nx, ny, nz = cells.shape[a, 0], cells.shape[a, 1], cells.shape[a, 2]
     cx, cy, cz = cells.cell[a, 0], cells.cell[a, 1], cells.cell[a, 2]
@@ -246,7 +249,9 @@ def _try(scene, asked, ray, i, certain_t, found, k, count):
     )  # fmt: skip
     if enter >= leave or enter > certain_t:
         return np.inf
-    return _march(scene.cells, a, stand, px, py, pz, qx, qy, qz, enter, leave, certain_t, asked.widen, found, k, count, i)
+    return _march(
+        scene.cells, a, stand, px, py, pz, qx, qy, qz, enter, leave, certain_t, asked.widen, found, k, count, i
+    )
 
 
 @lean
@@ -315,8 +320,8 @@ def _find_listed(scene, asked, ray, found, k, count, leaves, leaf_t, n_leaves):
 def _leaves_of_packet(tree, asked, first, last, stack, leaves, leaf_t, bounds):
     """Leaves that any of the rays ``first`` up to before ``last`` may meet, sorted; -1 where there are too many to be worth it.
 
-    Along the packet's main axis all rays go the same way; over a stretch of it their other two coordinates stay between lines whose slopes and
-    starts are the extreme ones of the packet. ``bounds [12]`` is room.
+    Along the packet's main axis all rays go the same way; over a stretch of it their other two coordinates stay between
+    lines whose slopes and starts are the extreme ones of the packet. ``bounds [12]`` is room.
     """
     axis = 0
     for c in range(3):
@@ -380,7 +385,8 @@ def _leaves_of_packet(tree, asked, first, last, stack, leaves, leaf_t, bounds):
 
 @lean
 def _sort_and_part(scene, candidates, k, n, rest, ray, n_rest, certain_t):
-    """Sorts row ``k`` by where its candidates begin; those of assets without packed networks go to ``rest``. Returns how many stay."""
+    """Sorts row ``k`` by where its candidates begin; those of assets without packed networks go to ``rest``. Returns how
+    many stay."""
     stay = 0
     for c in range(n):
         ta, i = candidates.ta[k, c], candidates.instance[k, c]
@@ -393,7 +399,14 @@ def _sort_and_part(scene, candidates, k, n, rest, ray, n_rest, certain_t):
             continue
         place = stay
         while place > 0 and candidates.ta[k, place - 1] > ta:
-            _put(candidates, k, place, candidates.ta[k, place - 1], _row(candidates, k, place - 1), candidates.instance[k, place - 1])
+            _put(
+                candidates,
+                k,
+                place,
+                candidates.ta[k, place - 1],
+                _row(candidates, k, place - 1),
+                candidates.instance[k, place - 1],
+            )
             place -= 1
         _put(candidates, k, place, ta, row, i)
         stay += 1
@@ -424,11 +437,13 @@ PROBE, BRACKET, DONE, FAILED = 0, 1, 2, 3
 class Search(NamedTuple):
     """The state of searches for a candidate's first change of sign from + to -.
 
-    While probing, ``lo`` is the place up to which there is none, and places ahead of it whose distance is known wait on a stack, the
-    nearest on top.
+    While probing, ``lo`` is the place up to which there is none, and places ahead of it whose distance is known wait on a
+    stack, the nearest on top.
     """
 
-    mode: np.ndarray  # [c] int8: PROBE looks where the sign changes, BRACKET closes in, DONE, FAILED: the cells were wrong
+    mode: (
+        np.ndarray
+    )  # [c] int8: PROBE looks where the sign changes, BRACKET closes in, DONE, FAILED: the cells were wrong
     s: np.ndarray  # [c] where the field is asked next
     lo: np.ndarray  # [c] last place outside
     hi: np.ndarray  # [c] first place inside
@@ -473,9 +488,9 @@ def begin(scene, search, r, candidates, k, c):
 def _look(scene, search, r, candidates, k, c):
     """Passes over the stretches ahead that can hold no hit, and asks within the first that may, or closes in on a change of sign.
 
-    Between two places of one sign there is taken to be no other sign where both distances are larger than the field can dip (``dent``) or
-    change (``rate``) there; between two of different signs one change of sign, if they are not much more than a cell apart and the ray
-    does not graze, else half of a cell.
+    Between two places of one sign there is taken to be no other sign where both distances are larger than the field can dip
+    (``dent``) or change (``rate``) there; between two of different signs one change of sign, if they are not much more than
+    a cell apart and the ray does not graze, else half of a cell.
     """
     i = candidates.instance[k, c]
     a = scene.stand.asset[i]
@@ -559,8 +574,9 @@ def take_in(scene, search, r, candidates, k, c, value):
 def _propose(scene, search, r, candidates, k, c, known, apart):
     """Secant step from the last place, kept inside the bracket; an end that only the cells vouch for is asked itself.
 
-    A step is taken unseen where it is short enough, or where the slope, from places ``apart``, is so sure that the rest of its error
-    is: it agrees with the one ``known`` before (0 if there was none), and the field can't bend more than its cells say.
+    A step is taken unseen where it is short enough, or where the slope, from places ``apart``, is so sure that the rest of
+    its error is: it agrees with the one ``known`` before (0 if there was none), and the field can't bend more than its
+    cells say.
     """
     lo, hi, s, slope = search.lo[r], search.hi[r], search.s_last[r], search.slope[r]
     i = candidates.instance[k, c]
@@ -606,8 +622,8 @@ def _next_candidate(scene, search, r, candidates, n, at, best_t):
 
 @lean
 def precision(scene, instance, tb):
-    """Tolerance and smallest step of a search. Far from a ray's origin float64 itself is coarser than the wanted precision: a search
-    must still come to its end."""
+    """Tolerance and smallest step of a search. Far from a ray's origin float64 itself is coarser than the wanted precision:
+    a search must still come to its end."""
     finest = 4 * np.spacing(abs(tb))
     return max(scene.tolerance[instance], finest), max(scene.step[instance], finest)
 
@@ -631,24 +647,31 @@ class _Room(NamedTuple):
     layers: np.ndarray  # [3, widest * LANES]
 
 
-@numba.njit(cache=True, nogil=True)
-def trace_tiles(scene, asked, room, found, first_tile, last_tile):
-    """Traces the rays of tiles ``first_tile`` up to before ``last_tile``, ``TILE`` rays each, into ``found``."""
-    stay = _Room(
+@numba.njit(cache=True)
+def _room(scene, room):
+    return _Room(
         Candidates(
             np.empty((TILE, room)), np.empty((TILE, room)), np.empty((TILE, room)), np.empty((TILE, room)),
             np.empty((TILE, room)), np.empty((TILE, room)), np.empty((TILE, room)), np.empty((TILE, room)),
             np.empty((TILE, room), dtype=np.int64),
         ),
         np.empty(TILE, dtype=np.int64), np.empty(STACK, dtype=np.int64), np.empty(STACK), np.empty(_LISTED, dtype=np.int64),
-        np.empty(_LISTED), np.empty(12), search_of(TILE),
-        np.empty(TILE, dtype=np.int64), np.empty(TILE, dtype=np.int64), np.empty(TILE, dtype=np.int64), np.empty((LANES, 3)),
-        np.empty(LANES, dtype=np.float32), np.empty((3, widest(scene.nets) * LANES), dtype=np.float32),
+        np.empty(_LISTED), np.empty(12), search_of(TILE), np.empty(TILE, dtype=np.int64), np.empty(TILE, dtype=np.int64),
+        np.empty(TILE, dtype=np.int64), np.empty((LANES, 3)), np.empty(LANES, dtype=np.float32),
+        np.empty((3, widest(scene.nets) * LANES), dtype=np.float32),
     )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)
+def trace_tiles(scene, asked, room, found, first_tile, last_tile, search=True):
+    """Traces the rays of tiles ``first_tile`` up to before ``last_tile``, ``TILE`` rays each, into ``found``. Without
+    ``search`` it stops when it has the candidates (to measure what they cost)."""
+    stay = _room(scene, room)
     for tile in range(first_tile, last_tile):
         start, size = tile * TILE, min(TILE, len(asked.origins) - tile * TILE)
         found.candidates[tile] = _collect(scene, asked, start, size, room, stay, found)
-        found.evaluations[tile] = _resolve(scene, asked, start, size, stay, found)
+        if search:
+            found.evaluations[tile] = _resolve(scene, asked, start, size, stay, found)
 
 
 @lean

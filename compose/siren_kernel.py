@@ -11,7 +11,7 @@ the speed. It runs on any CPU that LLVM knows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -61,9 +61,7 @@ def pack(fields: Sequence[Field]) -> Nets:
         at.append(length)
         shape.append([c["width"], c["layers"], c["color_width"], c["color_layers"], 3 + c["feature_width"]])
         length += len(row)
-    return Nets(
-        np.concatenate(rows), np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5)
-    )
+    return Nets(np.concatenate(rows), np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5))
 
 
 def _packed(net: SineMlp) -> list[np.ndarray]:
@@ -71,7 +69,10 @@ def _packed(net: SineMlp) -> list[np.ndarray]:
     factors = [net.omega_first * turns] + [net.omega_hidden * turns] * (len(net.linears) - 2) + [1.0]
     parts = []
     for linear, factor in zip(cast(list[nn.Linear], list(net.linears)), factors, strict=True):
-        parts += [factor * linear.bias.detach().double().numpy(), factor * linear.weight.detach().double().numpy().T.ravel()]
+        parts += [
+            factor * linear.bias.detach().double().numpy(),
+            factor * linear.weight.detach().double().numpy().T.ravel(),
+        ]
     return parts
 
 
@@ -149,8 +150,8 @@ def widest(nets):
 
 @lean(fastmath=FAST)
 def distances(nets, a, p_obj, first, n, room, out):
-    """Distance of the ``n <= LANES`` points of ``p_obj`` from row ``first`` on to asset ``a``, into ``out``; ``room [3, widest(nets) * LANES]``
-    is overwritten."""
+    """Distance of the ``n <= LANES`` points of ``p_obj`` from row ``first`` on to asset ``a``, into ``out``; ``room [3,
+    widest(nets) * LANES]`` is overwritten."""
     w, at, width, layers = nets.weights, nets.at[a], nets.shape[a, 0], nets.shape[a, 1]
     lanes = 8 if n <= 8 else 16
     x, h, g = room[0], room[1], room[2]
@@ -309,7 +310,7 @@ def _sine(x, n, shift):
         x[i] = y + y * z * s
 
 
-def _tile(n_out: int, lanes: int):
+def _tile(n_out: int, lanes: int) -> Any:
     """A function ``(w, w_at, step_out, step_in, x, n_in, out, out_at)`` that adds to ``n_out`` rows of ``lanes`` numbers at
     ``out[out_at]`` their sums of products, held in vector registers meanwhile."""
     vector, whole = ir.VectorType(ir.FloatType(), 8), ir.IntType(64)
@@ -358,9 +359,7 @@ def _tile(n_out: int, lanes: int):
             w_row = builder.add(w_at, builder.mul(k, step_in))
             after = []
             for q in range(n_out):
-                weight = builder.load(
-                    builder.gep(w_data, [builder.add(w_row, builder.mul(step_out, number(q)))])
-                )
+                weight = builder.load(builder.gep(w_data, [builder.add(w_row, builder.mul(step_out, number(q)))]))
                 undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
                 spread = builder.shuffle_vector(
                     builder.insert_element(undefined, weight, first),

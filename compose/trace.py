@@ -89,7 +89,7 @@ def trace_rays(
     for lo in range(0, len(origins), _CHUNK):
         rays = (v[lo : lo + _CHUNK] for v in (origins, directions, t_min, t_max))
         part = slice(lo, lo + _CHUNK)
-        t[part], owner[part] = _trace(scene, elsewhere, Asked(*rays, 1.0, any_hit), _ROOM, count)
+        t[part], owner[part] = _trace(scene, elsewhere, Asked._make([*rays, 1.0, any_hit]), _ROOM, count)
     return t, owner
 
 
@@ -106,7 +106,9 @@ def _trace(
         again = np.flatnonzero(found.state == state)
         if len(again) == 0:
             continue
-        rays = asked._replace(**{name: getattr(asked, name)[again] for name in ("origins", "directions", "t_min", "t_max")})
+        rays = asked._replace(
+            **{name: getattr(asked, name)[again] for name in ("origins", "directions", "t_min", "t_max")}
+        )
         if state == FULL:
             found.t[again], found.owner[again] = _trace(scene, elsewhere, rays, room * 8, count)
             continue
@@ -121,23 +123,17 @@ def _trace(
     return found.t, found.owner
 
 
+def collect(scene: TraceScene, asked: Asked) -> Found:
+    """The first stage alone, for measurements: candidates, and no networks."""
+    return _run(scene, asked, _ROOM, search=False)
+
+
 def _attempt(scene: TraceScene, elsewhere: Elsewhere, asked: Asked, room: int, count: TraceCount) -> Found:
-    n = len(asked.origins)
-    others = bool((scene.nets.at < 0).any())
-    tiles = -(-n // TILE)
-    found = Found(
-        np.empty(n), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int8), ray_kernels.room_for(n if others else 0, room),
-        np.zeros(n, dtype=np.int64), np.zeros(tiles, dtype=np.int64), np.zeros(tiles, dtype=np.int64),
-    )  # fmt: skip
-
-    def run(first: int) -> None:
-        ray_kernels.trace_tiles(scene, asked, room, found, first, min(first + _TILES, tiles))
-
-    jobs, n_threads = range(0, tiles, _TILES), numba.get_num_threads()
-    list(_pool(n_threads, os.getpid()).map(run, jobs) if n_threads > 1 < len(jobs) else map(run, jobs))
+    found = _run(scene, asked, room, search=True)
     count.candidates += int(found.candidates.sum())
     count.evaluations += int(found.evaluations.sum())
-    if others:
+    if (scene.nets.at < 0).any():
+        n = len(asked.origins)
         taken = np.arange(room) < found.n_rest[:, None]
         if asked.any_hit:
             taken[np.isfinite(found.t)] = False
@@ -147,6 +143,23 @@ def _attempt(scene: TraceScene, elsewhere: Elsewhere, asked: Asked, room: int, c
         if len(rays):
             failed = _search(scene, elsewhere, asked, rays, packed, found.t, found.owner, count)
             found.state[failed] = WRONG
+    return found
+
+
+def _run(scene: TraceScene, asked: Asked, room: int, *, search: bool) -> Found:
+    n = len(asked.origins)
+    others = bool((scene.nets.at < 0).any())
+    tiles = -(-n // TILE)
+    found = Found(
+        np.empty(n), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int8), ray_kernels.room_for(n if others else 0, room),
+        np.zeros(n, dtype=np.int64), np.zeros(tiles, dtype=np.int64), np.zeros(tiles, dtype=np.int64),
+    )  # fmt: skip
+
+    def run(first: int) -> None:
+        ray_kernels.trace_tiles(scene, asked, room, found, first, min(first + _TILES, tiles), search)
+
+    jobs, n_threads = range(0, tiles, _TILES), numba.get_num_threads()
+    list(_pool(n_threads, os.getpid()).map(run, jobs) if n_threads > 1 < len(jobs) else map(run, jobs))
     return found
 
 
@@ -178,9 +191,7 @@ def _search(scene, elsewhere, asked, rays, packed, best_t, best_owner, count) ->
         turn += 1
         if len(active) == 0:
             continue
-        p_obj = ray_kernels.points_asked(
-            scene.stand, search, active, asked.origins, asked.directions, rays, instance
-        )
+        p_obj = ray_kernels.points_asked(scene.stand, search, active, asked.origins, asked.directions, rays, instance)
         values = elsewhere.batch.sdf_sorted(asset[active], p_obj, elsewhere.time[instance[active]])
         count.evaluations += len(active)
         ray_kernels.take_in_all(scene, search, packed, active, values, wrong)
