@@ -49,6 +49,7 @@ format: $(INSTALLED) ## put formatting and imports right
 bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning take the meshes in DATA
 	$(PY) -m benchmarks.compose
 	$(PY) -m benchmarks.scene
+	$(PY) -m benchmarks.scale
 	@if [ -d "$(DATA)" ]; then \
 		$(PY) -m benchmarks.fit --data "$(DATA)" && $(PY) -m benchmarks.render_check --data "$(DATA)"; \
 	else echo "benchmarks.fit and benchmarks.render_check skipped: no folder $(DATA) (make bench DATA=FOLDER)"; fi

@@ -15,7 +15,8 @@ def lean(function: Callable | None = None, *, fastmath: Any = False) -> Any:
 
     Numba counts references to every array that a called function is given, in a tuple as well; for a call with all that a
     trace reads that takes a microsecond, a hundred times as long as the call itself. A function that makes no array has no
-    need of it.
+    need of it. It is put in place of its calls, as passing all that costs a tenth of a microsecond still. A division by zero gives
+    infinity in it.
     """
     options: dict[str, Any] = {"_nrt": False, "forceinline": True, "error_model": "numpy", "fastmath": fastmath}
     made = numba.njit(cache=True, **options)
