@@ -377,8 +377,16 @@ def test_a_ray_that_goes_in_and_out_within_a_few_cells_hits_where_it_goes_in_fir
     far = torch.full((1500,), 2.0, dtype=torch.float64)
     origins = torch.stack([-far, between(-0.6, 0.6), between(0.17, 0.32)], -1)
     targets = torch.stack([far, between(-0.6, 0.6), between(0.1, 0.23)], -1)
-    wrong, want = _disagreements(
-        [Instance("plate", _Corrugated(waves), SE3.identity())], _rays(origins, targets - origins)
-    )
+    rays, plate = _rays(origins, targets - origins), Instance("plate", _Corrugated(waves), SE3.identity())
+    wrong, want = _disagreements([plate], rays)
     assert (want.owner >= 0).sum() > 900
-    assert int(wrong.sum()) == 0
+    # The reference looks every 1/2,000 of the diagonal. Where a ray dips into a ripple for less than that, an earlier hit is right
+    # if the field, in float64, is positive before and negative at it, to the precision at which depths are compared.
+    scene, exact = Composite([plate]), plate.field.in_double()
+    t, near = scene.trace(rays).t, 1e-4 * scene.size
+    for k in wrong.nonzero()[:, 0]:
+        assert t[k] < want.t[k]
+        around = t[k] + near * torch.linspace(-1, 1, 201, dtype=torch.float64)
+        sdf = exact.sdf(rays.origins[k] + around[:, None] * rays.directions[k])
+        assert sdf[0] > 0 and sdf.min() < 0
+    assert int(wrong.sum()) <= 1
