@@ -343,6 +343,8 @@ def _leaves_of_packet(tree, asked, first, last, stack, leaves, leaf_t, bounds):
             bounds[hi_o + c] = max(bounds[hi_o + c], asked.origins[ray, c])
             bounds[lo_s + c] = min(bounds[lo_s + c], slope)
             bounds[hi_s + c] = max(bounds[hi_s + c], slope)
+    if t_min < 0.0:  # some look behind themselves
+        return -1
     n, top = 0, 1
     stack[0] = 1
     while top > 0:

@@ -196,6 +196,14 @@ def test_limits_of_their_own_for_each_ray_equal_the_reference(fields, random_ins
     assert 20 < int((want.owner >= 0).sum()) < 280 and int(wrong.sum()) == 0
 
 
+def test_a_negative_t_min_finds_what_lies_behind_the_origin():
+    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
+    origins = torch.tensor([[3.0, 0.01 * k, 0.0] for k in range(-20, 20)], dtype=torch.float64)
+    hits = scene.trace(_rays(origins, [[1.0, 0.0, 0.0]], t_min=-10.0))
+    torch.testing.assert_close(hits.t, -3.0 - (0.25 - origins[:, 1] ** 2).sqrt(), rtol=0, atol=1e-5)
+    assert torch.isinf(scene.trace(_rays(origins, [[1.0, 0.0, 0.0]])).t).all()
+
+
 def test_a_ray_that_starts_on_the_surface_leaves_it_without_a_hit():
     """As shadow rays do: outwards nothing is met, neither of the convex solid nor behind it."""
     scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
