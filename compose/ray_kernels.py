@@ -255,65 +255,57 @@ def _try(scene, asked, ray, i, certain_t, found, k, count):
 
 
 @lean
-def _find(scene, asked, ray, found, k, count, stack, stack_t):
+def _find(scene, asked, ray, found, k, count, stay, n_leaves):
     """Candidates of a ray up to the end of its first certain one, nearest boxes first, into row ``k``. Returns whether the ray is
-    known to be blocked (``any_hit`` only)."""
-    tree = scene.tree
-    ox, oy, oz = asked.origins[ray, 0], asked.origins[ray, 1], asked.origins[ray, 2]
-    ix = inverse(asked.directions[ray, 0])
-    iy = inverse(asked.directions[ray, 1])
-    iz = inverse(asked.directions[ray, 2])
-    t_min, certain_t, top = asked.t_min[ray], asked.t_max[ray], 0
-    count[k] = 0
-    enter = _node_enter(tree, 1, ox, oy, oz, ix, iy, iz, t_min, certain_t)
-    if enter < np.inf:
-        stack[0], stack_t[0], top = 1, enter, 1
-    while top > 0:
-        top -= 1
-        node = stack[top]
-        if stack_t[top] > certain_t:
-            continue
-        i = tree.instance[node]
-        if i != INNER:
-            end = _try(scene, asked, ray, i, certain_t, found, k, count)
-            certain_t = min(certain_t, end)
-            if asked.any_hit and end < np.inf:
-                return True
-            continue
-        near, far = 2 * node, 2 * node + 1
-        t_near = _node_enter(tree, near, ox, oy, oz, ix, iy, iz, t_min, certain_t)
-        t_far = _node_enter(tree, far, ox, oy, oz, ix, iy, iz, t_min, certain_t)
-        if t_far < t_near:
-            near, far, t_near, t_far = far, near, t_far, t_near
-        if t_far < np.inf:
-            stack[top], stack_t[top] = far, t_far
-            top += 1
-        if t_near < np.inf:
-            stack[top], stack_t[top] = near, t_near
-            top += 1
-    return False
+    known to be blocked (``any_hit`` only).
 
-
-@lean
-def _find_listed(scene, asked, ray, found, k, count, leaves, leaf_t, n_leaves):
-    """As `_find`, among the leaves that the ray's packet may meet, sorted by the least ``t`` at which any ray of it may."""
-    tree = scene.tree
+    It tries the ``n_leaves`` leaves that its packet may meet, which are sorted by the least ``t`` at which any ray of it
+    may; where there is no such list (-1), it walks the tree.
+    """
+    tree, stack, stack_t = scene.tree, stay.stack, stay.stack_t
     ox, oy, oz = asked.origins[ray, 0], asked.origins[ray, 1], asked.origins[ray, 2]
     ix = inverse(asked.directions[ray, 0])
     iy = inverse(asked.directions[ray, 1])
     iz = inverse(asked.directions[ray, 2])
     t_min, certain_t = asked.t_min[ray], asked.t_max[ray]
+    listed, top = 0, 0
     count[k] = 0
-    for c in range(n_leaves):
-        if leaf_t[c] > certain_t:
-            break
-        if _node_enter(tree, leaves[c], ox, oy, oz, ix, iy, iz, t_min, certain_t) == np.inf:
-            continue
-        end = _try(scene, asked, ray, tree.instance[leaves[c]], certain_t, found, k, count)
+    if n_leaves < 0:
+        enter = _node_enter(tree, 1, ox, oy, oz, ix, iy, iz, t_min, certain_t)
+        if enter < np.inf:
+            stack[0], stack_t[0], top = 1, enter, 1
+    while True:
+        if n_leaves >= 0:
+            if listed == n_leaves or stay.leaf_t[listed] > certain_t:
+                return False
+            node = stay.leaves[listed]
+            listed += 1
+            if _node_enter(tree, node, ox, oy, oz, ix, iy, iz, t_min, certain_t) == np.inf:
+                continue
+        else:
+            if top == 0:
+                return False
+            top -= 1
+            node = stack[top]
+            if stack_t[top] > certain_t:
+                continue
+            if tree.instance[node] == INNER:
+                near, far = 2 * node, 2 * node + 1
+                t_near = _node_enter(tree, near, ox, oy, oz, ix, iy, iz, t_min, certain_t)
+                t_far = _node_enter(tree, far, ox, oy, oz, ix, iy, iz, t_min, certain_t)
+                if t_far < t_near:
+                    near, far, t_near, t_far = far, near, t_far, t_near
+                if t_far < np.inf:
+                    stack[top], stack_t[top] = far, t_far
+                    top += 1
+                if t_near < np.inf:
+                    stack[top], stack_t[top] = near, t_near
+                    top += 1
+                continue
+        end = _try(scene, asked, ray, tree.instance[node], certain_t, found, k, count)
         certain_t = min(certain_t, end)
         if asked.any_hit and end < np.inf:
             return True
-    return False
 
 
 @lean
@@ -688,10 +680,7 @@ def _collect(scene, asked, start, size, room, stay, found):
             n_leaves = _leaves_of_packet(
                 scene.tree, asked, ray, last, stay.stack, stay.leaves, stay.leaf_t, stay.bounds
             )
-        if n_leaves >= 0:
-            blocked = _find_listed(scene, asked, ray, candidates, k, count, stay.leaves, stay.leaf_t, n_leaves)
-        else:
-            blocked = _find(scene, asked, ray, candidates, k, count, stay.stack, stay.stack_t)
+        blocked = _find(scene, asked, ray, candidates, k, count, stay, n_leaves)
         if blocked:
             found.t[ray], count[k] = 0.0, 0
             continue
@@ -711,19 +700,27 @@ def _collect(scene, asked, start, size, room, stay, found):
 def _resolve(scene, asked, start, size, stay, found):
     """Searches the candidates of a tile's rays, one of each ray at a time, near to far; returns the number of evaluations."""
     stand, candidates, search, at, active = scene.stand, stay.candidates, stay.search, stay.at, stay.active
-    n_active, total = 0, 0
+    n_active, total = size, 0
     for k in range(size):
-        at[k] = -1
-        if _next_candidate(scene, search, k, candidates, stay.count, at, np.inf):
-            active[n_active] = k
-            n_active += 1
-    while n_active > 0:
+        at[k], active[k], search.mode[k] = -1, k, DONE
+    while True:
+        n_next = 0
+        for r in range(n_active):
+            k = active[r]
+            if search.mode[k] < DONE or _next_candidate(
+                scene, search, k, candidates, stay.count, at, found.t[start + k]
+            ):
+                active[n_next] = k
+                n_next += 1
+        n_active = n_next
+        if n_active == 0:
+            return total
         total += n_active
         for r in range(n_active):
             k = active[r]
             stay.key[k] = stand.asset[candidates.instance[k, at[k]]] * size + k
         _sort_by_key(active, n_active, stay.key)
-        first, n_next = 0, 0
+        first = 0
         while first < n_active:
             a = stay.key[active[first]] // size
             n = 1
@@ -742,12 +739,8 @@ def _resolve(scene, asked, start, size, stay, found):
             distances(scene.nets, a, stay.points, 0, n, stay.layers, stay.values)
             for r in range(n):
                 k = active[first + r]
-                if _step(scene, search, k, candidates, stay.count, at, stay.values[r], found, start + k, asked.any_hit):
-                    active[n_next] = k
-                    n_next += 1
+                _step(scene, search, k, candidates, stay.count, at, stay.values[r], found, start + k, asked.any_hit)
             first += n
-        n_active = n_next
-    return total
 
 
 @lean
@@ -768,21 +761,19 @@ def _sort_by_key(order, n, key):
 
 @lean
 def _step(scene, search, k, candidates, count, at, value, found, ray, any_hit):
-    """Takes in one answer for a ray; whether it has more to ask."""
+    """Takes in one answer for a ray. What is over then has mode DONE; ``at`` is put to the end where no other candidate matters."""
     c = at[k]
     i = candidates.instance[k, c]
     take_in(scene, search, k, candidates, k, c, np.float64(value))
     if search.mode[k] < DONE:
-        if search.lo[k] <= found.t[ray]:
-            return True
+        if search.lo[k] > found.t[ray]:
+            search.mode[k] = DONE
     elif misled(search, k, candidates, k, c):
-        found.state[ray] = WRONG
-        return False
+        found.state[ray], at[k], search.mode[k] = WRONG, count[k], DONE
     elif search.t[k] < found.t[ray] or (search.t[k] == found.t[ray] and search.t[k] < np.inf and i < found.owner[ray]):
         found.t[ray], found.owner[ray] = search.t[k], i
         if any_hit:
-            return False
-    return _next_candidate(scene, search, k, candidates, count, at, found.t[ray])
+            at[k] = count[k]
 
 
 # -- for assets whose fields are asked elsewhere -------------------------------------------------------------------------------

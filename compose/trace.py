@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Timer
 from typing import NamedTuple
 
 import numba
@@ -28,6 +30,7 @@ _STAGGER = 4
 _STAGGERED = 4
 _ROOM = 8  # candidates of one ray before it is done again with more room
 _CHUNK = 1 << 18  # rays at once: bounds the memory
+_PATIENCE = 4.0  # seconds before a first trace says why it takes so long
 _TILES = 8  # tiles that a thread takes at a time
 _MAX_WIDEN = 64.0
 
@@ -158,9 +161,22 @@ def _run(scene: TraceScene, asked: Asked, room: int, *, search: bool) -> Found:
     def run(first: int) -> None:
         ray_kernels.trace_tiles(scene, asked, room, found, first, min(first + _TILES, tiles), search)
 
-    jobs, n_threads = range(0, tiles, _TILES), numba.get_num_threads()
-    list(_pool(n_threads, os.getpid()).map(run, jobs) if n_threads > 1 < len(jobs) else map(run, jobs))
+    notice = Timer(_PATIENCE, _say_compiling) if not ray_kernels.trace_tiles.signatures else None
+    if notice:
+        notice.daemon = True
+        notice.start()
+    try:
+        jobs, n_threads = range(0, tiles, _TILES), numba.get_num_threads()
+        list(_pool(n_threads, os.getpid()).map(run, jobs) if n_threads > 1 < len(jobs) else map(run, jobs))
+    finally:
+        if notice:
+            notice.cancel()
     return found
+
+
+def _say_compiling() -> None:
+    if sys.stderr.isatty():
+        print("compiling the tracing kernels for this machine: about a minute, only the first time", file=sys.stderr)
 
 
 def _search(scene, elsewhere, asked, rays, packed, best_t, best_owner, count) -> np.ndarray:
