@@ -30,7 +30,7 @@ help: ## this list
 demo: $(INSTALLED) ## learn real objects, build a room, render it, move one, render again: pictures in out/demo/
 	$(PY) examples/demo.py
 
-thousand: $(INSTALLED) ## learn a thousand objects (an hour on 2 cores; goes on after a kill), a room of them: out/thousand/
+thousand: $(INSTALLED) ## learn a thousand objects (takes long; goes on after a kill), a stand of them: out/thousand/
 	$(PY) -m examples.thousand
 
 test: $(INSTALLED) ## all tests; what the machine lacks (EGL) is skipped with its reason

@@ -1,10 +1,9 @@
-"""A coarse grid of distances for each asset, by which rays skip what holds no surface.
+"""A coarse grid of distances for each asset, from which `compose.contact` seeds its surface points.
 
 The grid stores the field at the vertices of about 48 cells along the longest edge of its box and, for each cell, a bound
 on how far the field strays from the trilinear interpolation of its corners. The bound is *sampled*, not proven: the
 largest deviation found at 64 points of the cell, doubled, plus float32 noise. A cell whose bound excludes zero holds no surface;
-`skip` says how many cells away (Chebyshev) the nearest cell is that may. A grid only ever says where a field need not
-be asked; what is hit, and where, the field itself decides.
+`skip` says how many cells away (Chebyshev) the nearest cell is that may. (Rays use the sparse `compose.cells`.)
 
 Related: Hansson-Soderlund, Evans, Akenine-Moller, "Ray Tracing of Signed Distance Function Grids" (JCGT 2022).
 """
