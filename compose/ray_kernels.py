@@ -123,7 +123,7 @@ def _march(cells, a, stand, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen
     # An uncertain stretch that has not ended yet; ``least`` is the plane's smallest distance from zero so far.
     opened, ta, fa, guess, slope, dent, least = False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     step_x, step_y, step_z = 1 if ahead_x else -1, 1 if ahead_y else -1, 1 if ahead_z else -1
-    block, row, bit, mask = -1, 0, np.uint64(0), np.uint64(0)
+    block, mask = -1, np.uint64(0)
     i, j, h, bi, bj, bh = 0, 0, 0, 0, 0, 0
     next_x, next_y, next_z = 0.0, 0.0, 0.0
     t = t_in

@@ -152,18 +152,24 @@ def widest(nets):
 def distances(nets, a, p_obj, first, n, room, out):
     """Distance of the ``n <= LANES`` points of ``p_obj`` from row ``first`` on to asset ``a``, into ``out``; ``room [3,
     widest(nets) * LANES]`` is overwritten."""
-    w, at, width, layers = nets.weights, nets.at[a], nets.shape[a, 0], nets.shape[a, 1]
+    w, row = nets.weights, nets.at[a]
     lanes = 8 if n <= 8 else 16
+    _enter(w, row, p_obj, first, n, room[0], lanes)
+    _forward(w, row + 10, nets.shape[a, 0], nets.shape[a, 1], 1, room, lanes)
+    _leave(w, row, p_obj, first, n, room[0], out)
+
+
+@lean(fastmath=FAST)
+def _forward(w, at, width, layers, channels, room, lanes):
+    """A network that starts at ``at``: its input in the first row of ``room`` becomes its output."""
     x, h, g = room[0], room[1], room[2]
-    _enter(w, at, p_obj, first, n, x, lanes)
-    at = _linear(w, at + 10, x, 3, h, width, lanes)
+    at = _linear(w, at, x, 3, h, width, lanes)
     _sine(h, width * lanes, np.float32(0.0))
     for _ in range(layers - 1):
         at = _linear(w, at, h, width, g, width, lanes)
         _sine(g, width * lanes, np.float32(0.0))
         h, g = g, h
-    _linear(w, at, h, width, x, 1, lanes)
-    _leave(w, nets.at[a], p_obj, first, n, x, out)
+    _linear(w, at, h, width, x, channels, lanes)
 
 
 @lean(fastmath=FAST)
@@ -202,21 +208,14 @@ def _distances_and_gradients(nets, a, p_obj, first, n, room, slopes, out, grad):
 
 @lean(fastmath=FAST)
 def _looks(nets, a, p_obj, first, n, room, look):
-    w, width, layers, channels = nets.weights, nets.shape[a, 2], nets.shape[a, 3], nets.shape[a, 4]
-    at = nets.at[a] + 10 + _size(3, nets.shape[a, 0], nets.shape[a, 1], 1)
+    w, row, channels = nets.weights, nets.at[a], nets.shape[a, 4]
     lanes = 8 if n <= 8 else 16
-    x, h, g = room[0], room[1], room[2]
-    _enter(w, nets.at[a], p_obj, first, n, x, lanes)
-    at = _linear(w, at, x, 3, h, width, lanes)
-    _sine(h, width * lanes, np.float32(0.0))
-    for _ in range(layers - 1):
-        at = _linear(w, at, h, width, g, width, lanes)
-        _sine(g, width * lanes, np.float32(0.0))
-        h, g = g, h
-    _linear(w, at, h, width, x, channels, lanes)
+    _enter(w, row, p_obj, first, n, room[0], lanes)
+    behind = row + 10 + _size(3, nets.shape[a, 0], nets.shape[a, 1], 1)
+    _forward(w, behind, nets.shape[a, 2], nets.shape[a, 3], channels, room, lanes)
     for i in range(n):
         for c in range(channels):
-            look[i, c] = x[c * lanes + i]
+            look[i, c] = room[0, c * lanes + i]
 
 
 @lean
