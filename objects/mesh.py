@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -269,9 +269,9 @@ def _solid(vertices: np.ndarray, faces: np.ndarray, name: str):
     if closed and len(bodies) == 1:
         return (vertices, faces), (vertices, faces), True
     if closed and (union := _united(vertices, bodies)) is not None:
-        surface = _outer_faces(*union, extent)
+        surface = _outer_faces(*union, extent, _inside_manifold)
         return (surface if len(surface[1]) else union), union, False
-    surface = _outer_faces(vertices, faces, extent)
+    surface = _outer_faces(vertices, faces, extent, _inside_winding)
     if len(surface[1]) == 0:
         raise MeshError(f"{name}: expected a solid, got {len(faces)} triangles that enclose no volume")
     return surface, (vertices, faces), False
@@ -314,7 +314,22 @@ def _united(vertices: np.ndarray, bodies: list[np.ndarray]) -> tuple[np.ndarray,
     return v, np.ascontiguousarray(np.asarray(mesh.tri_verts, np.int64))
 
 
-def _outer_faces(vertices: np.ndarray, faces: np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
+def _inside_winding(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return _winding(vertices, faces, p) >= 0.5
+
+
+def _inside_manifold(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Sign by pseudonormals: for a closed surface that does not cut itself, several times cheaper than winding numbers."""
+    kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
+    return np.asarray(igl.signed_distance(np.ascontiguousarray(p), vertices, faces, sign_type=kind)[0]) < 0
+
+
+def _outer_faces(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    extent: float,
+    inside_of: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
     """The faces with the solid behind and open space in front of their centroids; those the wrong way round are turned.
 
     Large faces are cut up first, as they may be buried in part. Space in front that ends after ``_SLIT`` is a slit.
@@ -332,7 +347,7 @@ def _outer_faces(vertices: np.ndarray, faces: np.ndarray, extent: float) -> tupl
     normal = cross[area > 0] / area[area > 0, None] * extent
 
     def inside(which: np.ndarray, step: float) -> np.ndarray:
-        return _winding(vertices, faces, center[which] + step * normal[which]) >= 0.5
+        return inside_of(vertices, faces, center[which] + step * normal[which])
 
     front, back = inside(np.arange(len(f)), 1e-4), inside(np.arange(len(f)), -1e-4)
     right, wrong = np.flatnonzero(back & ~front), np.flatnonzero(front & ~back)
