@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
+
+
+class _Linear(nn.Linear):
+    """Without weights of its own: `SineMlp` draws them."""
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 class SineMlp(nn.Module):
@@ -42,7 +49,7 @@ class SineMlp(nn.Module):
         super().__init__()
         self.omega_first, self.omega_hidden = float(omega_first), float(omega_hidden)
         sizes = [n_in] + [width] * layers + [n_out]
-        linears = [cast(nn.Linear, nn.utils.skip_init(nn.Linear, a, b)) for a, b in pairwise(sizes)]
+        linears = [_Linear(a, b) for a, b in pairwise(sizes)]
         with torch.no_grad():
             for i, linear in enumerate(linears):
                 n = linear.in_features
