@@ -7,8 +7,8 @@ Nothing is merged on the way ("affine-all").
 
 What is bounded is the network in exact arithmetic, its weights being the numbers that the field holds; the rounding of
 the analysis, in float64, is part of each bound. What float32 makes of the network is `evaluation_error`. Outside of its
-box a field is not its network (`Field.forward`): `affine_bounds`, `segment_bounds` and `monotone` speak of the field
-only inside its box.
+box a field is not its network (`Field.forward`): `affine_bounds`, `gradient_bounds`, `segment_bounds` and `monotone` speak
+of the field only inside its box.
 
 Source: Sharp, Jacobson, "Spelunking the Deep: Guaranteed Queries on General Neural Implicit Surfaces via Range
 Analysis" (SIGGRAPH 2022), sections 3.2 and 3.3. Lines for the sine: Chebyshev's alternation theorem. Rounding of sums:
@@ -34,6 +34,7 @@ _SUM = 1.0 + 1e-12  # more than the rounding of a sum of thousands of positive t
 _PI_REST = 1.2246467991473532e-16  # pi - math.pi
 _FLOAT32 = 2.0**-24  # unit roundoff of float32
 _FLOAT32_SINE = 3e-7  # error of the sine of a float32 kernel, but for the reduction of its argument
+_FLOAT32_LARGEST = 2.0**100  # numbers below it are far from overflowing
 _FLOAT32_ARGUMENT = 2.0**15  # larger arguments may be reduced wrongly
 
 _Points = Float[np.ndarray, "n 3"]
@@ -103,9 +104,7 @@ def affine_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -
         ValueError: Arrays of the wrong shape, numbers that are not finite, or a negative half size.
     """
     weights = _weights(field)
-    centre, half = _checked("affine_bounds", centre=centre, half=half)
-    if (half < 0).any():
-        raise ValueError("affine_bounds: expected half sizes of 0 or more")
+    centre, half = _boxes("affine_bounds", centre, half)
     middle = (centre - weights.center) / weights.half_extent
     axes = np.tile(np.eye(3), (len(centre), 1, 1))
     form, error = _affine(weights, middle, axes, half / weights.half_extent)
@@ -134,6 +133,33 @@ def segment_bounds(field: SirenField | Weights, start: _Points, end: _Points) ->
     return form[:, 1], form[:, 0], error
 
 
+def gradient_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -> _Values:
+    """Proven upper bounds of the length of the gradient over axis-aligned boxes.
+
+    What float32 makes of the network may be steeper over distances in which its `evaluation_error` counts.
+
+    Args:
+        field: The field, or its `weights_of`.
+        centre, half: Middle and half size of each box (object frame, object units); half sizes may be 0.
+
+    Returns:
+        ``[n]``, object units of distance for each object unit; infinite where numbers overflow.
+
+    Raises:
+        ValueError: Arrays of the wrong shape, numbers that are not finite, or a negative half size.
+    """
+    weights = _weights(field)
+    centre, half = _boxes("gradient_bounds", centre, half)
+    middle, reach = (centre - weights.center) / weights.half_extent, half / weights.half_extent
+    line, error = _derivative(weights, middle, np.tile(np.eye(3), (len(centre), 1, 1)), reach)
+    # Up to the error the gradient is affine in the box, its length convex: it is largest in a corner.
+    corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), -1).reshape(-1, 3)
+    away = corners * reach[:, None]
+    inner = line[:, None, :, 0] + np.einsum("nij,ncj->nci", line[:, :, 1:], away)
+    rounding = 8 * _UNIT * (np.abs(line[:, :, 0]) + (np.abs(line[:, :, 1:]) * reach[:, None]).sum(-1))
+    return (np.linalg.norm(inner, axis=-1).max(1) + np.linalg.norm(error + rounding, axis=-1)) * _SUM
+
+
 def monotone(field: SirenField | Weights, start: _Points, end: _Points) -> _Signs:
     """Whether the network is proven to rise or to fall strictly all the way along straight segments.
 
@@ -150,8 +176,9 @@ def monotone(field: SirenField | Weights, start: _Points, end: _Points) -> _Sign
         ValueError: Arrays of the wrong shape or numbers that are not finite.
     """
     weights = _weights(field)
-    form, error = _derivative(weights, *_segments(weights, *_checked("monotone", start=start, end=end)))
-    return _sign(form[:, 0], np.abs(form[:, 1]) + error)
+    middle, axis = _segments(weights, *_checked("monotone", start=start, end=end))
+    form, error = _derivative(weights, middle, axis[:, None], np.ones((len(axis), 1)))
+    return _sign(form[:, 0, 0], np.abs(form[:, 0, 1]) + error[:, 0])
 
 
 def certified_sign(field: SirenField | Weights, centre: _Points, half: _Points) -> _Signs:
@@ -170,9 +197,7 @@ def certified_sign(field: SirenField | Weights, centre: _Points, half: _Points) 
         ValueError: As `affine_bounds`.
     """
     weights = _weights(field)
-    centre, half = _checked("certified_sign", centre=centre, half=half)
-    if (half < 0).any():
-        raise ValueError("certified_sign: expected half sizes of 0 or more")
+    centre, half = _boxes("certified_sign", centre, half)
     lo, hi = np.nextafter(centre - half, -np.inf), np.nextafter(centre + half, np.inf)
     beyond = ((lo < weights.box_lo) | (hi > weights.box_hi)).any(1)
     lo, hi = np.clip(lo, weights.box_lo, weights.box_hi), np.clip(hi, weights.box_lo, weights.box_hi)
@@ -192,7 +217,7 @@ def evaluation_error(field: SirenField | Weights) -> float:
     more than it gets.
 
     Returns:
-        The bound, in object units.
+        The bound, in object units; infinite for weights with which float32 may overflow.
     """
     w = _weights(field)
     reach = np.maximum(np.abs(w.box_lo - w.center), np.abs(w.box_hi - w.center))
@@ -201,11 +226,14 @@ def evaluation_error(field: SirenField | Weights) -> float:
     error = _FLOAT32 * (largest / w.half_extent + 3 * x)  # the point in float32, minus the centre, over the half extent
     for weight, bias in zip([w.first, *w.hidden], w.bias, strict=True):
         error, size = _float32_linear(weight, bias, x, error)
+        if not (size < _FLOAT32_LARGEST).all():
+            return math.inf
         error += np.where(size < _FLOAT32_ARGUMENT, _FLOAT32_SINE + 2 * _FLOAT32 * size, 2.0)
         error = np.minimum(error, 2.0 + _FLOAT32_SINE)
         x = np.ones(len(weight))
     error, size = _float32_linear(w.last, w.last_bias, x, error)
-    return float(_SUM * w.half_extent * (error + 2 * _FLOAT32 * (size + error))[0])
+    bound = _SUM * w.half_extent * (error + 2 * _FLOAT32 * (size + error))[0]
+    return float(bound) if max(1.0, w.half_extent) * size[0] < _FLOAT32_LARGEST else math.inf
 
 
 def _float32_linear(weight, bias, x, error):
@@ -227,6 +255,13 @@ def _checked(name: str, **points: np.ndarray) -> list[np.ndarray]:
         raise ValueError(f"{name}: expected two arrays [n, 3] of equal length, got {shapes}")
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError(f"{name}: expected finite numbers in {' and '.join(points)}")
+    return arrays
+
+
+def _boxes(name: str, centre: np.ndarray, half: np.ndarray) -> list[np.ndarray]:
+    arrays = _checked(name, centre=centre, half=half)
+    if (arrays[1] < 0).any():
+        raise ValueError(f"{name}: expected half sizes of 0 or more")
     return arrays
 
 
@@ -285,34 +320,38 @@ def _affine(weights, middle, axes, reach):
 
 
 @numba.njit(cache=True, parallel=True)
-def _derivative(weights, middle, axis):
-    """Bounds of the network's derivative by ``u`` at ``x = middle + axis u``, ``|u| <= 1``.
+def _derivative(weights, middle, axes, reach):
+    """Bounds of the network's derivatives along each of the axes, where `_affine` bounds the network.
 
-    It is the product of the matrices of the linear layers and the cosines of what enters the sines, taken from the
-    first layer on, in affine forms.
+    Such a derivative is the product of the matrices of the linear layers and the cosines of what enters the sines, taken
+    from the first layer on, in affine forms.
 
-    Returns ``line [n, 2]`` and ``error [n]``: the derivative is ``line[0] + line[1] u`` up to ``error``.
+    Returns ``line [n, k, 1 + k]`` and ``error [n, k]``: the derivative by ``e_j`` is ``line[j, 0] + sum_k line[j, 1 + k]
+    e_k`` up to ``error[j]``.
     """
-    n, reach, none = len(middle), np.ones(1), np.zeros(weights.bias.shape[1])
-    line, error = np.zeros((n, 2)), np.full(n, np.inf)
+    n, k = reach.shape
+    none = np.zeros(weights.bias.shape[1])
+    line, error = np.zeros((n, k, 1 + k)), np.full((n, k), np.inf)
     for block in numba.prange((n + _BLOCK - 1) // _BLOCK):
-        here, there = _new_form(weights, 1), _new_form(weights, 1)
-        slope, next_slope = _new_form(weights, 1), _new_form(weights, 1)
+        here, there = _new_form(weights, k), _new_form(weights, k)
+        slopes = [_new_form(weights, k) for _ in range(k)]
+        spare = _new_form(weights, k)
         for at in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
-            _first(weights, middle[at], axis[at : at + 1], reach, here)
-            slope.line[0] = here.line[1]
-            slope.line[1] = 0.0
-            slope.fresh[:] = here.fresh
-            slope.rest[:] = here.rest
+            _first(weights, middle[at], axes[at], reach[at], here)
+            for j in range(k):
+                _first_slope(weights, axes[at, j], here, j, slopes[j])
             for layer in range(len(weights.hidden)):
-                _times_cosine(slope, here, layer)
-                _linear(weights.hidden[layer], none, slope, layer, next_slope)
-                _sine(here, layer, reach)
+                for j in range(k):
+                    _times_cosine(slopes[j], here, layer, reach[at])
+                    _linear(weights.hidden[layer], none, slopes[j], layer, spare)
+                    slopes[j], spare = spare, slopes[j]
+                _sine(here, layer, reach[at])
                 _linear(weights.hidden[layer], weights.bias[layer + 1], here, layer, there)
-                here, there, slope, next_slope = there, here, next_slope, slope
-            _times_cosine(slope, here, len(weights.hidden))
-            _linear(weights.last, none, slope, len(weights.hidden), next_slope)
-            _store(next_slope, line[at], error[at : at + 1])
+                here, there = there, here
+            for j in range(k):
+                _times_cosine(slopes[j], here, len(weights.hidden), reach[at])
+                _linear(weights.last, none, slopes[j], len(weights.hidden), spare)
+                _store(spare, line[at, j], error[at, j : j + 1])
     return line, error
 
 
@@ -344,6 +383,18 @@ def _first(weights, middle, axes, reach, out):
             out.line[1 + k, i] = w[0] * a[0] + w[1] * a[1] + w[2] * a[2]
             size += (abs(w[0] * a[0]) + abs(w[1] * a[1]) + abs(w[2] * a[2])) * reach[k]
         out.fresh[i] = out.rest[i] = 16 * _UNIT * size
+
+
+@numba.njit(cache=True)
+def _first_slope(weights, axis, x, j, out):
+    """The derivative of the first linear layer ``x`` along its axis ``j``: no more than numbers, but for their rounding."""
+    out.line[1:] = 0.0
+    for i in range(len(weights.first)):
+        out.line[0, i] = x.line[1 + j, i]
+        size = 0.0
+        for a in range(3):
+            size += abs(weights.first[i, a] * axis[a])
+        out.fresh[i] = out.rest[i] = x.fresh[i] + 16 * _UNIT * size
 
 
 @numba.njit(cache=True, fastmath={"contract", "reassoc"})
@@ -415,28 +466,39 @@ def _sine(form, layer, reach):
 
 
 @numba.njit(cache=True)
-def _times_cosine(form, argument, layer):
-    """Multiplies each unit, in place, by the cosine of the same unit of ``argument``, along one segment.
+def _times_cosine(form, argument, layer, reach):
+    """Multiplies each unit, in place, by the cosine of the same unit of ``argument``.
 
-    Both are given before their sine. With what no symbol stands for, the product of two forms is
-    ``(m + a u + rest) (value + tilt u + miss)``: its terms of first order are kept, those of second order bounded.
+    Both are given before their sine. With what no symbol of the input stands for, the product of two forms is ``(m + a . e +
+    rest) (value + tilt . e + miss)``: its terms of first order are kept, those of second order bounded.
     """
     old = layer * len(form.rest)
     for i in range(len(form.rest)):
-        radius = (argument.rest[i] + abs(argument.line[1, i])) * _SUM
-        slope, value, miss = _sine_line(argument.line[0, i] + 0.5 * math.pi, radius)
-        tilt = slope * argument.line[1, i]  # the cosine is value + tilt u, up to miss
-        miss += abs(slope) * argument.rest[i]
-        middle, along, rest = form.line[0, i], form.line[1, i], form.rest[i]
-        size = abs(middle) + abs(along) + rest
-        both = 0.5 * along * tilt  # along tilt u^2 is within both of both
-        form.line[0, i] = value * middle + both
-        form.line[1, i] = value * along + tilt * middle
+        middle, rest = form.line[0, i], form.rest[i]
+        radius, size, turn = argument.rest[i], abs(middle) + rest, 0.0
+        for k in range(len(reach)):
+            radius += abs(argument.line[1 + k, i]) * reach[k]
+        slope, value, miss = _sine_line(argument.line[0, i] + 0.5 * math.pi, radius * _SUM)
+        miss += abs(slope) * argument.rest[i]  # the cosine is value + slope argument.line[1:] . e, up to this
+        shift = bend = 0.0
+        for k in range(len(reach)):
+            a, tilt = form.line[1 + k, i], slope * argument.line[1 + k, i]
+            size += abs(a) * reach[k]
+            turn += abs(tilt) * reach[k]
+            both = 0.5 * a * tilt * reach[k] * reach[k]  # a tilt e_k^2 is within both of both
+            shift += both
+            bend += abs(both)
+            for j in range(k):
+                mixed = a * slope * argument.line[1 + j, i] + form.line[1 + j, i] * tilt
+                bend += abs(mixed) * reach[k] * reach[j]
+        form.line[0, i] = value * middle + shift
+        for k in range(len(reach)):
+            form.line[1 + k, i] = value * form.line[1 + k, i] + slope * argument.line[1 + k, i] * middle
         for s in range(old):
             form.kept[i, s] *= value
-        rounding = 8 * _UNIT * size * (abs(value) + abs(tilt))
-        form.fresh[i] = (abs(both) + abs(value) * form.fresh[i] + abs(tilt) * rest + miss * size + rounding) * _SUM
-        form.size[i] = (abs(value) * size + abs(tilt) * size + form.fresh[i]) * _SUM
+        rounding = 16 * _UNIT * size * (abs(value) + turn)
+        form.fresh[i] = (bend + abs(value) * form.fresh[i] + turn * rest + miss * size + rounding) * _SUM
+        form.size[i] = ((abs(value) + turn) * size + form.fresh[i]) * _SUM
 
 
 @numba.njit(cache=True)

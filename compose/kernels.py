@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from compose.bvh import INNER, STACK, box_distance2
+from compose.bvh import EMPTY, INNER, STACK, box_distance2
 from compose.lean import lean
 
 
@@ -87,6 +87,8 @@ def _nearest_box(tree, stand, x, y, z, at_least):
         if stack_d2[top] > best * best:
             continue
         i = tree.instance[node]
+        if i == EMPTY:
+            continue
         if i != INNER:
             d = instance_box_distance(stand, i, x, y, z)
             if d >= at_least and (d < best or (d == best and i < owner)):
@@ -118,7 +120,7 @@ def _boxes_within(tree, stand, x, y, z, radius, out, out_at):
         if i == INNER:
             stack[top], stack[top + 1] = 2 * node, 2 * node + 1
             top += 2
-        elif instance_box_distance(stand, i, x, y, z) <= radius:
+        elif i != EMPTY and instance_box_distance(stand, i, x, y, z) <= radius:
             if out_at >= 0:
                 out[out_at + count] = i
             count += 1

@@ -26,7 +26,7 @@ _LISTED = 128  # most leaves that a packet may meet; beyond, each ray walks alon
 _SHORT, _SHORT_GRAZING = 1.5, 0.5
 _STEEP = 2.0  # a ray grazes where the distance changes by less than this many bounds of the cell over its length
 _DENT = 1.0  # how far a distance may dip between two places one cell apart, in bounds of the cell
-_VOUCHED = 1 / 3  # the least distance at the end of an uncertain stretch, in bounds of the cell
+_VOUCHED = 1 / 3  # the least distance at the end of an uncertain stretch, in sampled bounds of the cell
 DEPTH = 16  # of the stack of a search
 
 
@@ -119,6 +119,7 @@ def _march(cells, a, stand, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen
     speed = np.sqrt(qx * qx + qy * qy + qz * qz)
     rate, per_cell = cells.lipschitz[a] * speed, _DENT * speed / min(cx, cy, cz)
     g_unit, e_unit, m_unit = cells.unit[a, 0], widen * cells.unit[a, 1], cells.unit[a, 2]
+    vouched = 1e-9 if cells.proven[a] else _VOUCHED
     sign = 0  # of the last certain stretch
     # An uncertain stretch that has not ended yet; ``least`` is the plane's smallest distance from zero so far.
     opened, ta, fa, guess, slope, dent, least = False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -183,7 +184,7 @@ def _march(cells, a, stand, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen
                 guess, slope, dent = t, 0.0, per_cell * e_unit * 255
             if opened:
                 opened = False
-                fb = after * _VOUCHED * max(e, e_unit)
+                fb = after * vouched * max(e, e_unit)
                 _append(found, k, count, ta, t, fa, fb, guess, slope, dent, rate, instance)
                 if fa > 0.0 and fb < 0.0:
                     return t
@@ -192,7 +193,7 @@ def _march(cells, a, stand, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen
             if not opened:
                 ta = t if after == 0 else t + (value - after * e) / -change
                 # Where no uncertain cell was before, the last certain one vouches for the sign, and this one for the distance.
-                opened, fa = True, sign * _VOUCHED * e if sign != 0 else np.nan
+                opened, fa = True, sign * vouched * e if sign != 0 else np.nan
                 guess, slope, dent, least = ta, 0.0, 0.0, np.inf
             dent = max(dent, per_cell * e)
             if slope == 0.0:
@@ -204,7 +205,7 @@ def _march(cells, a, stand, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen
             if end != 0:
                 tb = leave - (last - end * e) / change
                 opened = False
-                _append(found, k, count, ta, tb, fa, end * _VOUCHED * e, guess, slope, dent, rate, instance)
+                _append(found, k, count, ta, tb, fa, end * vouched * e, guess, slope, dent, rate, instance)
                 if fa > 0.0 and end < 0:
                     return tb
         if end != 0:
@@ -301,6 +302,8 @@ def _find(scene, asked, ray, found, k, count, stay, n_leaves):
                 if t_near < np.inf:
                     stack[top], stack_t[top] = near, t_near
                     top += 1
+                continue
+            if tree.instance[node] == EMPTY:
                 continue
         end = _try(scene, asked, ray, tree.instance[node], certain_t, found, k, count)
         certain_t = min(certain_t, end)
@@ -484,14 +487,17 @@ def _look(scene, search, r, candidates, k, c):
 
     Between two places of one sign there is taken to be no other sign where both distances are larger than the field can dip
     (``dent``) or change (``rate``) there; between two of different signs one change of sign, if they are not much more than
-    a cell apart and the ray does not graze, else half of a cell.
+    a cell apart and the ray does not graze, else half of a cell. With a proven index only what is proven counts (``rate``), else
+    places go on being asked down to the smallest step.
     """
     i = candidates.instance[k, c]
     a = scene.stand.asset[i]
     step = precision(scene, i, candidates.tb[k, c])[1]
     cell = scene.stand.scale[i] * max(scene.cells.cell[a, 0], scene.cells.cell[a, 1], scene.cells.cell[a, 2])
-    grazes = -candidates.slope[k, c] < _STEEP * candidates.dent[k, c]
-    short = (_SHORT_GRAZING if grazes else _SHORT) * cell
+    dent = candidates.dent[k, c]
+    short = (_SHORT_GRAZING if -candidates.slope[k, c] < _STEEP * dent else _SHORT) * cell
+    if scene.cells.proven[a]:
+        dent, short = np.inf, 0.0
     while search.waiting[r] > 0:
         top = search.waiting[r] - 1
         lo, f_lo, hi, f_hi = search.lo[r], search.f_lo[r], search.stack_s[r, top], search.stack_f[r, top]
@@ -501,7 +507,7 @@ def _look(scene, search, r, candidates, k, c):
         gap = hi - lo
         least = min(abs(f_lo), abs(f_hi))
         if (f_lo > 0.0) == (f_hi > 0.0):
-            over = least > candidates.dent[k, c] * gap or abs(f_lo) + abs(f_hi) > candidates.rate[k, c] * gap
+            over = least > dent * gap or abs(f_lo) + abs(f_hi) > candidates.rate[k, c] * gap
         else:
             over = gap <= short
         if not over and gap > step and top + 1 < DEPTH:

@@ -16,15 +16,13 @@ import torch
 
 from compose import ray_kernels
 from compose.batch import FieldBatch
-from compose.cells import Cells
+from compose.cells import FINE_STEP, Cells
 from compose.kernels import Stand, Tree, nearest_hits
 from compose.ray_kernels import DONE, FULL, TILE, WRONG, Asked, Candidates, Found
 from compose.siren_kernel import Nets
 
 # A hit is pinned down to this share of the diagonal of its instance's box (DESIGN: bisected to 1e-6).
 _TOLERANCE = 8e-7
-# Smallest step of a probe, as a share of the diagonal: the step at which the dense reference marches.
-_STEP = 1 / 2000
 # Rounds after which a ray's next candidate is taken up, and how many wait like that; the rest start together.
 _STAGGER = 4
 _STAGGERED = 4
@@ -48,7 +46,7 @@ class TraceScene(NamedTuple):
     @staticmethod
     def of(stand: Stand, tree: Tree, cells: Cells, nets: Nets, diagonal: np.ndarray) -> TraceScene:
         """From the diagonals ``[m]`` of the instances' boxes, metres."""
-        return TraceScene(stand, tree, cells, nets, _TOLERANCE * diagonal, _STEP * diagonal)
+        return TraceScene(stand, tree, cells, nets, _TOLERANCE * diagonal, FINE_STEP * diagonal)
 
 
 class Elsewhere(NamedTuple):

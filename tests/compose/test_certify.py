@@ -19,6 +19,7 @@ from compose.certify import (
     affine_bounds,
     certified_sign,
     evaluation_error,
+    gradient_bounds,
     monotone,
     segment_bounds,
     weights_of,
@@ -87,6 +88,11 @@ def _exact(field: SirenField, p: np.ndarray, along: np.ndarray | None = None) ->
             x, d = np.sin(omega * x), np.cos(omega * x) * omega * d
             omega = real(net.omega_hidden)
     return x[..., 0] * half, d[..., 0] * half
+
+
+def _steepness(field: SirenField, p: np.ndarray) -> np.ndarray:
+    """Length of the network's gradient."""
+    return np.sqrt(sum(_exact(field, p, axis)[1] ** 2 for axis in np.eye(3)))
 
 
 def _cells(field: SirenField, size: float, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -279,6 +285,7 @@ def test_weights_beyond_reason_give_no_nan():
     gradient, middle, error = affine_bounds(field, centre * 1e280, half * 1e280)
     assert (gradient == 0).all() and (middle == 0).all() and np.isinf(error).all()
     assert (monotone(field, centre, centre + half * 1e280) == 0).all()
+    assert np.isinf(gradient_bounds(field, centre * 1e280, half * 1e280)).all()
 
 
 # -- slopes ----------------------------------------------------------------------------------------------------------
@@ -304,12 +311,39 @@ def test_bounds_of_the_derivative_hold_all_along(make, size):
     weights = weights_of(field)
     x0, x1 = ((p - weights.center) / weights.half_extent for p in (start, start + step))
     middle, axis = 0.5 * (x0 + x1), 0.5 * (x1 - x0)
-    line, error = _derivative(weights, middle, axis)
+    line, error = _derivative(weights, middle, axis[:, None], np.ones((len(axis), 1)))
     u = np.linspace(-1, 1, 41).astype(np.longdouble)
     half, along = np.longdouble(weights.half_extent), axis[:, None].astype(np.longdouble)
     p = weights.center + half * (middle[:, None] + u[:, None] * along)
     truth = _exact(field, p, half * along)[1] / half
-    assert (abs(truth - (line[:, :1] + line[:, 1:] * u)) <= error[:, None]).all()
+    assert (abs(truth - (line[:, 0, :1] + line[:, 0, 1:] * u)) <= error).all()
+
+
+@given(make=_makes, size=st.sampled_from([0.0, 1e-9, 1e-4, 0.01, 0.1, 1.0]))
+@settings(max_examples=100)
+def test_gradients_in_boxes_of_all_sizes_are_no_longer_than_their_bounds(make, size):
+    field, rng = make.field(), np.random.default_rng(make.seed)
+    centre, half = _cells(field, size, 8, rng)
+    bound = gradient_bounds(field, centre, half)
+    u = np.concatenate([_CORNERS, rng.uniform(-1, 1, (56, 3))]).astype(np.longdouble)
+    assert (_steepness(field, centre[:, None] + u * half[:, None]) <= bound[:, None]).all()
+
+
+def test_bounds_of_gradients_are_tight_in_small_boxes():
+    field = _Make(3, 32, 2, 30.0, 1.0, 0.0).field()
+    centre, half = _cells(field, 0.0, 40, np.random.default_rng(0))
+    at_point = gradient_bounds(field, centre, half)
+    np.testing.assert_allclose(at_point, _steepness(field, centre).astype(float), rtol=1e-9)
+    looseness = [(gradient_bounds(field, centre, half + size) - at_point).max() for size in (4e-3, 2e-3, 1e-3)]
+    assert looseness[0] > 1.8 * looseness[1] > 3.2 * looseness[2] > 0
+
+
+def test_the_gradient_of_one_unit_is_bounded_by_its_cosine():
+    field = _one_unit(2.0, 0.0, 1.5, 0.0)  # 1.5 sin(2 x)
+    centre, half = np.array([[0.5, 0.1, 0.2]]), np.array([[0.1, 0.5, 0.5]])
+    slope, value, miss = _sine_line(1.0 + np.pi / 2, 0.2)
+    assert gradient_bounds(field, centre, half)[0] == pytest.approx(3 * (value + abs(slope) * 0.2 + miss), rel=1e-9)
+    assert 3 * np.cos(0.8) < gradient_bounds(field, centre, half)[0] < 3 * np.cos(0.8) + 0.05
 
 
 def test_most_short_segments_have_a_proven_slope():
@@ -369,6 +403,12 @@ def test_the_error_of_float32_of_one_unit_is_what_the_text_says():
     assert evaluation_error(_one_unit(1.0, 0.0, 1.0, 0.0)) == pytest.approx((15 + 9) * unit + 3e-7, rel=1e-4)
     # An argument too large for a float32 sine says nothing.
     assert evaluation_error(_one_unit(1e5, 0.0, 1.0, 0.0)) == pytest.approx(2, rel=1e-5)
+
+
+def test_nothing_is_promised_of_weights_with_which_float32_may_overflow():
+    for huge in ((1e35, 0.0, 1.0, 0.0), (1.0, 1e35, 1.0, 0.0), (1.0, 0.0, 1e35, 0.0), (1.0, 0.0, 1.0, 1e35)):
+        assert evaluation_error(_one_unit(*huge)) == np.inf
+    assert certified_sign(_one_unit(1.0, 0.0, 1.0, 1e35), np.zeros((1, 3)), np.zeros((1, 3)))[0] == 0
 
 
 def test_the_error_of_float32_is_that_of_rounded_points_where_the_box_is_far_away():
@@ -441,12 +481,12 @@ def test_beyond_its_box_a_field_has_the_sign_of_the_nearest_point_or_is_positive
 def test_wrong_input_is_named():
     field = _one_unit(1.0, 0.0, 1.0, 0.0)
     two, three = np.zeros((2, 3)), np.zeros((3, 3))
-    for ask in (affine_bounds, certified_sign, segment_bounds, monotone):
+    for ask in (affine_bounds, certified_sign, gradient_bounds, segment_bounds, monotone):
         with pytest.raises(ValueError, match=rf"{ask.__name__}: expected two arrays \[n, 3\].*\[2, 3\].*\[3, 3\]"):
             ask(field, two, three)
         with pytest.raises(ValueError, match=f"{ask.__name__}: expected finite"):
             ask(field, two, np.full((2, 3), np.nan))
-    for ask in (affine_bounds, certified_sign):
+    for ask in (affine_bounds, certified_sign, gradient_bounds):
         with pytest.raises(ValueError, match=f"{ask.__name__}: expected half sizes of 0 or more"):
             ask(field, two, two - 1)
     with torch.no_grad():
@@ -459,3 +499,4 @@ def test_no_boxes_no_answers():
     field, none = _one_unit(1.0, 0.0, 1.0, 0.0), np.zeros((0, 3))
     assert [len(part) for part in affine_bounds(field, none, none)] == [0, 0, 0]
     assert len(certified_sign(field, none, none)) == len(monotone(field, none, none)) == 0
+    assert len(gradient_bounds(field, none, none)) == 0

@@ -9,6 +9,7 @@ from objects import SE3
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.primitives import Box, Sphere, Torus
+from objects.siren import SirenField
 
 
 def _rays(origins, directions, **limits):
@@ -398,3 +399,71 @@ def test_a_ray_that_goes_in_and_out_within_a_few_cells_hits_where_it_goes_in_fir
         sdf = exact.sdf(rays.origins[k] + around[:, None] * rays.directions[k])
         assert sdf[0] > 0 and sdf.min() < 0
     assert int(wrong.sum()) <= 1
+
+
+def _rippled():
+    """A slope across x with a ripple that samples of 24 cells along each edge see only at its crests."""
+    field = SirenField(
+        Aabb(-torch.ones(3), torch.ones(3)), width=2, layers=1, color_width=1, color_layers=1, omega_first=1.0
+    )
+    values = ([[0.5 * math.pi, 0, 0], [48 * math.pi, 0, 0]], [0, 0.5 * math.pi], [[1.0, 0.05]], [0.0])
+    with torch.no_grad():
+        for parameter, value in zip(field.distance.parameters(), values, strict=True):
+            parameter.copy_(torch.tensor(value))
+    return field.requires_grad_(False)
+
+
+def test_with_a_certified_index_a_trace_finds_ripples_that_hide_from_the_samples(monkeypatch):
+    monkeypatch.setattr("compose.cells._BYTES", 1)  # the coarsest cells: 24
+    monkeypatch.setattr("compose.cells._CERTIFIED_BYTES", 10_000)
+    g = torch.Generator().manual_seed(0)
+    ends = 2 * torch.rand(2, 200, 3, generator=g, dtype=torch.float64) - 1
+    ends[0, :, 0], ends[1, :, 0] = 2.0, -2.0
+    rays, instances = _rays(ends[0], ends[1] - ends[0]), [Instance("slope", _rippled(), SE3.identity())]
+    want = trace_reference(in_double(instances), rays)
+    sampled = Composite(instances)
+    certified = sampled.certified()
+    gaps = [(scene.trace(rays).t - want.t).abs() > 1e-4 * scene.size for scene in (sampled, certified)]
+    assert (want.owner == 0).all() and gaps[0].sum() > 100
+    assert not gaps[1].any() and certified.occluded(rays).all()
+
+
+def test_a_certified_trace_equals_the_reference_and_primitives_stay_sampled(
+    fields, random_instances, random_rays, monkeypatch
+):
+    monkeypatch.setattr("compose.cells._CERTIFIED_BYTES", 30_000)
+    instances = random_instances(fields, 20, 4)
+    rays = random_rays(instances, 300, 4)
+    scene = Composite(instances).certified()
+    got, want = scene.trace(rays), trace_reference(in_double(instances), rays)
+    gap = torch.where(got.t == want.t, 0.0, (got.t - want.t).abs())
+    tie = gap < 1e-6 * scene.size
+    assert int((want.owner >= 0).sum()) > 30
+    assert not (((got.owner != want.owner) & ~tie) | (gap > 1e-4 * scene.size)).any()
+    proven = scene._assets.cells.proven
+    assert proven.any() and not proven.all()
+
+
+def test_a_moved_certified_scene_stays_certified(fields):
+    scene = Composite([Instance("a", fields[0], SE3.identity())]).certified()
+    moved = scene.with_poses([0], SE3.from_translation([(1.0, 0.0, 0.0)]))
+    assert moved._assets is scene._assets
+
+
+def test_of_a_thousand_coincident_objects_the_first_is_hit_at_the_price_of_one(fields, random_rays):
+    for field in fields:
+        pose = SE3(torch.tensor([0.9, 0.1, 0.3, 0.2]), torch.tensor([0.1, 0.2, 0.3]))
+        one, many = [Instance("one", field, pose)], [Instance(str(i), field, pose) for i in range(1000)]
+        other = Instance("other", field, SE3.from_translation((0.4, 0.0, 0.0)))
+        rays = random_rays(one, 100, 0)
+        one, many = Composite([*one, other]), Composite([*many, other])
+        want, got = one.trace(rays), many.trace(rays)
+        assert torch.equal(got.t, want.t) and (want.owner == 0).any()
+        assert torch.equal(got.owner, torch.where(want.owner == 1, 1000, want.owner))
+        assert many.trace_count(rays).evaluations == one.trace_count(rays).evaluations
+        p = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert torch.equal(many.query(p).sdf, one.query(p).sdf)
+        # The last steps aside: from then on it is one of its own.
+        moved = many.with_poses([999], SE3.from_translation([(5.0, 0.0, 0.0)]))
+        side = moved.query(torch.tensor([[5.0, 0.0, 0.0]], dtype=torch.float64))
+        assert side.owner.tolist() == [999]
