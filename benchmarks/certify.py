@@ -95,7 +95,7 @@ def steepest(field: SirenField, lo: np.ndarray, cells: AssetCells) -> float:
     nets = FieldBatch([field]).nets
     inner = np.argwhere(np.ones([3] * 3, dtype=bool)) / 2
     p = (lo + (np.argwhere(stated(cells) == 0)[:, None] + inner) * cells.cell).reshape(-1, 3)
-    gradient = siren_surface(nets, np.zeros(len(p), dtype=np.int64), p, True)[1]
+    gradient = siren_surface(nets, np.zeros(len(p), dtype=np.int64), p, distance=True, gradient=True)[1]
     return float(np.linalg.norm(gradient, axis=1).max(initial=0.0))
 
 

@@ -121,7 +121,7 @@ def measured(fields: list[Field], m: int) -> dict[str, float | int]:
     hit = (hits.owner >= 0).nonzero()[:, 0]
     points, owner = rays.at(torch.where(hits.owner >= 0, hits.t, 0.0))[hit], hits.owner[hit]
     with torch.no_grad():
-        row["shade_ms"] = best_ms(lambda: scene.evaluate(points, owner, normals=False))
+        row["shade_ms"] = best_ms(lambda: scene.evaluate(points, owner, geometry=False))
     row |= {
         "hit_share": len(hit) / len(rays),
         "evaluations_per_hit": count.evaluations / max(len(hit), 1),
@@ -186,7 +186,7 @@ def embree(
         "embree_ms": min(one, two),
         "embree_faces": faces,
         "distance_once_ms": best_ms(lambda: scene._assets.batch.sdf_sorted(asset, p_obj, np.zeros(len(asset))), 10),
-        "networks_once_ms": best_ms(lambda: siren_surface(nets, asset, p_obj, False), 10),
+        "networks_once_ms": best_ms(lambda: siren_surface(nets, asset, p_obj, distance=True, gradient=False), 10),
     }
 
 

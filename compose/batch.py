@@ -117,17 +117,17 @@ class FieldBatch:
 
     @torch.no_grad()
     def surface(
-        self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"], *, gradient: bool
+        self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"], *, geometry: bool
     ) -> tuple[FieldSample, Float[Tensor, "n 3"]]:
         """Full sample of each pair as `sample` gives it, without a graph, and the gradient of the distance in the object
-        frame (zeros unless asked for), float64. SIRENs in their boxes go through the fused kernel."""
+        frame, float64; without ``geometry`` distance and gradient are zeros. SIRENs in their boxes go through the fused kernel."""
         number, p = asset.numpy(), p_obj.numpy()
         fused = self.nets.at[number] >= 0
-        if gradient:  # beyond the box the gradient isn't the network's
+        if geometry:  # beyond the box the gradient isn't the network's
             fused &= ((p >= self.box_lo[number]) & (p <= self.box_hi[number])).all(1)
         rows = np.flatnonzero(fused)
         rows = rows[np.argsort(number[rows], kind="stable")]
-        sdf, slope, look = siren_kernel.siren_surface(self.nets, number[rows], p[rows], gradient)
+        sdf, slope, look = siren_kernel.siren_surface(self.nets, number[rows], p[rows], distance=geometry, gradient=geometry)
         n, width = len(number), self.feature_width
         out = [np.zeros(n), np.zeros((n, 3)), np.zeros((n, width)), np.zeros((n, 3))]
         rgb, feature = 1 / (1 + np.exp(-look[:, :3])), look[:, 3 : 3 + width]
@@ -137,11 +137,13 @@ class FieldBatch:
             whole[rows] = part
         rest = np.flatnonzero(~fused)
         if len(rest):
-            q = p_obj[rest].requires_grad_(gradient)
-            with torch.set_grad_enabled(gradient):
+            q = p_obj[rest].requires_grad_(geometry)
+            with torch.set_grad_enabled(geometry):
                 sample, slope = self.sample(asset[rest], q, time[rest]), torch.zeros_like(q)
                 if sample.sdf.requires_grad:
                     (slope,) = torch.autograd.grad(sample.sdf.sum(), q)
+                if not geometry:
+                    sample = sample._replace(sdf=torch.zeros_like(sample.sdf))
             for whole, part in zip(out, (*sample, slope), strict=True):
                 whole[rest] = part.detach().numpy()
         sdf, rgb, feature, slope = map(torch.from_numpy, out)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -46,6 +46,7 @@ _SAFETY = 2.0  # factor on the largest deviation that the samples show
 _BENT = 0.008  # a deviation of more than this share of what the distance may change over a cell calls for more samples
 _MIN_BOUND = 1e-5  # of the box diagonal: float32 evaluation noise
 _CHUNK = 256  # blocks sampled together
+_JOINED = 64  # indices
 
 FINE_STEP = 1 / 2000  # of the box diagonal: the step at which the dense reference marches
 _CERTIFIED_BYTES = 400_000  # of a certified index, about
@@ -100,6 +101,38 @@ class Cells(NamedTuple):
     unit: np.ndarray  # [a, 3]
     lipschitz: np.ndarray  # [a]
     proven: np.ndarray  # [a] bool: certified
+
+    @staticmethod
+    def of_fields(wanted: Sequence[tuple[Field, float | None, bool]]) -> Cells:
+        """Of fields at times, certified or not, as `cells_of`. What is known of each is kept as a part of the joined arrays, so that
+        memory holds it once.
+
+        Raises:
+            ValueError: As `build_cells`.
+        """
+        found: list[AssetCells] = []
+
+        def join(first: int) -> Cells:
+            cells = Cells.of(found[first:], [certify for _, _, certify in wanted[first : len(found)]])
+            for k, own in enumerate(found[first:]):
+                field, time, certify = wanted[first + k]
+                found[first + k] = cells.part(k, own)
+                _KNOWN[field][time, certify] = (_KNOWN[field][time, certify][0], found[first + k])
+            return cells
+
+        bar = tqdm(wanted, desc="indexing", unit="object", delay=2, leave=False, disable=None)
+        for n, (field, time, certify) in enumerate(bar, 1):
+            found.append(cells_of(field, time, certify))
+            if n % _JOINED == 0:  # now and then: small arrays are let go of before many of them have pitted the heap
+                join(n - _JOINED)
+        return join(0)
+
+    def part(self, a: int, own: AssetCells) -> AssetCells:
+        """Asset ``a``, whose index equals ``own``, as views of these arrays."""
+        m, p, k, r = self.mixed_at[a], self.plane_at[a], len(own.mask), len(own.plane)
+        block = self.block[self.block_at[a] : self.block_at[a] + own.block.size].reshape(own.block.shape)
+        mask, inside, first = (v[m : m + k] for v in (self.mask, self.inside, self.first))
+        return replace(own, block=block, mask=mask, inside=inside, first=first, plane=self.plane[p : p + r])
 
     @staticmethod
     def of(assets: Sequence[AssetCells], proven: Sequence[bool]) -> Cells:

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from compose import kernels
 from compose.batch import FieldBatch
 from compose.bvh import EMPTY, Bvh
-from compose.cells import Cells, cells_of
+from compose.cells import Cells
 from compose.kernels import Stand, Tree
 from compose.siren_kernel import serves
 from compose.trace import Elsewhere, TraceCount, TraceScene, trace_rays
@@ -66,14 +65,7 @@ class _Assets:
 
     @cached_property
     def cells(self) -> Cells:
-        bar = tqdm(total=len(self.fields), desc="indexing", unit="object", delay=2, leave=False, disable=None)
-        found = []
-        proven = [self._certify and serves(field) for field in self.fields]
-        for field, time, certify in zip(self.fields, self.times, proven, strict=True):
-            found.append(cells_of(field, time, certify))
-            bar.update()
-        bar.close()
-        return Cells.of(found, proven)
+        return Cells.of_fields([(f, t, self._certify and serves(f)) for f, t in self.rows])
 
     @cached_property
     def certified(self) -> _Assets:
@@ -305,8 +297,11 @@ class Composite:
             p_obj, scale = self._to_object(p_world[rows], owner[rows])
             pairs = self._pairs(owner[rows], p_obj)
             batch = self._assets.batch
-            got = batch.sample(*pairs) if torch.is_grad_enabled() else batch.surface(*pairs, gradient=False)[0]
-            sdf = sdf.index_put((rows,), got.sdf * scale)
+            if torch.is_grad_enabled():
+                got = batch.sample(*pairs)
+                sdf = sdf.index_put((rows,), got.sdf * scale)
+            else:  # the distance is known
+                got = batch.surface(*pairs, geometry=False)[0]
             rgb = rgb.index_put((rows,), got.rgb)
             feature = feature.index_put((rows,), got.feature)
         return SceneSample(sdf, rgb, feature, owner)
@@ -338,14 +333,14 @@ class Composite:
         return torch.from_numpy(np.isfinite(trace_rays(*self._traced, *_ray_arrays(rays), any_hit=True)[0]))
 
     def evaluate(
-        self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"], *, normals: bool = True
+        self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"], *, geometry: bool = True
     ) -> SurfaceSample:
         """Given instances at given points, without any routing; differentiable like `query`.
 
         Args:
             p_world: Points, world frame, metres.
             owner: The instance that is asked at each.
-            normals: Whether normals are wanted; without, they are zeros.
+            geometry: Whether distances and normals are wanted; without, they are zeros.
 
         Raises:
             ValueError: Points that are not finite, or owners that are no instance numbers.
@@ -357,7 +352,7 @@ class Composite:
             raise ValueError(
                 f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}"
             )
-        sample, gradient = self._sample_and_gradient(p_world, owner, normals)
+        sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
         return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1))
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -433,17 +428,19 @@ class Composite:
     def _sample_and_gradient(
         self, p_world: Tensor, owner: Tensor, wanted: bool = True
     ) -> tuple[FieldSample, Float[Tensor, "n 3"]]:
-        """Samples of given instances (distance in metres) and the world gradient of their distance, zeros if not wanted."""
+        """Samples of given instances (distance in metres) and the world gradient of their distance; both zeros if not wanted."""
         p_obj, scale = self._to_object(p_world, owner)
         pairs = self._pairs(owner, p_obj)
         if not torch.is_grad_enabled():
-            got, gradient = self._assets.batch.surface(*pairs, gradient=wanted)
+            got, gradient = self._assets.batch.surface(*pairs, geometry=wanted)
             rot = torch.from_numpy(self._stand.rot)[owner]
         else:
             if not p_obj.requires_grad:
                 p_obj = p_obj.detach().requires_grad_(True)
             got, gradient = self._assets.batch.sample(pairs[0], p_obj, pairs[2]), torch.zeros_like(p_obj)
-            if wanted and got.sdf.requires_grad:
+            if not wanted:
+                got = got._replace(sdf=torch.zeros_like(got.sdf))
+            elif got.sdf.requires_grad:
                 (gradient,) = torch.autograd.grad(got.sdf.sum(), p_obj, create_graph=True)
             rot = self._graph_poses(owner)[0].rotation()
         return got._replace(sdf=got.sdf * scale), (rot @ gradient[..., None])[..., 0]

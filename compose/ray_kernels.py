@@ -19,7 +19,7 @@ from compose.kernels import to_object, turn_to_object
 from compose.lean import lean
 from compose.siren_kernel import LANES, distances, widest
 
-TILE = 256  # rays that one thread takes at a time
+TILE = 512  # rays that one thread takes at a time
 _PACKET = 64  # neighbouring rays that walk the tree together, if they go about the same way
 _LISTED = 128  # most leaves that a packet may meet; beyond, each ray walks alone
 # Up to this many cells long, a stretch with different signs at its ends is taken to hold one change of sign.

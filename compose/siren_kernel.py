@@ -47,21 +47,21 @@ def serves(field: Field) -> bool:
 
 def pack(fields: Sequence[Field]) -> Nets:
     """Packs what the kernel serves; weights are taken as they are now."""
-    rows, at, shape, length = [np.zeros(0, dtype=np.float32)], [], [], 0
-    for field in fields:
-        if not serves(field):
+    served = [cast(SirenField, f) if serves(f) else None for f in fields]
+    numbers = [0 if f is None else 10 + sum(v.numel() for v in f.parameters()) for f in served]
+    weights, at, shape, first = np.empty(sum(numbers), dtype=np.float32), [], [], 0
+    for siren, n in zip(served, numbers, strict=True):
+        if siren is None:
             at.append(-1)
             shape.append([0] * 5)
             continue
-        siren = cast(SirenField, field)
         c = siren.config()
         parts = [v.detach().reshape(-1).numpy() for v in (siren.box_lo, siren.box_hi, siren.center, siren.half_extent)]
-        row = np.concatenate([*parts, *_packed(siren.distance), *_packed(siren.appearance)]).astype(np.float32)
-        rows.append(row)
-        at.append(length)
+        np.concatenate([*parts, *_packed(siren.distance), *_packed(siren.appearance)], out=weights[first : first + n])
+        at.append(first)
         shape.append([c["width"], c["layers"], c["color_width"], c["color_layers"], 3 + c["feature_width"]])
-        length += len(row)
-    return Nets(np.concatenate(rows), np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5))
+        first += n
+    return Nets(weights, np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5))
 
 
 def _packed(net: SineMlp) -> list[np.ndarray]:
@@ -84,13 +84,16 @@ def siren_sdf(nets: Nets, asset: np.ndarray, p_obj: np.ndarray) -> np.ndarray:
     return out
 
 
-def siren_surface(nets: Nets, asset: np.ndarray, p_obj: np.ndarray, gradient: bool) -> tuple[np.ndarray, ...]:
-    """Distance ``[n]``, its gradient ``[n, 3]`` (object frame; zeros unless asked for) and what the colour network says, ``[n, c]``
-    (colours before their sigmoid, then features; ``c`` the widest asset's channels), float32, of pairs that are sorted by asset."""
-    sdf, grad = np.empty(len(asset), dtype=np.float32), np.zeros((len(asset), 3), dtype=np.float32)
+def siren_surface(
+    nets: Nets, asset: np.ndarray, p_obj: np.ndarray, *, distance: bool, gradient: bool
+) -> tuple[np.ndarray, ...]:
+    """Distance ``[n]``, its gradient ``[n, 3]`` (object frame; each zeros unless asked for; the gradient brings the distance) and what
+    the colour network says, ``[n, c]`` (colours before their sigmoid, then features; ``c`` the widest asset's channels), float32, of
+    pairs that are sorted by asset."""
+    sdf, grad = np.zeros(len(asset), dtype=np.float32), np.zeros((len(asset), 3), dtype=np.float32)
     look = np.zeros((len(asset), int(nets.shape[:, 4].max(initial=3))), dtype=np.float32)
     if len(asset):
-        _all_surfaces(nets, _runs(asset), asset, p_obj, gradient, sdf, grad, look)
+        _all_surfaces(nets, _runs(asset), asset, p_obj, distance, gradient, sdf, grad, look)
     return sdf, grad, look
 
 
@@ -120,7 +123,7 @@ def _all_distances(nets, starts, asset, p_obj, out):
 
 
 @numba.njit(cache=True, parallel=True)
-def _all_surfaces(nets, starts, asset, p_obj, gradient, sdf, grad, look):
+def _all_surfaces(nets, starts, asset, p_obj, distance, gradient, sdf, grad, look):
     width, deepest = widest(nets), 1
     for a in range(len(nets.at)):
         deepest = max(deepest, nets.shape[a, 1])
@@ -131,7 +134,7 @@ def _all_surfaces(nets, starts, asset, p_obj, gradient, sdf, grad, look):
             n = min(LANES, starts[r + 1] - k)
             if gradient:
                 _distances_and_gradients(nets, asset[k], p_obj, k, n, room, slopes, sdf[k : k + n], grad[k : k + n])
-            else:
+            elif distance:
                 distances(nets, asset[k], p_obj, k, n, room, sdf[k : k + n])
             _looks(nets, asset[k], p_obj, k, n, room, look[k : k + n])
 

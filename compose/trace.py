@@ -29,7 +29,7 @@ _STAGGERED = 4
 _ROOM = 8  # candidates of one ray before it is done again with more room
 _CHUNK = 1 << 18  # rays at once: bounds the memory
 _PATIENCE = 4.0  # seconds before a first trace says why it takes so long
-_TILES = 8  # tiles that a thread takes at a time
+_TILES = 4  # tiles that a thread takes at a time
 _MAX_WIDEN = 64.0
 
 

@@ -40,6 +40,7 @@ class RenderConfig:
         background: sRGB where nothing is, in 0..1.
         background_top: If given, the background goes linearly from this at the top edge to ``background`` at the bottom.
         normals: Whether `Frame.normal` is wanted. Without, it is zeros unless light or antialiasing needs normals anyway.
+        certify: Whether rays go by proven indices (`Composite.certified`) and not by sampled ones.
         chunk_rays: Most rays traced at once; bounds the memory beyond that of the frame itself.
 
     Raises:
@@ -51,6 +52,7 @@ class RenderConfig:
     background: Rgb = (1.0, 1.0, 1.0)
     background_top: Rgb | None = None
     normals: bool = True
+    certify: bool = False
     chunk_rays: int = 1 << 17
 
     def __post_init__(self) -> None:
@@ -132,6 +134,8 @@ def render(
     for light in lights:
         if not isinstance(light, Light):
             raise ValueError(f"render: lights must be Light objects, got {type(light).__name__}")
+    if config.certify:
+        composite = composite.certified()
     view = _View(composite, camera, tuple(lights), config)
     n_pixels = camera.width * camera.height
     rgb, normal = torch.empty(n_pixels, 3), torch.empty(n_pixels, 3)
@@ -193,7 +197,7 @@ class _View:
         feature = torch.zeros(len(uv), self.composite.feature_width)
         if len(hit):
             p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
-            surface = self.composite.evaluate(p_world, owner, normals=self.normals)
+            surface = self.composite.evaluate(p_world, owner, geometry=self.normals)
             normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
             linear[hit] = self._shade(p_world, normal[hit], linear_from_srgb(surface.rgb.double().clamp(0, 1)), owner)

@@ -210,7 +210,8 @@ def render(settings: Settings) -> Report:
     from scenes.pictures import camera_for, film, layer_picture, save_layer
 
     background = numbers("background", settings["background"], 3)
-    config = RenderConfig(settings["antialias"], settings["shadows"], (background[0], background[1], background[2]))
+    behind = (background[0], background[1], background[2])
+    config = RenderConfig(settings["antialias"], settings["shadows"], behind, certify=settings["certify"])
     graph = load_scene(source)
     time = graph.span[0] if given_time is None else given_time
     if is_film:

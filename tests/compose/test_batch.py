@@ -166,14 +166,14 @@ def test_surfaces_without_a_graph_equal_those_with_one(mixed):
         q = p.clone().requires_grad_()
         want = batch.sample(asset, q)
         (want_gradient,) = torch.autograd.grad(want.sdf.sum(), q)
-    got, gradient = batch.surface(asset, p, torch.zeros(len(p), dtype=torch.float64), gradient=True)
+    got, gradient = batch.surface(asset, p, torch.zeros(len(p), dtype=torch.float64), geometry=True)
     inside = (p.numpy() > batch.box_lo[asset]).all(1) & (p.numpy() < batch.box_hi[asset]).all(1)
     assert 300 < inside.sum() < 2700 and 0 < (batch.nets.at >= 0).sum() < len(mixed)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=3e-6)
     assert float((gradient - want_gradient).norm(dim=1).max()) < 2e-4
-    got, gradient = batch.surface(asset, p, torch.zeros(len(p), dtype=torch.float64), gradient=False)
-    assert not gradient.any()
+    got, gradient = batch.surface(asset, p, torch.zeros(len(p), dtype=torch.float64), geometry=False)
+    assert not gradient.any() and not got.sdf.any()
     torch.testing.assert_close(got.rgb, want.rgb.detach(), rtol=1e-5, atol=3e-6)
 
 
