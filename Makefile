@@ -50,6 +50,9 @@ bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning tak
 	$(PY) -m benchmarks.compose
 	$(PY) -m benchmarks.scene
 	$(PY) -m benchmarks.scale
+	$(PY) -m benchmarks.identity
+	$(PY) -m benchmarks.certify
+	$(PY) -m benchmarks.distinct
 	@if [ -d "$(DATA)" ]; then \
 		$(PY) -m benchmarks.fit --data "$(DATA)" && $(PY) -m benchmarks.render_check --data "$(DATA)"; \
 	else echo "benchmarks.fit and benchmarks.render_check skipped: no folder $(DATA) (make bench DATA=FOLDER)"; fi
@@ -63,7 +66,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 			"none was found. Name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Setting up $(VENV) with $(PYTHON), a few minutes the first time" >&2
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,photos,dev]'
 	@touch $@
 
 # Beside .venv, not in it: the default tests must not depend on whether this was ever run.

@@ -127,7 +127,9 @@ class FieldBatch:
             fused &= ((p >= self.box_lo[number]) & (p <= self.box_hi[number])).all(1)
         rows = np.flatnonzero(fused)
         rows = rows[np.argsort(number[rows], kind="stable")]
-        sdf, slope, look = siren_kernel.siren_surface(self.nets, number[rows], p[rows], distance=geometry, gradient=geometry)
+        sdf, slope, look = siren_kernel.siren_surface(
+            self.nets, number[rows], p[rows], distance=geometry, gradient=geometry
+        )
         n, width = len(number), self.feature_width
         out = [np.zeros(n), np.zeros((n, 3)), np.zeros((n, width)), np.zeros((n, 3))]
         rgb, feature = 1 / (1 + np.exp(-look[:, :3])), look[:, 3 : 3 + width]

@@ -104,8 +104,8 @@ class Cells(NamedTuple):
 
     @staticmethod
     def of_fields(wanted: Sequence[tuple[Field, float | None, bool]]) -> Cells:
-        """Of fields at times, certified or not, as `cells_of`. What is known of each is kept as a part of the joined arrays, so that
-        memory holds it once.
+        """Of fields at times, certified or not, as `cells_of`. What is known of each is kept as a part of the joined arrays,
+        so that memory holds it once.
 
         Raises:
             ValueError: As `build_cells`.

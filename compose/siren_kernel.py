@@ -87,9 +87,9 @@ def siren_sdf(nets: Nets, asset: np.ndarray, p_obj: np.ndarray) -> np.ndarray:
 def siren_surface(
     nets: Nets, asset: np.ndarray, p_obj: np.ndarray, *, distance: bool, gradient: bool
 ) -> tuple[np.ndarray, ...]:
-    """Distance ``[n]``, its gradient ``[n, 3]`` (object frame; each zeros unless asked for; the gradient brings the distance) and what
-    the colour network says, ``[n, c]`` (colours before their sigmoid, then features; ``c`` the widest asset's channels), float32, of
-    pairs that are sorted by asset."""
+    """Distance ``[n]``, its gradient ``[n, 3]`` (object frame; each zeros unless asked for; the gradient brings the
+    distance) and what the colour network says, ``[n, c]`` (colours before their sigmoid, then features; ``c`` the widest
+    asset's channels), float32, of pairs that are sorted by asset."""
     sdf, grad = np.zeros(len(asset), dtype=np.float32), np.zeros((len(asset), 3), dtype=np.float32)
     look = np.zeros((len(asset), int(nets.shape[:, 4].max(initial=3))), dtype=np.float32)
     if len(asset):

@@ -15,6 +15,8 @@ from rendering.images import (
 )
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from rendering.render import Frame, RenderConfig, render
+from rendering.view_files import load_views
+from rendering.views import View, ViewError, Views
 
 __all__ = [
     "AmbientLight",
@@ -24,11 +26,15 @@ __all__ = [
     "Light",
     "PointLight",
     "RenderConfig",
+    "View",
+    "ViewError",
+    "Views",
     "contact_sheet",
     "depth_picture",
     "labelled",
     "load_depth_png",
     "load_png",
+    "load_views",
     "normal_picture",
     "owner_picture",
     "render",

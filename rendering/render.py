@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -92,9 +93,9 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """What ``n`` rays see; ``linear`` is shaded linear RGB on the background."""
+    """What ``n`` rays see; ``color`` is shaded RGB on the background: linear, or sRGB in a `_View` that needs no linear light."""
 
-    linear: Float[Tensor, "n 3"]
+    color: Float[Tensor, "n 3"]
     depth: Float[Tensor, "n"]
     normal: Float[Tensor, "n 3"]
     owner: Int[Tensor, "n"]
@@ -146,7 +147,7 @@ def render(
     with tqdm(total=n_pixels, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
         for index in _tiled(camera.width, camera.height).split(config.chunk_rays):
             seen = view.see(camera.pixel_centers(index))
-            rgb[index] = _display(seen.linear)
+            rgb[index] = view.display(seen.color)
             depth[index], normal[index], owner[index] = seen.depth.float(), seen.normal.float(), seen.owner
             alpha[index], feature[index] = (seen.owner >= 0).float(), seen.feature.float()
             bar.update(len(index))
@@ -162,7 +163,7 @@ def render(
             for index in edges.split(max(1, config.chunk_rays // (n * n))):
                 uv = camera.pixel_centers(index)[:, None] + offsets
                 seen = view.see(uv.view(-1, 2))
-                rgb[index] = _display(seen.linear.view(len(index), n * n, 3).mean(1))
+                rgb[index] = view.display(seen.color.view(len(index), n * n, 3).mean(1))
                 alpha[index] = (seen.owner >= 0).float().view(len(index), n * n).mean(1)
                 bar.update(len(index) * n * n)
     h, w = camera.height, camera.width
@@ -182,6 +183,8 @@ class _View:
     def __init__(self, composite: Composite, camera: Camera, lights: tuple[Light, ...], config: RenderConfig) -> None:
         self.composite, self.camera, self.lights, self.config = composite, camera, lights, config
         self.lit = composite.lit & bool(lights)
+        # Colours that nothing is done to stay as they are.
+        self.in_linear_light = config.antialias > 1 or bool(self.lit.any())
         self.normals = config.normals or config.antialias > 1 or bool(self.lit.any())
         self.shadow_offset = _SHADOW_OFFSET * composite.diagonals
 
@@ -190,7 +193,7 @@ class _View:
         hits = self.composite.trace(rays)
         hit = (hits.owner >= 0).nonzero()[:, 0]
         t, owner = hits.t[hit].double(), hits.owner[hit].long()
-        linear = self._background(uv)
+        color = self._background(uv)
         depth = rays.origins.new_full((len(uv),), math.inf)
         depth[hit] = t * self.camera.depth_per_t(uv[hit])
         normal = torch.zeros(len(uv), 3, dtype=torch.float64)
@@ -200,8 +203,16 @@ class _View:
             surface = self.composite.evaluate(p_world, owner, geometry=self.normals)
             normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
-            linear[hit] = self._shade(p_world, normal[hit], linear_from_srgb(surface.rgb.double().clamp(0, 1)), owner)
-        return _Samples(linear, depth, normal, hits.owner.long(), feature)
+            color[hit] = self._shade(p_world, normal[hit], self._taken_in(surface.rgb.double().clamp(0, 1)), owner)
+        return _Samples(color, depth, normal, hits.owner.long(), feature)
+
+    def display(self, color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colours of `_Samples` as sRGB in 0..1."""
+        color = srgb_from_linear(color.clamp(0, 1)) if self.in_linear_light else color
+        return color.clamp(0, 1).float()
+
+    def _taken_in(self, srgb: Tensor) -> Tensor:
+        return linear_from_srgb(srgb) if self.in_linear_light else srgb
 
     def _shade(self, p_world: Tensor, normal: Tensor, albedo: Tensor, owner: Tensor) -> Tensor:
         """Lambert: albedo times the irradiance of all lights; unlit instances keep their own colour."""
@@ -232,20 +243,17 @@ class _View:
     def _background(self, uv: Tensor) -> Tensor:
         bottom = uv.new_tensor(self.config.background)
         if self.config.background_top is None:
-            return linear_from_srgb(bottom).repeat(len(uv), 1)
+            return self._taken_in(bottom).repeat(len(uv), 1)
         top = uv.new_tensor(self.config.background_top)
-        return linear_from_srgb(top + (uv[:, 1:] / self.camera.height).clamp(0, 1) * (bottom - top))
+        return self._taken_in(top + (uv[:, 1:] / self.camera.height).clamp(0, 1) * (bottom - top))
 
 
+@lru_cache(maxsize=4)
 def _tiled(width: int, height: int) -> Int[Tensor, "n"]:
     """All pixels, those of one square tile after the other: neighbouring rays are traced together."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     tile = (y // _TILE) * (width // _TILE + 1) + x // _TILE
     return tile.flatten().sort(stable=True).indices
-
-
-def _display(linear: Tensor) -> Float[Tensor, "n 3"]:
-    return srgb_from_linear(linear.clamp(0, 1)).clamp(0, 1).float()
 
 
 def _edges(

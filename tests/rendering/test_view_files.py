@@ -1,0 +1,665 @@
+import importlib
+import json
+import math
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage, optimize
+
+from compose import Composite, Instance
+from objects.pose import SE3
+from objects.primitives import Box, Sphere
+from rendering import Camera, RenderConfig, render, save_transforms
+from rendering.images import save_depth_png, save_png
+from rendering.lens import Lens, undistortion
+from rendering.view_files import load_views
+from rendering.views import ViewError, Views
+
+WIDTH, HEIGHT = 80, 60
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def around(n=5, width=WIDTH, height=HEIGHT) -> list[Camera]:
+    return Camera.orbit((0, 0, 0), 2.0, n, width, height, elevation_deg=30.0)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def checks(width=WIDTH, height=HEIGHT) -> np.ndarray:
+    """A picture without symmetry."""
+    column, row = np.meshgrid(np.arange(width), np.arange(height))
+    return np.stack([column * 255 // width, row * 255 // height, (column // 8 + row // 8) % 2 * 200], -1).astype(
+        np.uint8
+    )
+
+
+def write_set(folder: Path, n=5, *, entries=None, frame_entries=None) -> list[Camera]:
+    """A small set of pictures, that loads without a word."""
+    cameras = around(n)
+    names = [f"rgb/{i:02}.png" for i in range(n)]
+    for name in names:
+        write_png(folder / name, checks())
+    save_transforms(folder / "transforms.json", cameras, names, entries=entries, frame_entries=frame_entries)
+    return cameras
+
+
+def edit(folder: Path, change, name="transforms.json") -> None:
+    data = json.loads((folder / name).read_text())
+    change(data)
+    (folder / name).write_text(json.dumps(data))
+
+
+def loads_in_silence(folder: Path, **more) -> Views:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_views(folder, **more)
+
+
+def same_pose(a: Camera, b: Camera) -> None:
+    torch.testing.assert_close(a.T_world_cam.as_matrix(), b.T_world_cam.as_matrix(), atol=1e-12, rtol=0)
+
+
+# -- nerfstudio --------------------------------------------------------------------------------------------------------
+
+
+def test_a_nerfstudio_set_comes_back_as_it_was_written(tmp_path):
+    cameras = write_set(tmp_path, frame_entries=[{"time": 0.25 * i} for i in range(5)])
+    views = loads_in_silence(tmp_path)
+    assert [v.name for v in views] == [f"rgb/{i:02}.png" for i in range(5)]
+    assert [v.time for v in views] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    for view, camera in zip(views, cameras, strict=True):
+        same_pose(view.camera, camera)
+        assert (view.camera.fx, view.camera.cy, view.camera.width) == (camera.fx, camera.cy, WIDTH)
+        assert torch.equal((view.rgb * 255).round().to(torch.uint8), torch.from_numpy(checks()))
+        assert view.alpha is None and view.depth is None and view.ids is None and view.valid.all()
+    assert [v.name for v in load_views(tmp_path / "transforms.json", every=2)] == [f"rgb/0{i}.png" for i in (0, 2, 4)]
+
+
+def test_rendered_depth_of_one_view_reprojects_onto_the_others(tmp_path):
+    boxes = [Instance("floor", Box([3.0, 3.0, 0.2], color=(0.5, 0.5, 0.5)), SE3.from_translation([0, 0, -0.6]))]
+    scene = Composite([Instance("ball", Sphere(0.5, color=(0.8, 0.3, 0.2)), SE3.identity()), *boxes])
+    cameras, names = around(12)[:6], [f"{i}.png" for i in range(6)]
+    for camera, name in zip(cameras, names, strict=True):
+        frame = render(scene, camera, config=RenderConfig(antialias=1), progress=False)
+        save_png(frame.rgb, tmp_path / name)
+        save_depth_png(frame.depth, tmp_path / f"depth{name}")
+        write_png(tmp_path / f"ids{name}", (frame.owner.numpy() + 1).astype(np.uint8))
+    more = [{"depth_file_path": f"depth{n}", "instance_path": f"ids{n}"} for n in names]
+    save_transforms(tmp_path / "transforms.json", cameras, names, frame_entries=more)
+    views = loads_in_silence(tmp_path)
+    cloud = views.points(3000)
+    ball = cloud.ids == 1
+    assert ball.sum() > 300 and (cloud.ids == 2).sum() > 300
+    off = (cloud.p_world[ball].norm(dim=-1) - 0.5).abs()
+    assert off.max() < 0.005 and off.median() < 5e-4  # steps of 1 mm along rays that graze the ball
+    first = cloud.p_world[cloud.view == 0]
+    target = views[1]
+    uv, z = target.camera.project(first)
+    inside = ((uv > 1) & (uv < torch.tensor([WIDTH - 1, HEIGHT - 1]))).all(-1)
+    column, row = uv[inside].long().unbind(-1)
+    local = target.depth.numpy()
+    flat = (
+        ndimage.maximum_filter(local, 3) - ndimage.minimum_filter(local, 3) < 0.15
+    )  # no edge of the ball within a pixel
+    difference = ((z[inside] - target.depth[row, column]) / z[inside])[torch.from_numpy(flat)[row, column]]
+    assert len(difference) > 150
+    agrees = difference.abs() < 0.03
+    assert agrees.float().mean() > 0.7
+    assert (difference[~agrees] > 0).float().mean() > 0.95  # the rest is hidden there
+
+
+def test_each_frame_may_have_its_own_size_and_intrinsics(tmp_path):
+    cameras = [*around(4)[:3], around(4, 40, 50)[3]]
+    for i, camera in enumerate(cameras):
+        write_png(tmp_path / f"{i}.png", checks(camera.width, camera.height))
+    save_transforms(tmp_path / "transforms.json", cameras, [f"{i}.png" for i in range(4)])
+    views = loads_in_silence(tmp_path)
+    assert [(v.camera.width, v.camera.height) for v in views] == [(80, 60)] * 3 + [(40, 50)]
+    assert views[3].camera.fx == cameras[3].fx and views[3].camera.cx == 20
+    assert tuple(views[3].rgb.shape) == (50, 40, 3)
+
+
+def nerf_synthetic(folder: Path) -> list[Camera]:
+    cameras = around(6)
+    for split, chosen in (("train", cameras[:4]), ("test", cameras[4:])):
+        frames = []
+        for i, camera in enumerate(chosen):
+            pixels = np.dstack([checks(), np.where(checks()[..., 2] > 0, 255, 51)]).astype(np.uint8)
+            write_png(folder / split / f"r_{i}.png", pixels)
+            matrix = camera.to_nerfstudio()["transform_matrix"]
+            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": matrix})
+        angle = 2 * math.atan(0.5 * WIDTH / cameras[0].fx)
+        (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": angle, "frames": frames}))
+    return cameras
+
+
+def test_nerf_synthetic_splits_angles_suffixes_and_alpha_are_understood(tmp_path):
+    cameras = nerf_synthetic(tmp_path)
+    train, test = loads_in_silence(tmp_path), load_views(tmp_path, split="test")
+    assert len(train) == 4 and len(test) == 2
+    same_pose(test[1].camera, cameras[5])
+    assert train[0].camera.fx == pytest.approx(cameras[0].fx) and train[0].camera.cx == WIDTH / 2
+    alpha, rgb = train[0].alpha, train[0].rgb
+    assert sorted(alpha.unique().tolist()) == pytest.approx([0.2, 1.0])
+    torch.testing.assert_close(rgb, torch.from_numpy(checks()).float() / 255)  # straight
+    with pytest.raises(
+        ViewError, match=r"no transforms for split='val'; there are transforms_test.json, transforms_train"
+    ):
+        load_views(tmp_path, split="val")
+
+
+def test_a_split_listed_in_transforms_json_is_taken(tmp_path):
+    write_set(tmp_path, entries={"train_filenames": ["rgb/01.png", "rgb/03.png", "rgb/04.png"]})
+    assert [v.name for v in load_views(tmp_path, split="train")] == ["rgb/01.png", "rgb/03.png", "rgb/04.png"]
+    with pytest.raises(ViewError, match="has no list 'test_filenames'"):
+        load_views(tmp_path, split="test")
+
+
+@pytest.mark.parametrize(("entries", "unit"), [({}, 0.001), ({"depth_unit_scale_factor": 0.0002}, 0.0002)])
+def test_depth_is_multiplied_by_its_unit(tmp_path, entries, unit):
+    steps = np.full((HEIGHT, WIDTH), round(2 / unit), np.uint16)
+    steps[0, 0] = 0
+    for i in range(5):
+        write_png(tmp_path / f"depth/{i}.png", steps)
+    write_set(tmp_path, entries=entries, frame_entries=[{"depth_file_path": f"depth/{i}.png"} for i in range(5)])
+    edit(tmp_path, lambda data: data.update(frames=data["frames"][:1]))
+    with pytest.warns(UserWarning, match="one view only"):
+        view = load_views(tmp_path)[0]
+    assert math.isnan(view.depth[0, 0]) and view.depth[1, 1] == pytest.approx(2.0)
+    with pytest.warns(UserWarning, match="one view only"):
+        assert load_views(tmp_path, depth_unit=unit * 2)[0].depth[1, 1] == pytest.approx(4.0)
+    with pytest.warns(UserWarning, match="one view only"):
+        assert load_views(tmp_path, depth=False)[0].depth is None
+
+
+def test_a_mask_is_opacity_or_says_what_is_valid(tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, :30] = 1  # 0 and 1 mean the same as 0 and 255
+    write_png(tmp_path / "mask.png", mask)
+    write_set(tmp_path, frame_entries=[{"mask_path": "mask.png"}] * 5)
+    view = loads_in_silence(tmp_path)[0]
+    assert torch.equal(view.alpha, torch.from_numpy(mask).float()) and view.valid.all()
+    view = loads_in_silence(tmp_path, masks="valid")[0]
+    assert view.alpha is None and torch.equal(view.valid, torch.from_numpy(mask).bool())
+
+
+def test_instance_ids_are_found_in_a_folder_by_the_name_of_the_picture(tmp_path):
+    ids = np.zeros((HEIGHT, WIDTH), np.uint16)
+    ids[10:20, 5:9] = 1000
+    for i in range(5):
+        write_png(tmp_path / f"truth/{i:02}.png", ids)
+    write_set(tmp_path)
+    view = loads_in_silence(tmp_path, instances="truth")[2]
+    assert torch.equal(view.ids, torch.from_numpy(ids.astype(np.int32)))
+    (tmp_path / "truth/03.png").unlink()
+    with pytest.raises(ViewError, match=r"no instance ids for rgb/03.png \(expected 03.png\)"):
+        load_views(tmp_path, instances="truth")
+    with pytest.raises(ViewError, match="there is no such folder for instances='lies'"):
+        load_views(tmp_path, instances="lies")
+
+
+def test_applied_transform_is_kept_and_not_undone(tmp_path):
+    applied = [[0.0, 1.0, 0.0, 0.5], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]
+    cameras = write_set(tmp_path, entries={"applied_transform": applied})
+    views = loads_in_silence(tmp_path)
+    assert views.applied_transform.tolist() == applied and views[:2].applied_transform is not None
+    same_pose(views[0].camera, cameras[0])
+
+
+def test_frames_without_picture_are_left_out_with_one_warning(tmp_path):
+    write_set(tmp_path)
+    (tmp_path / "rgb/01.png").unlink()
+    (tmp_path / "rgb/04.png").unlink()
+    with pytest.warns(
+        UserWarning, match="left out 2 of 5 frames, whose picture is absent; the first is rgb/01.png"
+    ) as caught:
+        views = load_views(tmp_path)
+    assert len(caught) == 1 and [v.name for v in views] == ["rgb/00.png", "rgb/02.png", "rgb/03.png"]
+    for i in (0, 2, 3):
+        (tmp_path / f"rgb/0{i}.png").unlink()
+    with pytest.raises(ViewError, match="none of the 5 pictures is there"):
+        load_views(tmp_path)
+
+
+def test_all_empty_masks_are_warned_of_by_name(tmp_path):
+    write_png(tmp_path / "mask.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    write_set(tmp_path, frame_entries=[{}, {"mask_path": "mask.png"}, {}, {}, {}])
+    with pytest.warns(UserWarning, match="empty all over in 1 picture, first rgb/01.png"):
+        load_views(tmp_path)
+
+
+def in_frame(**changes):
+    return lambda data: data["frames"][2].update(changes)
+
+
+def in_file(**changes):
+    return lambda data: data.update(changes)
+
+
+def in_matrix(change):
+    def apply(data):
+        matrix = np.array(data["frames"][2]["transform_matrix"])
+        change(matrix)
+        data["frames"][2]["transform_matrix"] = matrix.tolist()
+
+    return apply
+
+
+def scaled(matrix):
+    matrix[:3, :3] *= 2.5
+
+
+def stretched(matrix):
+    matrix[:3, 0] *= 1.5
+
+
+def mirrored(matrix):
+    matrix[:3, 0] *= -1
+
+
+def with_nan(matrix):
+    matrix[1, 3] = math.nan
+
+
+def transposed(matrix):
+    matrix[:] = matrix.T.copy()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (in_matrix(scaled), "not rigid, off by 1.5; it scales by 2.5: divide its 3x3 part by that"),
+        (in_matrix(stretched), "it stretches by 1.5, 1, 1: its 3x3 part must be a rotation"),
+        (in_matrix(mirrored), "it mirrors (determinant -1)"),
+        (in_matrix(with_nan), "transform_matrix[1][3] must be a finite number, got nan"),
+        (in_matrix(transposed), "is it transposed?"),
+        (in_frame(transform_matrix=[[1, 0], [0, 1]]), "must be 4x4 numbers, got shape [2, 2]"),
+        (in_frame(transform_matrix="here"), "must be 4x4 numbers, got 'here'"),
+        (lambda data: data["frames"][2].pop("transform_matrix"), "has no transform_matrix"),
+        (in_frame(w=160), "the picture has 80x60 pixels, but w and h say 160x60"),
+        (in_frame(camera_model="OPENCV_FISHEYE"), "'OPENCV_FISHEYE' is unknown; known are PINHOLE, SIMPLE_PINHOLE"),
+        (in_frame(fl_x=-70.0), "fl_x must be greater than 0, got -70"),
+        (in_frame(fl_y=math.nan), "fl_y must be a finite number, got nan"),
+        (in_frame(k1=0.1), "k1 is 0.1, but camera_model PINHOLE has no k1"),
+        (in_frame(depth_file_path="depth/2.png"), "depth/2.png: there is no such file; put it back"),
+        (in_frame(mask_path="mask.png"), "mask.png: there is no such file"),
+        (in_frame(depth_file_path=3), "depth_file_path must be a text, got 3"),
+        (in_frame(time="now"), "time must be a finite number, got 'now'"),
+        (in_file(depth_unit_scale_factor=0), "depth_unit_scale_factor (metres for each step) must be greater than 0"),
+        (in_file(applied_transform=[[1]]), "applied_transform must be 3x4 finite numbers"),
+        (in_file(frames=[]), "expected a list 'frames' with at least one frame, got []"),
+        (in_file(frames=[{"file": 3}]), "frames[0]: expected an object with a text 'file_path'"),
+        (lambda data: [data.pop(key) for key in ("fl_x", "fl_y")], "there is no focal length: give fl_x"),
+    ],
+)
+def test_what_is_wrong_in_transforms_json_is_named_with_its_place(tmp_path, change, message):
+    write_set(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(ViewError, match=re.escape(message)) as error:
+        load_views(tmp_path)
+    assert str(error.value).startswith(str(tmp_path))
+    if change.__qualname__.startswith(("in_frame", "in_matrix")) and "no such file" not in message:
+        assert "frames[2] (rgb/02.png)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "is empty"),
+        (b"  \n", "is empty"),
+        (b'{"frames": [\n  {"file_path": }]}', "damaged JSON at line 2, column 17"),
+        (b"\xff\xfe\x00", "expected JSON in UTF-8"),
+        (b"{}", "expected a list 'frames' with at least one frame, got nothing"),
+        (b"[1, 2]", "expected a list 'frames'"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_damaged_transforms_json_is_named_with_the_place(tmp_path, text, message):
+    (tmp_path / "transforms.json").write_bytes(text)
+    with pytest.raises(ViewError, match=message) as error:
+        load_views(tmp_path)
+    assert "transforms.json" in str(error.value)
+
+
+def test_folders_that_hold_nothing_are_refused(tmp_path):
+    with pytest.raises(ViewError, match="nowhere: there is no such folder"):
+        load_views(tmp_path / "nowhere")
+    with pytest.raises(ViewError, match=r"no transforms.json, no TUM rgb.txt and no picture \(.png, .jpg"):
+        load_views(tmp_path)
+    (tmp_path / "words.txt").write_text("no picture")
+    with pytest.raises(ViewError, match=r"expected a folder of pictures or a transforms.json"):
+        load_views(tmp_path / "words.txt")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"every": 0}, "every must be at least 1"),
+        ({"masks": "none"}, "masks must be"),
+        ({"depth_unit": 0.0}, "depth_unit"),
+    ],
+)
+def test_impossible_arguments_are_refused(tmp_path, wrong, message):
+    with pytest.raises(ViewError, match=message):
+        load_views(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "key", "message"),
+    [
+        (np.zeros((HEIGHT, WIDTH), np.uint8), "depth_file_path", "expected depth with 16 bits, or .npy, got 8 bits"),
+        (np.zeros((HEIGHT, 30), np.uint16), "depth_file_path", "the depth has 30x60 pixels, the picture 80x60"),
+        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), "depth_file_path", "expected one number for each pixel"),
+        (np.zeros((HEIGHT, 30), np.uint8), "mask_path", "the mask picture has 30x60 pixels, the picture 80x60"),
+        (np.zeros((HEIGHT, 30), np.uint8), "instance_path", "the ids picture has 30x60 pixels"),
+    ],
+)
+def test_layers_that_dont_fit_their_picture_are_refused(tmp_path, pixels, key, message):
+    write_set(tmp_path)
+    write_png(tmp_path / "layer.png", pixels)
+    edit(tmp_path, in_frame(**{key: "layer.png"}))
+    with pytest.raises(ViewError, match=message) as error:
+        load_views(tmp_path)
+    assert "layer.png" in str(error.value)
+
+
+def test_a_picture_that_is_cut_off_is_named(tmp_path):
+    write_set(tmp_path)
+    whole = (tmp_path / "rgb/02.png").read_bytes()
+    (tmp_path / "rgb/02.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ViewError, match=r"rgb/02.png: the picture is damaged"):
+        load_views(tmp_path)
+    (tmp_path / "rgb/02.png").write_bytes(b"no picture")
+    with pytest.raises(ViewError, match=r"rgb/02.png: expected a picture"):
+        load_views(tmp_path)
+
+
+def test_depth_in_npy_may_be_smaller_than_the_picture_and_must_not_be_negative(tmp_path):
+    write_set(tmp_path)
+    np.save(tmp_path / "d.npy", np.array([[1.0, 2.0], [math.nan, math.inf]], np.float32).repeat(15, 0).repeat(20, 1))
+    entry = {"depth_file_path": "d.npy", "depth_unit_scale_factor": 1.0}
+    edit(tmp_path, lambda data: data.update(frames=[{**data["frames"][0], **entry}]))
+    with pytest.warns(UserWarning, match="one view only"):
+        depth = load_views(tmp_path)[0].depth
+    assert (depth[:30, :40] == 1).all() and (depth[:30, 40:] == 2).all() and depth[30:].isnan().all()
+    np.save(tmp_path / "d.npy", np.full((HEIGHT, WIDTH), -1.0))
+    with pytest.raises(ViewError, match=r"d.npy: depth must not be negative, got -1"):
+        load_views(tmp_path)
+
+
+# -- lens --------------------------------------------------------------------------------------------------------------
+
+LENS = {"k1": 0.12, "k2": -0.03, "k3": 0.004, "p1": 0.004, "p2": -0.006}
+
+
+def opencv_distorted(x, y):
+    """The formulas as OpenCV's documentation writes them."""
+    k1, k2, k3, p1, p2 = LENS.values()
+    r = math.hypot(x, y) if np.isscalar(x) else np.hypot(x, y)
+    factor = 1 + k1 * r**2 + k2 * r**4 + k3 * r**6
+    return x * factor + 2 * p1 * x * y + p2 * (r**2 + 2 * x**2), y * factor + p1 * (r**2 + 2 * y**2) + 2 * p2 * x * y
+
+
+def seen_through_lens(camera: Camera) -> np.ndarray:
+    """Undistorted coordinates of each pixel of the distorted picture, by solving the formulas."""
+    uv = camera.pixel_centers().numpy()
+    bent = (uv - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
+
+    def miss(flat):
+        x, y = flat.reshape(2, -1)
+        return np.concatenate(opencv_distorted(x, y)) - bent.T.ravel()
+
+    found = optimize.root(miss, bent.T.ravel(), method="krylov", options={"fatol": 1e-10}).x
+    return found.reshape(2, camera.height, camera.width)
+
+
+def smooth_picture(x, y) -> np.ndarray:
+    waves = [0.5 + 0.4 * np.sin(5 * x + 2 * y), 0.5 + 0.4 * np.cos(4 * y), 0.5 + 0.2 * x]
+    return np.rint(255 * np.stack(waves, -1)).astype(np.uint8)
+
+
+def test_pictures_and_layers_are_freed_of_the_lens(tmp_path):
+    cameras = around(3)
+    x, y = seen_through_lens(cameras[0])
+    steps = (2000 + 200 * (x > 0.1) + 500 * (y > -0.2)).astype(np.uint16)
+    names = [f"{i}.png" for i in range(3)]
+    for name in names:
+        write_png(tmp_path / name, smooth_picture(x, y))
+        write_png(tmp_path / f"depth{name}", steps)
+        write_png(tmp_path / f"ids{name}", (1 + (x > 0.1)).astype(np.uint8))
+    more = [{"depth_file_path": f"depth{n}", "instance_path": f"ids{n}"} for n in names]
+    save_transforms(tmp_path / "transforms.json", cameras, names, frame_entries=more)
+    edit(tmp_path, in_file(camera_model="OPENCV", **LENS))
+    edit(tmp_path, lambda data: data.update(frames=data["frames"][:1]))
+    with pytest.warns(UserWarning, match="one view only"):
+        view = load_views(tmp_path)[0]
+    uv = view.camera.pixel_centers().numpy().reshape(HEIGHT, WIDTH, 2)
+    x, y = (uv[..., 0] - view.camera.cx) / view.camera.fx, (uv[..., 1] - view.camera.cy) / view.camera.fy
+    valid = view.valid.numpy()
+    assert 0.7 < valid.mean() < 0.999  # the corners lie beyond the picture
+    within = ndimage.binary_erosion(valid, iterations=1)  # the outermost half pixel has nothing to interpolate with
+    error = np.abs(view.rgb.numpy() * 255 - smooth_picture(x, y))[within]
+    assert error.max() < 2.5
+    away = valid & (np.abs(x - 0.1) > 0.03) & (np.abs(y + 0.2) > 0.03)
+    np.testing.assert_allclose(view.depth.numpy()[away], (2 + 0.2 * (x > 0.1) + 0.5 * (y > -0.2))[away], rtol=1e-6)
+    assert (view.ids.numpy()[away] == (1 + (x > 0.1))[away]).all()
+    assert view.depth.isnan().numpy()[~valid].all() and (view.ids.numpy()[~valid] == 0).all()
+
+
+def test_transparent_pixels_dont_bleed_into_a_picture_freed_of_its_lens(tmp_path):
+    pixels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    pixels[:, :25] = (200, 100, 50, 255)  # beside it: transparent black
+    write_set(tmp_path)
+    for i in range(5):
+        write_png(tmp_path / f"rgb/{i:02}.png", pixels)
+    edit(tmp_path, in_file(camera_model="OPENCV", k1=-0.2))
+    view = loads_in_silence(tmp_path)[0]
+    clear = view.alpha > 0.02
+    assert ((view.alpha > 0.02) & (view.alpha < 0.98)).any()
+    torch.testing.assert_close(
+        view.rgb[clear] * 255, torch.tensor([200.0, 100, 50]).expand(int(clear.sum()), 3), atol=1.0, rtol=0
+    )
+
+
+def test_beyond_the_fold_of_a_strong_lens_nothing_is_valid():
+    lens = Lens(k1=-0.5)
+    assert lens.reach() == pytest.approx(math.sqrt(2 / 3))
+    found = undistortion(lens, 40.0, 40.0, 40.0, 30.0, WIDTH, HEIGHT)
+    column, row = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    radius = np.hypot(column - 40, row - 30) / 40
+    assert not found.valid[radius > 0.82].any() and found.valid[radius < 0.7].all()
+    assert Lens(k1=0.5).reach() == math.inf
+
+
+# -- TUM ---------------------------------------------------------------------------------------------------------------
+
+
+def write_tum(folder: Path, n=5) -> list[Camera]:
+    cameras = around(n)
+    lines = {"rgb": ["# colour"], "depth": ["# depth"], "groundtruth": ["# timestamp tx ty tz qx qy qz qw"]}
+    for i, camera in enumerate(cameras):
+        time = 1305031102.0 + 0.1 * i
+        rays = camera.rays()
+        far = -(rays.origins[:, 2] + 0.5) / rays.directions[:, 2]
+        z = torch.where(far > 0, far * camera.depth_per_t(), math.inf).reshape(HEIGHT, WIDTH)
+        (folder / "depth").mkdir(parents=True, exist_ok=True)
+        save_depth_png(torch.where(z < 8, z, math.inf), folder / f"depth/{i}.png", unit=1 / 5000)
+        write_png(folder / f"rgb/{i}.png", checks())
+        lines["rgb"].append(f"{time:.6f} rgb/{i}.png")
+        lines["depth"].append(f"{time + 0.012:.6f} depth/{i}.png")
+        w, x, y, z = camera.T_world_cam.quat_wxyz.tolist()
+        place = " ".join(f"{v:.9f}" for v in [*camera.position_world.tolist(), x, y, z, w])
+        lines["groundtruth"].append(f"{time - 0.009:.6f} {place}")
+    for name, rows in lines.items():
+        (folder / f"{name}.txt").write_text("\n".join(rows) + "\n")
+    return cameras
+
+
+def tum_intrinsics(camera: Camera) -> tuple[float, float, float, float]:
+    return camera.fx, camera.fy, camera.cx - 0.5, camera.cy - 0.5
+
+
+def test_a_tum_folder_is_read_by_the_nearest_times(tmp_path):
+    cameras = write_tum(tmp_path)
+    views = loads_in_silence(tmp_path, intrinsics=tum_intrinsics(cameras[0]))
+    assert [v.name for v in views] == [f"rgb/{i}.png" for i in range(5)]
+    assert [v.time for v in views] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-6)
+    for view, camera in zip(views, cameras, strict=True):
+        torch.testing.assert_close(
+            view.camera.T_world_cam.as_matrix(), camera.T_world_cam.as_matrix(), atol=1e-7, rtol=0
+        )
+        assert view.camera.cx == pytest.approx(camera.cx)
+    floor = views.points(2000).p_world[:, 2]
+    assert len(floor) > 1000
+    torch.testing.assert_close(floor, torch.full_like(floor, -0.5), atol=2e-3, rtol=0)
+
+
+def test_tum_intrinsics_stand_in_calibration_txt_or_are_asked_for(tmp_path):
+    cameras = write_tum(tmp_path)
+    with pytest.raises(ViewError, match=r"doesn't tell the focal length: give intrinsics=\(fx, fy, cx, cy\)"):
+        load_views(tmp_path)
+    numbers = " ".join(str(v) for v in tum_intrinsics(cameras[0]))
+    (tmp_path / "calibration.txt").write_text(f"# fx fy cx cy\n{numbers} 0.1 0 0 0 0\n")
+    views = loads_in_silence(tmp_path)
+    assert views[0].camera.fx == pytest.approx(cameras[0].fx)
+    assert not torch.equal(views[0].rgb, torch.from_numpy(checks()).float() / 255)  # its k1 was undone
+    (tmp_path / "calibration.txt").write_text("525 -525 319.5 239.5\n")
+    with pytest.raises(ViewError, match=r"calibration.txt: expected fx fy cx cy .* greater than 0"):
+        load_views(tmp_path)
+
+
+def test_tum_pictures_without_partners_are_left_out_with_a_warning(tmp_path):
+    intrinsics = tum_intrinsics(write_tum(tmp_path)[0])
+    text = (tmp_path / "depth.txt").read_text()
+    (tmp_path / "depth.txt").write_text(
+        text.replace("1305031102.212", "1305031102.221")
+    )  # 21 ms later than its picture
+    with pytest.warns(UserWarning, match=r"left out 1 of 5 frames, without a pose or depth within 20 ms; .* rgb/2.png"):
+        views = load_views(tmp_path, intrinsics=intrinsics)
+    assert [v.name for v in views] == [f"rgb/{i}.png" for i in (0, 1, 3, 4)]
+    assert loads_in_silence(tmp_path, intrinsics=intrinsics, depth=False)[2].depth is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1305031102.0 1 2 3", "groundtruth.txt: line 1: expected a time and 7 more"),
+        ("now 0 0 0 0 0 0 1", "groundtruth.txt: line 1: expected a time and 7 more"),
+        ("1305031102.0 0 0 0 0 0 0 2", "the quaternion must have length 1, has 2"),
+        ("1305031102.0 0 0 up 0 0 0 1", "expected tx ty tz qx qy qz qw: could not convert"),
+        ("1305031102.0 nan 0 0 0 0 0 1", "expected tx ty tz qx qy qz qw: "),
+        ("", "expected lines with a time and 7 more, got none"),
+    ],
+)
+def test_damaged_tum_poses_are_named(tmp_path, line, message):
+    intrinsics = tum_intrinsics(write_tum(tmp_path)[0])
+    (tmp_path / "groundtruth.txt").write_text(line + "\n")
+    with pytest.raises(ViewError, match=message):
+        load_views(tmp_path, intrinsics=intrinsics)
+
+
+# -- photos ------------------------------------------------------------------------------------------------------------
+
+
+def textured(p: np.ndarray) -> np.ndarray:
+    grain = np.random.default_rng(0).random((32, 32, 32, 3))
+    mixed = np.zeros((len(p), 3))
+    for frequency, part in ((6, 0.4), (14, 0.6)):
+        place = (p * frequency).T
+        mixed += part * np.stack(
+            [ndimage.map_coordinates(grain[..., i], place, order=1, mode="grid-wrap") for i in range(3)], -1
+        )
+    return np.clip((mixed - 0.5) * 1.8 + 0.5, 0, 1)
+
+
+def photo(camera: Camera) -> np.ndarray:
+    """Textured boxes on a textured floor."""
+    boxes = [((-2, -2, -0.2), (2, 2, 0)), ((-0.4, -0.3, 0), (0.1, 0.3, 0.5)), ((0.2, -0.2, 0), (0.6, 0.2, 0.25))]
+    rays = camera.rays()
+    o, d = rays.origins.numpy(), rays.directions.numpy()
+    best = np.full(len(o), np.inf)
+    for lo, hi in boxes:
+        a, b = (np.array(lo) - o) / d, (np.array(hi) - o) / d
+        enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
+        best = np.where((enter < leave) & (enter > 0) & (enter < best), enter, best)
+    hit = np.isfinite(best)
+    rgb = np.full((len(o), 3), 0.5)
+    rgb[hit] = textured(o[hit] + d[hit] * best[hit, None])
+    return (rgb * 255).astype(np.uint8).reshape(camera.height, camera.width, 3)
+
+
+N_PHOTOS, PHOTO_SIZE = 10, (320, 240)
+
+
+def test_photos_find_their_cameras_the_same_each_time(tmp_path):
+    pytest.importorskip("pycolmap", reason="pycolmap finds the cameras of photos; it is not installed")
+    cameras = {}
+    for i in range(N_PHOTOS):
+        angle = math.radians(-60 + 120 * i / (N_PHOTOS - 1))
+        eye = (1.6 * math.cos(angle), 1.6 * math.sin(angle), 0.8 + 0.3 * (i % 2))
+        cameras[f"p{i:02}.png"] = Camera.look_at(eye, (0, 0, 0.2), *PHOTO_SIZE, 45.0)
+        write_png(tmp_path / f"p{i:02}.png", photo(cameras[f"p{i:02}.png"]))
+    views, again = load_views(tmp_path), load_views(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(cameras)  # nothing was written there
+    assert [v.name for v in views] == sorted(cameras)
+    for a, b in zip(views, again, strict=True):
+        assert torch.equal(a.camera.T_world_cam.as_matrix(), b.camera.T_world_cam.as_matrix())
+        assert a.camera.fx == b.camera.fx == pytest.approx(cameras[a.name].fx, rel=0.02)
+    # The cameras are where they were, but for a similarity.
+    found = np.stack([v.camera.position_world.numpy() for v in views])
+    true = np.stack([cameras[v.name].position_world.numpy() for v in views])
+    p, q = found - found.mean(0), true - true.mean(0)
+    u, s, vt = np.linalg.svd(q.T @ p)
+    scale = s.sum() / (p**2).sum()
+    assert np.linalg.norm(scale * p @ (u @ vt).T - q, axis=1).max() < 0.01
+    # As promised: up, centre, unit.
+    up = -np.mean([camera.T_world_cam.rotation()[:, 1].numpy() for camera in cameras.values()], axis=0)
+    assert (u @ vt)[:, 2] @ (up / np.linalg.norm(up)) > 0.999
+    assert np.median(np.linalg.norm(found, axis=1)) == pytest.approx(1, abs=1e-6)
+    meeting = np.linalg.inv(u @ vt) @ ((np.array([0, 0, 0.2]) - true.mean(0)) / scale) + found.mean(0)
+    assert np.linalg.norm(meeting) < 0.02
+    assert views.landmarks is not None and len(views.landmarks) > 100
+    box = views.scene_box()
+    assert bool((box.lo < 0).all()) and bool((box.hi > 0).all())
+
+
+def test_photos_without_pycolmap_say_what_to_install(tmp_path, monkeypatch):
+    real = importlib.import_module
+
+    def absent(name, *more):
+        if name == "pycolmap":
+            raise ModuleNotFoundError(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    for i in range(3):
+        write_png(tmp_path / f"images/{i}.jpg", checks())
+    with pytest.raises(
+        ViewError, match="finding cameras needs pycolmap, which is not installed: pip install 'sirenscape"
+    ):
+        load_views(tmp_path)
+
+
+def test_too_few_photos_are_refused(tmp_path):
+    write_png(tmp_path / "a.png", checks())
+    with pytest.raises(ViewError, match="needs at least 3 photos, got 1"):
+        load_views(tmp_path)
+
+
+# -- real data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "count"), [("lego", 80), ("room_hololens", 60), ("clips/fall_moving", 48)])
+def test_real_sets_load_in_silence(name, count):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{name}: the shared data is not here")
+    views = loads_in_silence(SHARED / name)
+    assert len(views) == count and views.scene_box().size.min() > 0
