@@ -126,7 +126,8 @@ class FieldBatch:
         if geometry:  # beyond the box the gradient isn't the network's
             fused &= ((p >= self.box_lo[number]) & (p <= self.box_hi[number])).all(1)
         rows = np.flatnonzero(fused)
-        rows = rows[np.argsort(number[rows], kind="stable")]
+        small = np.min_scalar_type(len(self.fields))  # numbers of two bytes are sorted faster
+        rows = rows[np.argsort(number[rows].astype(small), kind="stable")]
         sdf, slope, look = siren_kernel.siren_surface(
             self.nets, number[rows], p[rows], distance=geometry, gradient=geometry
         )

@@ -353,7 +353,7 @@ class Composite:
                 f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}"
             )
         sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
-        return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1))
+        return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -433,6 +433,8 @@ class Composite:
         pairs = self._pairs(owner, p_obj)
         if not torch.is_grad_enabled():
             got, gradient = self._assets.batch.surface(*pairs, geometry=wanted)
+            if not wanted:
+                return got, gradient
             rot = torch.from_numpy(self._stand.rot)[owner]
         else:
             if not p_obj.requires_grad:

@@ -201,7 +201,8 @@ class _View:
         if len(hit):
             p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
             surface = self.composite.evaluate(p_world, owner, geometry=self.normals)
-            normal[hit] = surface.normal.double()
+            if self.normals:
+                normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
             color[hit] = self._shade(p_world, normal[hit], self._taken_in(surface.rgb.double().clamp(0, 1)), owner)
         return _Samples(color, depth, normal, hits.owner.long(), feature)
