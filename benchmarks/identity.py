@@ -26,7 +26,7 @@ from compose import Composite, Hits, Instance, Rays
 from compose.batch import FieldBatch
 from compose.reference import in_double, trace_reference
 from objects import Field
-from rendering import RenderConfig, render, save_png
+from rendering import RenderConfig, owner_picture, render, save_png
 
 STEPS = 2000  # in a box diagonal
 HALVINGS = 12  # from a step to less than 1e-6 of the diagonal
@@ -150,8 +150,8 @@ def compared(fields: list[Field], m: int, out: Path) -> dict[str, float | int]:
             "sphere_tracing_steps_per_ray": steps / len(rays),
             "sphere_traced_over_traced": steps * m / count.evaluations,
         }
-    rgb = render(scene, camera, config=RenderConfig(antialias=1, normals=False), progress=False).rgb
-    shown = (0.6 + 0.4 * rgb).view(-1, 3)
+    frame = render(scene, camera, config=RenderConfig(antialias=1, normals=False), progress=False)
+    shown = (0.6 + 0.4 * owner_picture(frame.owner)).view(-1, 3)
     shown[pixels[differs]] = torch.tensor([1.0, 0.0, 0.0])
     save_png(shown.view(HEIGHT, WIDTH, 3), out.with_name(f"{out.stem}-{m}.png"))
     return row
