@@ -13,40 +13,21 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import trimesh
 
 from benchmarks.compose import say
+from benchmarks.scale import assets
 from compose.batch import FieldBatch
 from compose.cells import AssetCells, build_cells
 from compose.certify import Weights, certified_sign, weights_of
 from compose.siren_kernel import siren_surface
-from objects import FitConfig, SirenField, fit_meshes
+from objects import FitConfig, SirenField
 
 EDGES = {4: "1/32", 2: "1/64", 1: "1/128"}  # of boxes, in cells
 POINTS = 16  # along each edge of a cell that is looked at closely
 TOGETHER = 200  # such cells
-
-
-def learned(n: int) -> list[SirenField]:
-    """The first ``n`` small objects of the package, each scaled to a longest edge of 0.7 m before it is learned."""
-    if find_spec("pybullet_data") is None:
-        raise SystemExit("The benchmark's meshes come with pybullet: pip install 'sirenscape[demo]'")
-    import pybullet_data
-
-    folder = Path(pybullet_data.getDataPath()) / "random_urdfs"
-    meshes = []
-    for k in range(n):
-        mesh = trimesh.load(folder / f"{k:03d}/{k:03d}.obj", force="mesh")
-        if not isinstance(mesh, trimesh.Trimesh):
-            raise TypeError(f"object {k}: expected a mesh")
-        mesh.apply_translation(-mesh.bounds.mean(0))
-        mesh.apply_scale(0.7 / mesh.extents.max())
-        meshes.append(mesh)
-    return fit_meshes(meshes, config=FitConfig(width=32, layers=2))
 
 
 def proven(
@@ -134,7 +115,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/bench/certify.json"))
     parser.add_argument("--assets", type=int, default=12)
     arguments = parser.parse_args()
-    fields = learned(arguments.assets)
+    fields = assets(arguments.assets, FitConfig(width=32, layers=2))
     build_cells(fields[0], None, True)  # compiles
     rows = []
     say("object   proven 1/32  1/64  1/128 | sampled: cells  KB     s | certified: cells  KB     s | "

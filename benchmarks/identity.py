@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def sphere_tracing_steps(scene: Composite, rays: Rays) -> int:
     return steps
 
 
-def compared(fields: list[Field], m: int, out: Path) -> dict[str, float | int]:
+def compared(fields: Sequence[Field], m: int, out: Path) -> dict[str, float | int]:
     instances = scene_of(fields, m)
     scene, camera = Composite(instances), view(m)
     pixels = torch.arange(WIDTH * HEIGHT)

@@ -15,7 +15,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from compose.ray_kernels import Asked
 from compose.reference import in_double, trace_reference
 from compose.siren_kernel import siren_surface
 from compose.trace import collect
-from objects import SE3, Field, FitConfig, fit_meshes
+from objects import SE3, Field, FitConfig, SirenField, fit_meshes
 from rendering import Camera, RenderConfig, render
 from rendering.render import _tiled
 from scenes import SceneGraph
@@ -56,7 +56,7 @@ def best_ms(run: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
-def assets(n: int) -> list[Field]:
+def assets(n: int, config: FitConfig | None = None) -> list[SirenField]:
     """The first ``n`` small objects of the package, each scaled to a longest edge of 0.7 m before it is learned."""
     if find_spec("pybullet_data") is None:
         raise SystemExit("The benchmark's meshes come with pybullet: pip install 'sirenscape[demo]'")
@@ -71,10 +71,10 @@ def assets(n: int) -> list[Field]:
         mesh.apply_translation(-mesh.bounds.mean(0))
         mesh.apply_scale(0.7 / mesh.extents.max())
         meshes.append(mesh)
-    return list(fit_meshes(meshes, config=FitConfig()))
+    return fit_meshes(meshes, config=config or FitConfig())
 
 
-def scene_of(fields: list[Field], m: int) -> list[Instance]:
+def scene_of(fields: Sequence[Field], m: int) -> list[Instance]:
     """Instances in a cube whose volume grows with their number."""
     g = torch.Generator().manual_seed(m)
     spread = 0.5 * SPACING * m ** (1 / 3)
@@ -108,7 +108,7 @@ def agreement(scene: Composite, instances: list[Instance], rays: Rays, n: int) -
     return disagreements(scene.trace(some), trace_reference(in_double(instances), some), scene.size)
 
 
-def measured(fields: list[Field], m: int) -> dict[str, float | int]:
+def measured(fields: Sequence[Field], m: int) -> dict[str, float | int]:
     instances = scene_of(fields, m)
     began = time.perf_counter()
     scene = Composite(instances)

@@ -1,6 +1,6 @@
 """The scene at one time: instances, the index over them, and the questions asked of it.
 
-`Composite` is immutable. What did not change between two of them is shared: fields, stacked weights, grids, the order of the
+`Composite` is immutable. What did not change between two of them is shared: fields, weights, cells, the order of the
 tree. All routing happens without gradients; what is returned is then computed by the fields themselves, so it can be
 differentiated with respect to weights, poses, scales, points and rays.
 """
@@ -121,7 +121,7 @@ class Composite:
             names, fields, times, lit: One for each instance; see `Instance`.
             T_world_obj: A batch of ``m`` poses.
             scale: ``[m]``, finite and above 0.
-            like: A composite whose stacked weights and grids may be taken over where the fields are the same objects.
+            like: A composite whose weights and cells may be taken over where the fields are the same objects.
 
         Raises:
             ValueError: Columns of different lengths, or values that `Instance` refuses.

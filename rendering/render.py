@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -185,7 +184,7 @@ class _View:
         self.lit = composite.lit & bool(lights)
         # Colours that nothing is done to stay as they are.
         self.in_linear_light = config.antialias > 1 or bool(self.lit.any())
-        self.normals = config.normals or config.antialias > 1 or bool(self.lit.any())
+        self.normals = config.normals or self.in_linear_light
         self.shadow_offset = _SHADOW_OFFSET * composite.diagonals
 
     def see(self, uv: Float[Tensor, "n 2"]) -> _Samples:
@@ -249,7 +248,6 @@ class _View:
         return self._taken_in(top + (uv[:, 1:] / self.camera.height).clamp(0, 1) * (bottom - top))
 
 
-@lru_cache(maxsize=4)
 def _tiled(width: int, height: int) -> Int[Tensor, "n"]:
     """All pixels, those of one square tile after the other: neighbouring rays are traced together."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
