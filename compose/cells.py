@@ -21,7 +21,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -55,6 +55,9 @@ _BEYOND = 1e-6  # of a cell, on each side: what is proven holds there, too, as p
 _SLACK = 1e-9  # of a bound: more than the rounding of what is done to it here, in float64
 _BOXES = 4096  # bounded together
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 @dataclass(frozen=True, eq=False)
 class AssetCells:
@@ -83,6 +86,38 @@ class AssetCells:
     @property
     def nbytes(self) -> int:
         return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def planes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of the cells that may hold surface: place ``[r, 3]`` (in cells), gradient ``[r, 3]``, middle and bound ``[r]``."""
+        at, bit = np.nonzero(_bits(self.mask))
+        place = 4 * np.argwhere(self.block >= 0)[at] + np.stack(np.unravel_index(bit, (4, 4, 4)), -1)
+        middle = self.plane[:, 4:].copy().view("<i2")[:, 0] * self.unit[2]
+        return place, self.plane[:, :3] * self.unit[0], middle, self.plane[:, 3].view(np.uint8) * self.unit[1]
+
+    def inside_cells(self) -> np.ndarray:
+        """Which cells lie inside, those with surface by their middle, ``[nx, ny, nz]`` bool."""
+        n = self.block.shape
+        inside = np.repeat(((-1 - self.block) % 2 == 1)[..., None], 64, -1)
+        inside[self.block >= 0] = _bits(self.inside)
+        return inside.reshape(*n, 4, 4, 4).transpose(0, 3, 1, 4, 2, 5).reshape([4 * k for k in n])
+
+
+class Known(Generic[K, V]):
+    """What was computed from fields, for as long as they live and their tensors stay as they are."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[Field, dict[K, tuple[tuple[int, ...], V]]] = WeakKeyDictionary()
+
+    def of(self, field: Field, key: K, make: Callable[[], V]) -> V:
+        version = tuple(v._version for v in field.state_dict(keep_vars=True).values())
+        known = self._of.setdefault(field, {})
+        if key not in known or known[key][0] != version:
+            known[key] = (version, make())
+        return known[key][1]
+
+    def replace(self, field: Field, key: K, value: V) -> None:
+        """Puts an equal value in the place of a known one."""
+        self._of[field][key] = (self._of[field][key][0], value)
 
 
 class Cells(NamedTuple):
@@ -117,7 +152,7 @@ class Cells(NamedTuple):
             for k, own in enumerate(found[first:]):
                 field, time, certify = wanted[first + k]
                 found[first + k] = cells.part(k, own)
-                _KNOWN[field][time, certify] = (_KNOWN[field][time, certify][0], found[first + k])
+                _KNOWN.replace(field, (time, certify), found[first + k])
             return cells
 
         bar = tqdm(wanted, desc="indexing", unit="object", delay=2, leave=False, disable=None)
@@ -157,6 +192,11 @@ class Cells(NamedTuple):
             lipschitz=joined("lipschitz", np.zeros(0)),
             proven=np.array(proven, dtype=bool),
         )
+
+
+def _bits(words: np.ndarray) -> np.ndarray:
+    """``[k, 64]`` bool, the lowest first."""
+    return (words[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1) != 0
 
 
 def build_cells(field: Field, time: float | None = None, certify: bool = False) -> AssetCells:
@@ -430,16 +470,10 @@ def cells_of(field: Field, time: float | None, certify: bool = False) -> AssetCe
     Raises:
         ValueError: As `build_cells`.
     """
-    version = tuple(v._version for v in field.state_dict(keep_vars=True).values())
-    known = _KNOWN.setdefault(field, {})
-    if (time, certify) not in known or known[time, certify][0] != version:
-        known[time, certify] = (version, _stored_or_built(field, time, certify))
-    return known[time, certify][1]
+    return _KNOWN.of(field, (time, certify), lambda: _stored_or_built(field, time, certify))
 
 
-_KNOWN: WeakKeyDictionary[Field, dict[tuple[float | None, bool], tuple[tuple[int, ...], AssetCells]]] = (
-    WeakKeyDictionary()
-)
+_KNOWN: Known[tuple[float | None, bool], AssetCells] = Known()
 
 
 def _stored_or_built(field: Field, time: float | None, certify: bool) -> AssetCells:

@@ -15,24 +15,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
 import torch
-from scipy.ndimage import label, maximum_position
+from scipy.ndimage import label
 from scipy.spatial import KDTree
-from skimage.measure import marching_cubes
 from tqdm import tqdm
 
 from compose.batch import FieldBatch
 from compose.bvh import INNER, STACK
+from compose.cells import AssetCells, Known, cells_of
 from compose.composite import Composite
-from compose.grid import AssetGrid, grid_of
 from objects.field import Field
 
 _POINTS, _CORES = 4000, 64  # most points on the surface and in the depth of an asset
 _CHUNK = 1 << 18  # most points in one call
+_FLAT = 0.5  # of what its plane changes over half a cell: where the field may stray less from it, one seed will do
+_CORE_ROUNDS = 8  # of the search for the deepest point, each with half the step
 _ON_SURFACE = 1e-3  # of the box diagonal: farther off, a point counts as not on the surface
 _DIFFERENCE = 5e-5  # of the box diagonal: step of finite differences, well above float32 noise
 # What a walk pays for leaving the surface, times the distance there: at a sharp edge of a union or difference, and where a
@@ -145,54 +145,73 @@ class _Cover:
     Args:
         points: On the surface, ``[k, 3]``.
         reach: No place of the surface is farther than this from the nearest of them.
-        cores: The deepest grid vertex of each connected part of the inside (of the deepest parts), ``[c, 3]``.
-        outside: For each cell of the grid that lies outside how many cells (Chebyshev) the nearest surface is away, else 0, uint8.
-        lo, cell: Of the grid.
+        cores: The deepest place of each connected part of the inside (of the deepest parts), ``[c, 3]``.
+        block, size: ``AssetCells.block``, and the size of a block, ``[3]``.
     """
 
     points: np.ndarray
     reach: float
     cores: np.ndarray
-    outside: np.ndarray
-    lo: np.ndarray
-    cell: np.ndarray
+    block: np.ndarray
+    size: np.ndarray
 
 
 def _cover_of(field: Field, time: float | None) -> _Cover:
-    """The cover of a field at a time; it lives as long as the grid that it is made from, which goes when weights change."""
-    grid = grid_of(field, time)
-    if grid not in _COVERS:
-        _COVERS[grid] = _make_cover(field, time, grid)
-    return _COVERS[grid]
+    """The cover of a field at a time, made on first use and again whenever the weights have changed."""
+    return _COVERS.of(field, time, lambda: _make_cover(field, time))
 
 
-_COVERS: WeakKeyDictionary[AssetGrid, _Cover] = WeakKeyDictionary()
+_COVERS: Known[float | None, _Cover] = Known()
 
 
-def _make_cover(field: Field, time: float | None, grid: AssetGrid) -> _Cover:
-    batch = FieldBatch([field])
+def _make_cover(field: Field, time: float | None) -> _Cover:
+    cells, batch = cells_of(field, time), FieldBatch([field])
+    lo, cell = field.box_lo.detach().double().numpy(), cells.cell
 
-    def ask(p: np.ndarray, _: np.ndarray) -> np.ndarray:
-        seconds = torch.full((len(p),), 0.0 if time is None else time, dtype=torch.float64)
-        with torch.no_grad():
-            return batch.sdf(torch.zeros(len(p), dtype=torch.int64), torch.from_numpy(p), seconds).numpy()
+    def ask(p: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        return batch.sdf_sorted(owner, p, np.full(len(p), 0.0 if time is None else time))
 
-    # Cells that may hold surface also give what lies between vertices (thin walls), and points on sharp edges.
-    seeds = [(np.argwhere(grid.skip == 0)[:, None] + 0.5 + 0.3 * _TETRAHEDRON).reshape(-1, 3)]
-    cores = np.zeros((0, 3))
-    if (grid.value < 0).any():
-        seeds.append(marching_cubes(np.pad(grid.value, 1, constant_values=1.0), 0.0)[0] - 1.0)
-        parts, n = cast(tuple[np.ndarray, int], label(grid.value < 0))
-        at = np.array(maximum_position(-grid.value, parts, np.arange(1, n + 1)))
-        cores = grid.lo + grid.cell * at[np.argsort(grid.value[tuple(at.T)], kind="stable")[:_CORES]]
-    seeds = grid.lo + grid.cell * np.concatenate(seeds).astype(np.float64)
-    diagonal = float(np.linalg.norm(grid.cell * grid.skip.shape))
-    cell = float(np.linalg.norm(grid.cell))
+    foot, around = _seeds(cells, lo)
+    seeds = np.concatenate([foot, around])
     n = len(seeds)
-    p, f = _project(ask, seeds, np.zeros(n, dtype=np.int64), np.full(n, _DIFFERENCE * diagonal), np.full(n, cell))
-    p, edge = _thinned(p[np.abs(f) < _ON_SURFACE * diagonal], 0.5 * float(grid.cell.min()))
-    outside = np.where(grid.value[:-1, :-1, :-1] > 0, grid.skip, 0).astype(np.uint8)
-    return _Cover(p, max(math.sqrt(3) * edge, cell), cores, outside, grid.lo, grid.cell)
+    diagonal, reach = float(np.linalg.norm(4 * np.array(cells.block.shape) * cell)), float(np.linalg.norm(cell))
+    p, f = _project(ask, seeds, np.zeros(n, dtype=np.int64), np.full(n, _DIFFERENCE * diagonal), np.full(n, reach))
+    p, edge = _thinned(p[np.abs(f) < _ON_SURFACE * diagonal], 0.5 * float(cell.min()))
+    inside = lo + (np.argwhere(cells.inside_cells()) + 0.5) * cell
+    cores = _deepest(ask, np.concatenate([inside, around]), lo, cell)
+    block = cells.block.copy()  # it may be part of the arrays of a composite, which this must not keep
+    return _Cover(p, max(math.sqrt(3) * edge, reach), cores, block, 4 * cell)
+
+
+def _seeds(cells: AssetCells, lo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points near the surface: where it is flat, the nearest of the cell's plane ``[k, 3]``; elsewhere four about the middle
+    of the cell ``[4 l, 3]``, which find both sides of a thin wall or a sharp edge."""
+    corner, gradient, middle, bound = cells.planes()
+    centre = lo + (corner + 0.5) * cells.cell
+    flat = bound < _FLAT * 0.5 * np.abs(gradient) @ cells.cell
+    g = gradient[flat]
+    foot = centre[flat] - (middle[flat] / np.square(g).sum(1))[:, None] * g
+    return foot, (centre[~flat, None] + 0.3 * _TETRAHEDRON * cells.cell).reshape(-1, 3)
+
+
+def _deepest(ask: _Ask, p: np.ndarray, lo: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """The deepest place of each connected part of the cells in which one of ``p [n, 3]`` lies inside, of the ``_CORES``
+    deepest parts, ``[c, 3]``."""
+    f = _asked(ask, p, np.zeros(len(p), dtype=np.int64))
+    p = p[f < 0][np.argsort(f[f < 0], kind="stable")]
+    at = tuple(np.floor((p - lo) / cell).astype(np.int64).T)
+    part = np.zeros(np.max(at, axis=1, initial=-1) + 1, dtype=bool)
+    part[at] = True
+    _, first = np.unique(cast(tuple[np.ndarray, int], label(part))[0][at], return_index=True)
+    p = p[np.sort(first)[:_CORES]]
+    for k in range(_CORE_ROUNDS):
+        around = p[:, None] + 0.5 ** (k + 1) * cell * _NEIGHBOURS
+        f = _asked(ask, around.reshape(-1, 3), np.zeros(around.size // 3, dtype=np.int64))
+        p = around[np.arange(len(p)), f.reshape(-1, len(_NEIGHBOURS)).argmin(1)]
+    return p
+
+
+_NEIGHBOURS = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
 def _thinned(p: np.ndarray, edge: float) -> tuple[np.ndarray, float]:
@@ -515,24 +534,22 @@ class _Tables(NamedTuple):
 
     start: np.ndarray  # [a + 1] first point
     points: np.ndarray
-    outside_at: np.ndarray  # [a] first cell
-    outside: np.ndarray
-    shape: np.ndarray  # [a, 3] cells
-    lo: np.ndarray  # [a, 3]
-    cell: np.ndarray  # [a, 3]
+    block_at: np.ndarray  # [a] first block
+    block: np.ndarray
+    shape: np.ndarray  # [a, 3] blocks
+    size: np.ndarray  # [a, 3]
 
 
 def _tables(covers: dict[int, _Cover], n_assets: int) -> _Tables:
-    nothing = _Cover(np.zeros((0, 3)), 0.0, np.zeros((0, 3)), np.zeros((0, 0, 0), np.uint8), np.zeros(3), np.ones(3))
+    nothing = _Cover(np.zeros((0, 3)), 0.0, np.zeros((0, 3)), np.zeros((0, 0, 0), np.int16), np.ones(3))
     rows = [covers.get(a, nothing) for a in range(n_assets)]
     return _Tables(
         np.cumsum([0] + [len(c.points) for c in rows]),
         np.concatenate([c.points for c in rows]),
-        np.cumsum([0] + [c.outside.size for c in rows[:-1]]),
-        np.concatenate([c.outside.ravel() for c in rows]),
-        np.array([c.outside.shape for c in rows], dtype=np.int64),
-        np.stack([c.lo for c in rows]),
-        np.stack([c.cell for c in rows]),
+        np.cumsum([0] + [c.block.size for c in rows[:-1]]),
+        np.concatenate([c.block.ravel() for c in rows]),
+        np.array([c.block.shape for c in rows], dtype=np.int64),
+        np.stack([c.size for c in rows]),
     )
 
 
@@ -556,8 +573,8 @@ def _near(stand, tables, i, j, reach, out_at, out):
             shift[r] += stand.rot[j, c, r] * (stand.trans[i, c] - stand.trans[j, c]) / stand.scale[j]
             for e in range(3):
                 turn[r, c] += stand.rot[j, e, r] * stand.rot[i, e, c] * stand.scale[i] / stand.scale[j]
-    least = min(tables.cell[b, 0], tables.cell[b, 1], tables.cell[b, 2])
     count = 0
+    rim = np.empty(3)
     for k in range(tables.start[a], tables.start[a + 1]):
         x, y, z = tables.points[k, 0], tables.points[k, 1], tables.points[k, 2]
         near, at = True, 0
@@ -567,9 +584,17 @@ def _near(stand, tables, i, j, reach, out_at, out):
                 near = False
                 break
             # Beyond the box, its nearest point is no farther from the surface.
-            u = int(np.floor((q - tables.lo[b, r]) / tables.cell[b, r]))
-            at = at * tables.shape[b, r] + min(max(u, 0), tables.shape[b, r] - 1)
-        if near and (tables.outside[tables.outside_at[b] + at] - 1.0) * least <= margin:
+            u = min(max((q - stand.box_lo[b, r]) / tables.size[b, r], 0.0), float(tables.shape[b, r]))
+            place = min(int(u), tables.shape[b, r] - 1)
+            rim[r] = min(u - place, place + 1 - u)
+            at = at * tables.shape[b, r] + place
+        code = -1 - tables.block[tables.block_at[b] + at] if near else -1
+        if code >= 0 and code % 2 == 0:  # outside, and no surface in the blocks around up to this many less one
+            free = np.inf
+            for r in range(3):
+                free = min(free, (code // 2 - 1 + rim[r]) * tables.size[b, r])
+            near = free <= margin
+        if near:
             if out_at >= 0:
                 for r in range(3):
                     p = stand.rot[i, r, 0] * x + stand.rot[i, r, 1] * y + stand.rot[i, r, 2] * z

@@ -76,6 +76,18 @@ def test_cells_that_are_skipped_lie_on_one_side(indexed):
         assert 0.5 < (~has).mean() < 1 and np.array_equal(negative[~has], inside[~has])
 
 
+def test_planes_and_inside_are_unpacked(indexed):
+    for _, cells in indexed:
+        ijk = np.argwhere(np.ones(4 * np.array(cells.block.shape), dtype=bool))
+        has, inside, *want = _read(cells, ijk)
+        np.testing.assert_array_equal(cells.inside_cells().ravel(), inside)
+        place, gradient, middle, bound = cells.planes()
+        order = np.lexsort(place.T[::-1])
+        np.testing.assert_array_equal(place[order], ijk[has])
+        for got, all_of in zip((middle, gradient, bound), want, strict=True):
+            np.testing.assert_array_equal(got[order], all_of[has])
+
+
 def test_free_blocks_know_how_far_the_nearest_surface_is(indexed):
     for _, cells in indexed:
         mixed = np.argwhere(cells.block >= 0)
@@ -90,6 +102,7 @@ def test_a_field_without_surface_is_skipped_whole():
     far.box_lo, far.box_hi = torch.full((3,), 1.0), torch.full((3,), 2.0)
     cells = build_cells(far)
     assert (cells.block == -1 - 2 * 255).all() and len(cells.plane) == 0
+    assert len(cells.planes()[0]) == 0 and not cells.inside_cells().any()
 
 
 def test_a_flat_box_gets_at_least_twelve_cells_across():

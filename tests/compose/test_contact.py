@@ -7,9 +7,11 @@ from scipy.optimize import lsq_linear
 from scipy.spatial import KDTree
 
 from compose import Composite, Instance
-from compose.contact import clearance, overlapping_boxes, overlaps, surface_points
-from compose.grid import grid_of
+from compose.cells import cells_of
+from compose.contact import _covers, _find_near, _tables, clearance, overlapping_boxes, overlaps, surface_points
 from objects import SE3
+from objects.aabb import Aabb
+from objects.field import Field, FieldSample
 from objects.primitives import Box, Cylinder, Sphere, Torus
 from objects.setops import Placed
 
@@ -43,7 +45,7 @@ def _no_surface():
 
 @pytest.fixture(scope="module")
 def some_fields(solids, sirens):
-    """A few of each, so that few grids have to be made."""
+    """A few of each, so that few indices have to be made."""
     return [solids[6], sirens[0], sirens[2]]
 
 
@@ -69,10 +71,12 @@ def test_surface_points_leave_no_hole_and_no_crowd():
     assert len(octants) == 8 and counts.max() < 1.2 * counts.min()
 
 
-def test_surface_points_find_walls_between_the_vertices_of_the_grid():
+def test_surface_points_find_walls_between_the_corners_of_the_cells():
     wall = Box([1.0, 1.0, 0.002])
     walls = Placed(wall, SE3.from_translation([0.0, 0.0, 0.1])) | Placed(wall, SE3.from_translation([0.0, 0.0, 0.4137]))
-    assert (grid_of(walls, None).value > 0).all()
+    cells = cells_of(walls, None)
+    corner = np.argwhere(np.ones(4 * np.array(cells.block.shape) + 1))
+    assert (walls.sdf(walls.box_lo + torch.from_numpy(corner * cells.cell).float()) > 0).all()
     p = surface_points(walls)
     where = np.random.default_rng(0).uniform(-0.5, 0.5, (300, 2))
     for z in (0.1, 0.4137):
@@ -89,6 +93,22 @@ def test_surface_points_follow_the_weights():
     np.testing.assert_allclose(np.linalg.norm(before, axis=1), 0.5, atol=1e-5)
 
 
+class Growing(Field):
+    """A ball whose radius is a tenth of its age."""
+
+    def __init__(self):
+        super().__init__(Aabb(-torch.ones(3), torch.ones(3)))
+
+    def inside(self, p_obj, time):
+        return FieldSample(p_obj.norm(dim=-1) - 0.1 * time, torch.ones_like(p_obj), p_obj[:, :0])
+
+
+def test_each_time_has_surface_points_of_its_own():
+    field = Growing()
+    for time in (2.0, 5.0, 2.0):
+        np.testing.assert_allclose(np.linalg.norm(surface_points(field, time), axis=1), 0.1 * time, atol=1e-5)
+
+
 def test_a_caller_cannot_spoil_the_surface_points():
     ball = Sphere(0.5)
     surface_points(ball)[:] = 7.0
@@ -97,6 +117,29 @@ def test_a_caller_cannot_spoil_the_surface_points():
 
 def test_no_surface_no_points():
     assert surface_points(_no_surface()).shape == (0, 3)
+
+
+def test_no_surface_point_near_another_instance_is_passed_over(some_fields, random_instances):
+    """Whatever lies inside it, or within the reach of one of its own surface points, is found."""
+    composite = Composite(random_instances(some_fields, 12, 6, spread=1.2))
+    pairs = overlapping_boxes(composite)
+    covers = _covers(composite, pairs)
+    stand = composite._stand
+    tables = _tables(covers, len(stand.box_lo))
+    for reach in (0.02, 0.1, 0.3):
+        kept = total = 0
+        for i, j in pairs.tolist():
+            x, y = (
+                composite.instances[k].T_world_obj @ torch.from_numpy(stand.scale[k] * covers[stand.asset[k]].points)
+                for k in (i, j)
+            )
+            out, count = np.empty((len(x), 3)), np.zeros(1, dtype=np.int64)
+            _find_near(stand, tables, *(np.array([v]) for v in (i, j, reach, 0)), out, count)
+            near = (_distance(composite.instances[j], x) < 0) | (KDTree(y).query(x)[0] <= reach)
+            found = KDTree(out[: count[0]]) if count[0] else None
+            assert not near.any() or (found is not None and found.query(x[near])[0].max() < 1e-9)
+            kept, total = kept + count[0], total + len(x)
+        assert kept < 0.9 * total
 
 
 # -- boxes -----------------------------------------------------------------------------------------------------------------
@@ -228,6 +271,14 @@ def test_instances_in_one_place_overlap_by_the_ball_that_both_hold():
         assert [(o.first, o.second) for o in found] == [(0, 1), (0, 2), (1, 2)]
         assert [o.depth for o in found] == pytest.approx([depth] * 3, rel=1e-3)
         assert clearance(composite, 0, 2).distance == pytest.approx(-depth, rel=1e-3)
+
+
+def test_thin_walls_in_one_place_overlap():
+    """Thinner than a cell, thicker than what counts as touching."""
+    shell = Sphere(0.5) - Sphere(0.495)
+    assert 0.005 < cells_of(shell, None).cell.min()
+    (found,) = overlaps(Composite([_at(shell), _at(shell)]))
+    assert found.depth == pytest.approx(0.0025, rel=0.05)
 
 
 def test_solids_that_only_touch_do_not_overlap():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from compose import Composite, Instance, Rays
+from compose.cells import cells_of
 from compose.reference import in_double, trace_reference
 from objects import SE3
 from objects.aabb import Aabb
@@ -154,11 +155,12 @@ def test_nearly_axis_parallel_rays_equal_the_reference(sirens, random_rays):
     assert int((want.owner >= 0).sum()) > 30 and int(wrong.sum()) == 0
 
 
-def test_rays_along_the_borders_of_grid_cells_equal_the_reference(solids):
-    """The cells of this ball's grid are 1/48 of its box: these rays stay on faces, edges and corners of cells."""
+def test_rays_along_the_borders_of_cells_equal_the_reference(solids):
+    """These rays stay on faces, edges and corners of the cells of the ball's index."""
     ball = solids[0]
-    lo, cell = ball.box_lo.double(), ball.bounds.size.double() / 48
-    u = torch.randint(0, 49, (300, 3), generator=torch.Generator().manual_seed(0)).double()
+    cells = cells_of(ball, None)
+    lo, cell = ball.box_lo.double(), torch.from_numpy(cells.cell)
+    u = torch.randint(0, 4 * min(cells.block.shape) + 1, (300, 3), generator=torch.Generator().manual_seed(0)).double()
     origins = lo + u * cell
     directions = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 1.0], [1.0, -1.0, 1.0]]).double().repeat(75, 1)
     origins = origins - 2.0 * torch.nn.functional.normalize(directions, dim=-1)
@@ -216,7 +218,7 @@ def test_a_ray_that_starts_on_the_surface_leaves_it_without_a_hit():
 
 @pytest.mark.parametrize("share", [100, 500])
 def test_thin_plates_are_not_missed(share, random_rays):
-    """Plates thinner than a cell of their grid, in a cubic box: rays across are stopped, whatever their angle."""
+    """Plates thinner than a cell of their index, in a cubic box: rays across are stopped, whatever their angle."""
     plate = Box([1.0, 1.0, 1 / share])
     plate.box_lo, plate.box_hi = torch.full((3,), -0.52), torch.full((3,), 0.52)
     turned = SE3.from_axis_angle([1.0, 2.0, 3.0], 0.4)
@@ -362,7 +364,7 @@ def test_bad_rays_are_refused_by_name(arguments, words):
 
 
 class _Corrugated(Field):
-    """A plate with a rippled top: a ray that grazes it goes in and out many times within a few cells of the grid."""
+    """A plate with a rippled top: a ray that grazes it goes in and out many times within a few cells of the index."""
 
     def __init__(self, waves: float) -> None:
         half = torch.tensor([0.5, 0.5, 0.4])
