@@ -21,38 +21,52 @@ STACK = 64  # at least twice the depth of the deepest tree
 
 @dataclass(frozen=True, eq=False)
 class Bvh:
-    """``node_lo``, ``node_hi`` ``[k, 3]`` world boxes; ``node_instance [k]`` the instance of a leaf, else INNER or EMPTY;
-    ``leaf_of [m]`` the node that holds an instance."""
+    """``nodes [2, k, 3]`` the lower and upper corners of world boxes; ``node_instance [k]`` the instance of a leaf, else INNER
+    or EMPTY; ``leaf_of [m]`` the node that holds an instance."""
 
-    node_lo: np.ndarray
-    node_hi: np.ndarray
+    nodes: np.ndarray
     node_instance: np.ndarray
     leaf_of: np.ndarray
 
+    @property
+    def node_lo(self) -> np.ndarray:
+        return self.nodes[0]
+
+    @property
+    def node_hi(self) -> np.ndarray:
+        return self.nodes[1]
+
     @staticmethod
-    def build(lo: np.ndarray, hi: np.ndarray) -> Bvh:
-        """From world boxes ``[m, 3]``."""
+    def build(lo: np.ndarray, hi: np.ndarray, nodes: np.ndarray | None = None) -> Bvh:
+        """From world boxes ``[m, 3]``; the tree's are written to ``nodes`` if given."""
         m = len(lo)
-        n_nodes = 2 << max(int(np.ceil(np.log2(max(m, 1)))), 0)
+        n_nodes = node_count(m)
         node_instance = np.full(n_nodes, EMPTY, dtype=np.int64)
         leaf_of = np.zeros(m, dtype=np.int64)
         if m:
             _split(0.5 * (lo + hi), node_instance, leaf_of)
-        node_lo, node_hi = np.full((n_nodes, 3), np.inf), np.full((n_nodes, 3), -np.inf)
-        node_lo[leaf_of], node_hi[leaf_of] = lo, hi
-        _refit_all(node_lo, node_hi, node_instance)
-        return Bvh(node_lo, node_hi, node_instance, leaf_of)
+        nodes = np.empty((2, n_nodes, 3)) if nodes is None else nodes
+        nodes[0], nodes[1] = np.inf, -np.inf
+        nodes[0, leaf_of], nodes[1, leaf_of] = lo, hi
+        _refit_all(nodes[0], nodes[1], node_instance)
+        return Bvh(nodes, node_instance, leaf_of)
 
-    def refitted(self, instances: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Bvh:
-        """The same tree after ``instances [k]`` took the boxes ``lo, hi [k, 3]``; this one stays as it is."""
-        node_lo, node_hi = self.node_lo.copy(), self.node_hi.copy()
+    def refitted(self, instances: np.ndarray, lo: np.ndarray, hi: np.ndarray, nodes: np.ndarray | None = None) -> Bvh:
+        """The same tree after ``instances [k]`` took the boxes ``lo, hi [k, 3]``; this one stays as it is. ``nodes`` may be a
+        copy of its nodes, which is then changed and used."""
+        nodes = self.nodes.copy() if nodes is None else nodes
         leaves = self.leaf_of[instances]
-        node_lo[leaves], node_hi[leaves] = lo, hi
+        nodes[0, leaves], nodes[1, leaves] = lo, hi
         if len(leaves) * 16 < len(self.leaf_of):
-            _refit_paths(node_lo, node_hi, leaves)
+            _refit_paths(nodes[0], nodes[1], leaves)
         else:
-            _refit_all(node_lo, node_hi, self.node_instance)
-        return Bvh(node_lo, node_hi, self.node_instance, self.leaf_of)
+            _refit_all(nodes[0], nodes[1], self.node_instance)
+        return Bvh(nodes, self.node_instance, self.leaf_of)
+
+
+def node_count(m: int) -> int:
+    """Nodes of the tree of ``m`` instances, empty slots and the unused number 0 counted."""
+    return 2 << max(m - 1, 0).bit_length()
 
 
 def _split(centre: np.ndarray, node_instance: np.ndarray, leaf_of: np.ndarray) -> None:

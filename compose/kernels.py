@@ -34,6 +34,43 @@ class Tree(NamedTuple):
     instance: np.ndarray
 
 
+@numba.njit(cache=True)
+def place(stand, quat, ids, farthest, lo, hi):
+    """Sets ``stand.rot`` of the instances ``ids [k]`` from ``quat [m, 4]``, and ``lo, hi [k, 3]`` to world boxes around their
+    oriented boxes, a hair wider than exact.
+
+    Returns the number of the first whose pose is not finite, or that stands farther from the origin than ``farthest`` half
+    diagonals of its box; -1 for none.
+    """
+    for k in range(len(ids)):
+        i = ids[k]
+        r, a, scale = stand.rot[i], stand.asset[i], stand.scale[i]
+        w, x, y, z = quat[i, 0], quat[i, 1], quat[i, 2], quat[i, 3]
+        length2 = w * w + x * x + y * y + z * z
+        if not 1e-24 <= length2 < np.inf:
+            return i
+        s = 2.0 / length2
+        r[0, 0], r[0, 1], r[0, 2] = 1 - s * (y * y + z * z), s * (x * y - w * z), s * (x * z + w * y)
+        r[1, 0], r[1, 1], r[1, 2] = s * (x * y + w * z), 1 - s * (x * x + z * z), s * (y * z - w * x)
+        r[2, 0], r[2, 1], r[2, 2] = s * (x * z - w * y), s * (y * z + w * x), 1 - s * (x * x + y * y)
+        size2, away = 0.0, 0.0
+        for c in range(3):
+            centre, reach = stand.trans[i, c], 0.0
+            for d in range(3):
+                half = 0.5 * (stand.box_hi[a, d] - stand.box_lo[a, d]) * scale
+                centre += r[c, d] * (0.5 * (stand.box_lo[a, d] + stand.box_hi[a, d]) * scale)
+                reach += abs(r[c, d]) * half
+                if c == 0:
+                    size2 += half * half
+            slack = 1e-12 * (abs(centre) + reach) + 1e-9 * reach
+            lo[k, c], hi[k, c] = centre - reach - slack, centre + reach + slack
+            if abs(centre) > away or np.isnan(centre):  # NaN stays: nothing is greater
+                away = abs(centre)
+        if not away <= farthest * np.sqrt(size2):
+            return i
+    return -1
+
+
 @lean
 def to_object(stand, i, x, y, z):
     """A world point in the object frame of instance ``i``."""

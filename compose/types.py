@@ -14,7 +14,7 @@ from objects.field import Field
 from objects.pose import SE3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Instance:
     """One object standing in the world: ``p_world = T_world_obj @ (scale * p_obj)``, ``sdf_world = scale * sdf``.
 

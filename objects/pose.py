@@ -22,7 +22,7 @@ from torch import Tensor
 _SMALL_ANGLE_SQUARED = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class SE3:
     """A rigid pose, or a batch of them.
 

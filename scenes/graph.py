@@ -341,7 +341,7 @@ class SceneGraph(Questions):
             if about is not None or not track.moves:
                 return track.moved_into(whole)
             in_place = track.moved_into(Sim3(turn))  # every key turns where it stands
-            return replace(in_place, translations=track.translations)
+            return Track(track.times, in_place.quats, track.translations, track.interpolation, track.end)
 
         where = "" if about is None else f" pivot {' '.join(map(shown, about))}"
         text = f"rotate {quoted(path)} by {shown(degrees)} about {shown(ax)} {shown(ay)} {shown(az)}{where}"

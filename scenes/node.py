@@ -16,7 +16,7 @@ from scenes.track import Sim3, Track, number, rotate
 ROOT = 0  # id of the nameless node above all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hold:
     """From ``start`` (seconds) on, a node hangs under ``parent`` (an id): ``track`` in its frame, scaled by ``scale``."""
 
@@ -26,7 +26,7 @@ class Hold:
     scale: float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Node:
     """A thing in the scene: a group, an object, a light or a camera, or several of these at once.
 

@@ -36,6 +36,15 @@ class Edit(NamedTuple):
     after: Changes
 
 
+_NOTHING: dict = {}  # never written to
+
+
+class _Tree(nx.DiGraph):
+    """Nodes and edges without attributes: one empty dictionary for all of them."""
+
+    node_attr_dict_factory = edge_attr_dict_factory = staticmethod(lambda: _NOTHING)
+
+
 class NodeStore:
     """Records by path, with undo."""
 
@@ -43,7 +52,7 @@ class NodeStore:
         root = Node(ROOT, "", (Hold(-math.inf, -1, Track.constant(Sim3())),))
         self._nodes: dict[int, Node] = {ROOT: root}
         self._children: dict[int, dict[str, int]] = {ROOT: {}}
-        self._tree = nx.DiGraph()
+        self._tree = _Tree()
         self._tree.add_node(ROOT)
         self._next_id = ROOT + 1
         self._undo: list[Edit] = []

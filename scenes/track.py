@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -136,7 +135,7 @@ def vec_of(pose: SE3) -> Vec:
     return vector(pose.translation.tolist(), "translation")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False, slots=True)
 class Track:
     """A pose over time, in the parent's frame; a single key is a constant pose.
 
@@ -153,23 +152,38 @@ class Track:
         ValueError: No keys, unsorted or repeated times, numbers that aren't finite, a quaternion of length zero, a loop of one key.
     """
 
-    times: Float[np.ndarray, "k"]
-    quats: Float[np.ndarray, "k 4"]
-    translations: Float[np.ndarray, "k 3"]
-    interpolation: Interpolation = "linear"
-    end: End = "hold"
+    interpolation: Interpolation
+    end: End
+    _table: Float[np.ndarray, "k 8"]  # times, quats, translations: every node has a track, so it is kept small
+    _rows: list[tuple[float, Quat, Vec]] | None = field(repr=False)  # the same for `at`, once it is asked of what moves
 
-    def __post_init__(self) -> None:
-        times, quats, trans = (np.array(v, dtype=np.float64) for v in (self.times, self.quats, self.translations))
+    def __init__(
+        self,
+        times: Float[np.ndarray, "k"],
+        quats: Float[np.ndarray, "k 4"],
+        translations: Float[np.ndarray, "k 3"],
+        interpolation: Interpolation = "linear",
+        end: End = "hold",
+    ) -> None:
+        times, quats, trans = (np.asarray(v, dtype=np.float64) for v in (times, quats, translations))
         k = len(times) if times.ndim == 1 else 0
         if k == 0 or quats.shape != (k, 4) or trans.shape != (k, 3):
             raise ValueError(
                 f"Track: expected k >= 1 times, [k, 4] rotations and [k, 3] translations, got shapes {list(times.shape)}, "
                 f"{list(quats.shape)} and {list(trans.shape)}"
             )
-        if not (np.isfinite(times).all() and np.isfinite(quats).all() and np.isfinite(trans).all()):
+        table = np.empty((k, 8))
+        table[:, 0], table[:, 1:5], table[:, 5:] = times, quats, trans
+        self._start(table, interpolation, end)
+
+    def _start(self, table: Float[np.ndarray, "k 8"], interpolation: Interpolation, end: End) -> None:
+        """Checks the keys and takes them, the array itself included."""
+        if not np.isfinite(table).all():
             raise ValueError("Track: expected finite numbers, got NaN or infinity")
-        if (np.diff(times) <= 0).any():
+        times, quats = table[:, 0], table[:, 1:5]
+        if len(table) == 1:
+            times[:] = 0.0  # a constant pose has no time
+        elif (np.diff(times) <= 0).any():
             at = int(np.flatnonzero(np.diff(times) <= 0)[0])
             raise ValueError(
                 f"Track: times must increase from key to key, got {times[at]:g} followed by {times[at + 1]:g}"
@@ -177,26 +191,43 @@ class Track:
         largest = np.abs(quats).max(1)
         if not ((largest > 1e-12) & (largest < 1e12)).all():
             raise ValueError("Track: a rotation must be a quaternion of a length between 1e-12 and 1e12")
-        if self.interpolation not in get_args(Interpolation):
-            raise ValueError(f"Track: interpolation must be linear or step, got {self.interpolation!r}")
-        if self.end not in get_args(End):
-            raise ValueError(f"Track: end must be hold or loop, got {self.end!r}")
-        if self.end == "loop" and k < 2:
+        if interpolation not in get_args(Interpolation):
+            raise ValueError(f"Track: interpolation must be linear or step, got {interpolation!r}")
+        if end not in get_args(End):
+            raise ValueError(f"Track: end must be hold or loop, got {end!r}")
+        if end == "loop" and len(table) < 2:
             raise ValueError("Track: a loop needs at least 2 keys")
-        length = np.linalg.norm(quats, axis=1, keepdims=True)
-        times = times if k > 1 else np.zeros(1)  # a constant pose has no time
-        quats = np.where(
-            np.abs(length - 1.0) < 1e-15, quats, quats / length
-        )  # so that a stored track reads back to the bit
-        for name, value in (("times", times), ("quats", quats), ("translations", trans)):
-            value.flags.writeable = False
+        length = np.sqrt(np.add.reduce(quats * quats, axis=1, keepdims=True))
+        off = np.abs(length - 1.0) >= 1e-15  # so that a stored track reads back to the bit
+        np.divide(quats, length, out=quats, where=off)
+        table.flags.writeable = False
+        for name, value in (("interpolation", interpolation), ("end", end), ("_table", table), ("_rows", None)):
             object.__setattr__(self, name, value)
+
+    @property
+    def times(self) -> Float[np.ndarray, "k"]:
+        return self._table[:, 0]
+
+    @property
+    def quats(self) -> Float[np.ndarray, "k 4"]:
+        return self._table[:, 1:5]
+
+    @property
+    def translations(self) -> Float[np.ndarray, "k 3"]:
+        return self._table[:, 5:]
 
     @staticmethod
     def constant(pose: SE3 | Sim3) -> Track:
         """The same pose at all times (of a `Sim3` the scale is left out)."""
         quat, trans = (pose.quat, pose.trans) if isinstance(pose, Sim3) else (quat_of(pose), vec_of(pose))
-        return Track(np.zeros(1), np.array([quat]), np.array([trans]))
+        return Track._of([(0.0, *quat, *trans)], "linear", "hold")
+
+    @staticmethod
+    def _of(rows: Sequence[Sequence[float]], interpolation: Interpolation, end: End) -> Track:
+        """From keys as rows of time, quaternion and translation."""
+        track = object.__new__(Track)
+        track._start(np.array(rows, dtype=np.float64), interpolation, end)
+        return track
 
     @staticmethod
     def keyframes(
@@ -216,12 +247,16 @@ class Track:
     @property
     def moves(self) -> bool:
         """Whether the pose depends on time."""
-        return len(self.times) > 1
+        return len(self._table) > 1
 
-    @cached_property
+    @property
     def _keys(self) -> list[tuple[float, Quat, Vec]]:
-        rows = zip(self.times.tolist(), self.quats.tolist(), self.translations.tolist(), strict=True)
-        return [(t, tuple(q), tuple(p)) for t, q, p in rows]  # pyright: ignore[reportReturnType]
+        if self._rows is not None:
+            return self._rows
+        rows = [(t, (w, x, y, z), (a, b, c)) for t, w, x, y, z, a, b, c in self._table.tolist()]
+        if self.moves:  # what stands still is seldom asked
+            object.__setattr__(self, "_rows", rows)
+        return rows
 
     def at(self, time: float) -> tuple[Quat, Vec]:
         """Rotation and translation at ``time`` (seconds)."""
@@ -253,9 +288,8 @@ class Track:
 
     def moved_into(self, relative: Sim3) -> Track:
         """The same motion seen from another frame: ``relative`` maps the old parent's frame to the new one."""
-        quats = [quat_multiply(relative.quat, key[1]) for key in self._keys]
-        trans = [relative.apply(key[2]) for key in self._keys]
-        return Track(self.times, np.array(quats), np.array(trans), self.interpolation, self.end)
+        rows = [(t, *quat_multiply(relative.quat, quat), *relative.apply(trans)) for t, quat, trans in self._keys]
+        return Track._of(rows, self.interpolation, self.end)
 
     def with_key(self, time: float, quat: Quat, trans: Vec) -> Track:
         """With a key at ``time`` (replaced where there is one), folded into the period of a loop. A constant pose becomes its
@@ -264,14 +298,8 @@ class Track:
             first, period = float(self.times[0]), float(self.times[-1] - self.times[0])
             time = first + (time - first) % period if not first <= time <= first + period else time
         keys = {key[0]: key[1:] for key in self._keys} | {time: (quat, trans)}
-        times = sorted(keys)
-        return Track(
-            np.array(times),
-            np.array([keys[t][0] for t in times]),
-            np.array([keys[t][1] for t in times]),
-            self.interpolation,
-            self.end,
-        )
+        rows = [(t, *quat, *trans) for t, (quat, trans) in sorted(keys.items())]
+        return Track._of(rows, self.interpolation, self.end)
 
     def retimed(self, shift: float, factor: float) -> Track:
         """Every key at ``factor * time + shift``; ``factor`` must be above 0."""
@@ -283,9 +311,7 @@ class Track:
         return (
             isinstance(other, Track)
             and (self.interpolation, self.end) == (other.interpolation, other.end)
-            and np.array_equal(self.quats, other.quats)
-            and np.array_equal(self.translations, other.translations)
-            and np.array_equal(self.times, other.times)
+            and np.array_equal(self._table, other._table)
         )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]

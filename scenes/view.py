@@ -92,7 +92,7 @@ class View:
                 order = np.argsort(rows)
                 poses, scale = self._poses(ids[order])
                 same_scale = np.array_equal(scale.numpy(), self._composite._stand.scale[rows[order]])
-                self._composite = self._composite.with_poses(rows[order].tolist(), poses, None if same_scale else scale)
+                self._composite = self._composite.with_poses(rows[order], poses, None if same_scale else scale)
         return self._composite
 
     # -- inside --------------------------------------------------------------------------------------------------------

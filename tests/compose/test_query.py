@@ -1,5 +1,8 @@
+import gc
 import math
+import tracemalloc
 
+import numpy as np
 import pytest
 import torch
 
@@ -223,6 +226,80 @@ def test_bad_instances_are_refused_by_name(arguments, words):
     good = {"name": "ball", "field": Sphere(1.0), "T_world_obj": SE3.identity()}
     with pytest.raises(ValueError, match=words):
         Instance(**good | arguments)
+
+
+@pytest.mark.parametrize(
+    ("quat", "trans", "words"),
+    [
+        ((1.0, 0, 0, 0), (math.nan, 0, 0), "expected finite numbers"),
+        ((1.0, 0, 0, 0), (0, math.nan, 0), "expected finite numbers"),
+        ((1.0, 0, 0, 0), (0, 0, -math.inf), "expected finite numbers"),
+        ((math.nan, 0, 0, 0), (0, 0, 0), "expected finite numbers"),
+        ((math.inf, 0, 0, 0), (0, 0, 0), "expected finite numbers"),
+        ((0.0, 0, 0, 0), (0, 0, 0), "must not have zero length"),
+        ((1.0, 0, 0, 0), (0, 0, 1e12), r"at most 1e\+09 times its own size.*'cube' at \[0.0, 0.0, 1000000000000.0\]"),
+    ],
+)
+def test_a_move_to_no_place_is_refused_and_changes_nothing(quat, trans, words):
+    scene = Composite([Instance(name, Box((1.0, 1, 1)), SE3.identity()) for name in ("a", "cube")])
+    points = torch.tensor([[0.0, 0, 2]], dtype=torch.float64)
+    before = scene.query(points).sdf
+    pose = SE3.unchecked(*(torch.tensor([v], dtype=torch.float64) for v in (quat, trans)))
+    with pytest.raises(ValueError, match=words):
+        scene.with_poses([1], pose)
+    with pytest.raises(ValueError, match=words):
+        Composite.from_columns(["cube"], [Box((1.0, 1, 1))], pose, torch.ones(1))
+    assert torch.equal(scene.query(points).sdf, before)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 40])
+def test_what_is_moved_holds_the_numbers_of_what_is_built(m):
+    generator = torch.Generator().manual_seed(m)
+    quat, other = (torch.randn(m, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    trans = torch.randn(m, 3, generator=generator, dtype=torch.float64)
+    scale = 0.5 + torch.rand(m, generator=generator, dtype=torch.float64)
+    fields = [Box((0.2, 0.3, 0.4))] * m
+    names = [str(k) for k in range(m)]
+    built = Composite.from_columns(names, fields, SE3(quat, trans), scale)
+    old = Composite.from_columns(names, fields, SE3(other, trans + 1), scale)
+    kept = old._columns.buffer.copy()
+    moved = old
+    for k in range(m):  # one by one, each from the last
+        moved = moved.with_poses([k], SE3(quat[k : k + 1].clone(), trans[k : k + 1].clone()))
+    for a, b in zip(moved._columns[1:4], built._columns[1:4], strict=True):
+        assert np.array_equal(a, b)
+    assert np.array_equal(moved._box_lo, built._box_lo) and np.array_equal(moved._box_hi, built._box_hi)
+    assert torch.equal(moved.bounds.lo, built.bounds.lo) and torch.equal(moved.bounds.hi, built.bounds.hi)
+    assert np.array_equal(old._columns.buffer, kept)
+    torch.testing.assert_close(torch.from_numpy(built._stand.rot), SE3(quat, trans).rotation(), atol=1e-15, rtol=0)
+    corners = torch.stack([scale[k] * fields[k].bounds.corners().double() for k in range(m)])
+    world = SE3(quat[:, None], trans[:, None]) @ corners
+    torch.testing.assert_close(torch.from_numpy(built._box_lo), world.amin(1), atol=1e-8, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(built._box_hi), world.amax(1), atol=1e-8, rtol=0)
+    assert bool((torch.from_numpy(built._box_lo) <= world.amin(1)).all())
+
+
+def test_a_composite_keeps_no_hold_of_the_poses_that_it_was_given():
+    quat, trans = torch.tensor([[1.0, 0, 0, 0]]).double(), torch.zeros(1, 3).double()
+    scene = Composite.from_columns(["a"], [Sphere(1.0)], SE3(quat, trans), torch.ones(1))
+    trans += 5
+    assert scene.instances[0].T_world_obj.translation.tolist() == [0, 0, 0]
+
+
+def test_a_further_instance_takes_less_than_500_bytes():
+    def size(m):
+        gc.collect()
+        tracemalloc.start()
+        poses = SE3.identity((m,))
+        scene = Composite.from_columns([f"number {k}" for k in range(m)], [ball] * m, poses, torch.ones(m))
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return taken, len(scene)
+
+    ball = Sphere(1.0)
+    size(2)
+    assert (size(5000)[0] - size(1000)[0]) / 4000 < 500
 
 
 def test_a_place_too_far_for_float64_is_refused():

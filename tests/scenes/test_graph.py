@@ -1,6 +1,8 @@
 """The scene graph: edits do what they say, all of them can be undone, and the composite follows."""
 
+import gc
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -700,3 +702,21 @@ def test_an_empty_scene_answers():
     assert graph.overlaps() == []
     assert graph.span == (0.0, 0.0)
     assert graph.lights_at() == ()
+
+
+def test_a_further_object_takes_less_than_2_kb_in_a_graph():
+    def add(ids):
+        for k in ids:
+            graph.add(f"object {k}", BALL, pose=at(k))
+        graph.forget_history()
+        graph.at()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    graph = SceneGraph()
+    tracemalloc.start()
+    try:
+        before = add(range(500))
+        assert (add(range(500, 4000)) - before) / 3500 < 2000
+    finally:
+        tracemalloc.stop()

@@ -1,5 +1,6 @@
 """Tracks and similarity transforms, against `SE3` and by their own laws."""
 
+import copy
 import math
 
 import numpy as np
@@ -145,3 +146,18 @@ def test_a_loop_of_one_key_is_refused():
 def test_poses_go_in_and_out_unchanged():
     pose = SE3.from_translation([1.0, 2, 3]) @ SE3.from_axis_angle([1.0, 1, 0], 0.7)
     assert (quat_of(pose), vec_of(pose)) == Track.constant(pose).at(5.0)
+
+
+def test_a_track_is_never_changed():
+    times, quats, trans = np.array([0.0, 1.0]), np.tile([1.0, 0, 0, 0], (2, 1)), np.zeros((2, 3))
+    track = Track(times, quats, trans)
+    times += 1  # what it was made of is the caller's
+    trans += 1
+    assert track.times.tolist() == [0, 1] and track.at(0.5) == ((1, 0, 0, 0), (0, 0, 0))
+    for values in (track.times, track.quats, track.translations):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 1
+    for name in ("end", "interpolation", "times"):
+        with pytest.raises((AttributeError, TypeError)):
+            setattr(track, name, getattr(track, name))
+    assert copy.deepcopy(track) == track
