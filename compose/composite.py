@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compose import kernels
 from compose.batch import FieldBatch
-from compose.bvh import EMPTY, Bvh
+from compose.bvh import EMPTY, Bvh, node_count
 from compose.cells import Cells
 from compose.kernels import Stand, Tree
 from compose.siren_kernel import serves
@@ -68,6 +68,16 @@ class _Assets:
         return Cells.of_fields([(f, t, self._certify and serves(f)) for f, t in self.rows])
 
     @cached_property
+    def observed(self) -> tuple[Int[np.ndarray, "a"], Float[np.ndarray, "k n n n"]]:
+        """Of each asset the number of its grid of what was seen, -1 for none; and these grids."""
+        held = [getattr(field, "observed", None) for field in self.fields]
+        grids = [grid.numpy() for grid in held if grid is not None]
+        at = np.cumsum([grid is not None for grid in held]) - 1
+        return np.where([grid is not None for grid in held], at, -1), np.stack(grids) if grids else np.zeros(
+            (0, 1, 1, 1)
+        )
+
+    @cached_property
     def certified(self) -> _Assets:
         """The same with a proven index of each SIREN."""
         return _Assets(self.rows, self.batch, certify=True)
@@ -93,8 +103,7 @@ class Composite:
                 raise ValueError(f"Composite: instances must be Instance objects, got {type(instance).__name__}")
         with torch.enable_grad():  # whether a question wants gradients is decided when it is asked
             poses = _stack_poses([i.T_world_obj for i in instances])
-            scales = [torch.as_tensor(i.scale, dtype=torch.float64) for i in instances]
-            scale = torch.stack(scales) if scales else torch.ones(0, dtype=torch.float64)
+            scale = _stack_scales([i.scale for i in instances])
         self._start(
             [i.name for i in instances],
             [i.field for i in instances],
@@ -154,17 +163,44 @@ class Composite:
         like: Composite | None = None,
     ) -> None:
         self._names, self._fields, self._times = list(names), list(fields), list(times)
-        self._poses, self._scale = poses, scale
         self._lit = np.array(lit, dtype=bool)
         self._assets, row_of = _Assets.of(fields, times, like._assets if like is not None else None)
-        with torch.no_grad():
-            rot, trans = poses.rotation().numpy(), poses.translation.numpy()
+        m = len(names)
+        self._columns = _Columns.of(np.empty(_Columns.floats(m)), m)
+        self._scale, scales = scale, np.ascontiguousarray(scale.detach().numpy())
         self._stand = Stand(
-            np.ascontiguousarray(rot), np.ascontiguousarray(trans), scale.detach().numpy(), row_of,
-            self._assets.box_lo, self._assets.box_hi,
-        )  # fmt: skip
-        self._box_lo, self._box_hi = _world_boxes(self._stand, np.arange(len(names)), self._names)
-        self._bvh = Bvh.build(self._box_lo, self._box_hi)
+            self._columns.rot, self._columns.trans, scales, row_of, self._assets.box_lo, self._assets.box_hi
+        )
+        self._poses = self._columns.poses if _without_graph(poses) else poses
+        self._bvh = Bvh.build(*self._placed(np.arange(m), poses), self._columns.nodes)
+
+    def _placed(self, ids: Int[np.ndarray, "k"], poses: SE3) -> tuple[np.ndarray, np.ndarray]:
+        """Writes poses of instances (those numbered ``ids``) into the columns; their world boxes.
+
+        Raises:
+            ValueError: A pose that is not finite, or too far from the origin.
+        """
+        columns = self._columns
+        columns.quat[ids] = poses.quat_wxyz.detach().double().numpy()
+        columns.trans[ids] = poses.translation.detach().double().numpy()
+        lo, hi = np.empty((len(ids), 3)), np.empty((len(ids), 3))
+        bad = kernels.place(self._stand, columns.quat, ids, _FARTHEST, lo, hi)
+        if bad >= 0:
+            trans = columns.trans[bad]
+            SE3(columns.quat[bad], trans)  # says so if it is no pose at all
+            raise ValueError(
+                f"Composite: an instance may stand at most {_FARTHEST:g} times its own size from the origin (float64 can't "
+                f"tell its points apart farther out), got {self._names[bad]!r} at {trans.tolist()}"
+            )
+        return lo, hi
+
+    @cached_property
+    def _box_lo(self) -> Float[np.ndarray, "m 3"]:
+        return self._bvh.node_lo[self._bvh.leaf_of]
+
+    @cached_property
+    def _box_hi(self) -> Float[np.ndarray, "m 3"]:
+        return self._bvh.node_hi[self._bvh.leaf_of]
 
     @cached_property
     def instances(self) -> Sequence[Instance]:
@@ -195,7 +231,8 @@ class Composite:
         """World box around the boxes of all instances, None for an empty scene."""
         if len(self) == 0:
             return None
-        return Aabb(torch.from_numpy(self._box_lo.min(0)), torch.from_numpy(self._box_hi.max(0)))
+        lo, hi = self._bvh.nodes[:, 1].copy()  # of the root
+        return Aabb(torch.from_numpy(lo), torch.from_numpy(hi))
 
     @property
     def size(self) -> float:
@@ -203,7 +240,10 @@ class Composite:
         return 0.0 if self.bounds is None else self.bounds.diagonal
 
     def with_poses(
-        self, ids: Sequence[int] | Int[Tensor, "k"], T_world_obj: SE3, scale: Float[Tensor, "k"] | None = None
+        self,
+        ids: Sequence[int] | Int[Tensor, "k"] | Int[np.ndarray, "k"],
+        T_world_obj: SE3,
+        scale: Float[Tensor, "k"] | None = None,
     ) -> Composite:
         """The same scene with some instances standing elsewhere; this one stays as it is.
 
@@ -218,11 +258,11 @@ class Composite:
         """
         given = np.asarray(ids).reshape(-1)
         chosen = given.astype(np.int64)
-        if not np.array_equal(given, chosen):
+        if given.dtype != np.int64 and not np.array_equal(given, chosen):
             raise ValueError(f"with_poses: ids must be whole numbers, got {given.tolist()}")
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise ValueError(f"with_poses: ids must be from 0 to {len(self) - 1}, got {chosen.min()}..{chosen.max()}")
-        if len(np.unique(chosen)) != len(chosen):
+        if len(chosen) > 1 and len(np.unique(chosen)) != len(chosen):
             raise ValueError("with_poses: ids must not repeat")
         if T_world_obj.translation.shape != (len(chosen), 3) or T_world_obj.quat_wxyz.shape != (len(chosen), 4):
             raise ValueError(
@@ -238,19 +278,16 @@ class Composite:
                 )
             moved._scale = _with_rows(self._scale, chosen, scale.double())
             scales = moved._scale.detach().numpy()
-        poses = T_world_obj.to(torch.float64)
-        moved._poses = SE3.unchecked(
-            _with_rows(self._poses.quat_wxyz, chosen, poses.quat_wxyz),
-            _with_rows(self._poses.translation, chosen, poses.translation),
-        )
-        rot, trans = self._stand.rot.copy(), moved._poses.translation.detach().numpy()
-        with torch.no_grad():
-            rot[chosen] = poses.rotation().numpy()
-        moved._stand = self._stand._replace(rot=rot, trans=trans, scale=scales)
-        lo, hi = _world_boxes(moved._stand, chosen, self._names)
-        moved._box_lo, moved._box_hi = self._box_lo.copy(), self._box_hi.copy()
-        moved._box_lo[chosen], moved._box_hi[chosen] = lo, hi
-        moved._bvh = self._bvh.refitted(chosen, lo, hi)
+        moved._columns = columns = _Columns.of(self._columns.buffer.copy(), len(self))
+        moved._stand = self._stand._replace(rot=columns.rot, trans=columns.trans, scale=scales)
+        if _without_graph(self._poses) and _without_graph(T_world_obj):
+            moved._poses = columns.poses
+        else:
+            moved._poses = SE3.unchecked(
+                _with_rows(self._poses.quat_wxyz, chosen, T_world_obj.quat_wxyz.double()),
+                _with_rows(self._poses.translation, chosen, T_world_obj.translation.double()),
+            )
+        moved._bvh = self._bvh.refitted(chosen, *moved._placed(chosen, T_world_obj), columns.nodes)
         return moved
 
     def certified(self) -> Composite:
@@ -345,17 +382,39 @@ class Composite:
         Raises:
             ValueError: Points that are not finite, or owners that are no instance numbers.
         """
-        _check_points("evaluate", p_world)
-        if owner.shape != (len(p_world),):
-            raise ValueError(f"evaluate: owner must have shape [{len(p_world)}], got {list(owner.shape)}")
-        if len(owner) and not (0 <= int(owner.min()) and int(owner.max()) < len(self)):
-            raise ValueError(
-                f"evaluate: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}"
-            )
+        self._check_asked("evaluate", p_world, owner)
         sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
         return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient)
 
+    def observed(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """How well the pictures from which fields were learned saw these places of them: 0 for not at all, to 1.
+
+        1 for fields that weren't learned from pictures: nothing of them is guessed. Arguments and errors are those of `evaluate`.
+        """
+        self._check_asked("observed", p_world, owner)
+        row, grids = self._assets.observed
+        seen = np.ones(len(owner), np.float32)
+        if len(grids) == 0:
+            return torch.from_numpy(seen)
+        asset = self._stand.asset[owner.numpy()]
+        rows = np.flatnonzero(row[asset] >= 0)
+        if len(rows):
+            p = kernels.points_to_object(self._stand, p_world[rows].detach().double().numpy(), owner.numpy()[rows])
+            lo, hi = self._assets.box_lo[asset[rows]], self._assets.box_hi[asset[rows]]
+            cell = np.clip(((p - lo) / (hi - lo) * grids.shape[1]).astype(np.int64), 0, grids.shape[1] - 1)
+            seen[rows] = grids[row[asset[rows]], cell[:, 0], cell[:, 1], cell[:, 2]]
+        return torch.from_numpy(seen)
+
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _check_asked(self, who: str, p_world: Tensor, owner: Tensor) -> None:
+        _check_points(who, p_world)
+        if owner.shape != (len(p_world),):
+            raise ValueError(f"{who}: owner must have shape [{len(p_world)}], got {list(owner.shape)}")
+        if len(owner) and not (0 <= int(owner.min()) and int(owner.max()) < len(self)):
+            raise ValueError(
+                f"{who}: owner must be from 0 to {len(self) - 1}, got {int(owner.min())}..{int(owner.max())}"
+            )
 
     @cached_property
     def _tree(self) -> Tree:
@@ -498,6 +557,48 @@ class _Instances(Sequence[Instance]):
 _FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
 
 
+def _stack_scales(scales: Sequence[float | Tensor]) -> Tensor:
+    """As one float64 tensor."""
+    if any(isinstance(s, Tensor) for s in scales):
+        return torch.stack([torch.as_tensor(s, dtype=torch.float64) for s in scales])
+    return torch.tensor(scales, dtype=torch.float64)  # at once: small tensors take memory that is not given back
+
+
+class _Columns(NamedTuple):
+    """All that changes when one of ``m`` instances moves, in one ``buffer``: copying it is one step, and its memory is used
+    again by the next copy."""
+
+    buffer: np.ndarray
+    quat: np.ndarray  # [m, 4]
+    trans: np.ndarray  # [m, 3]
+    rot: np.ndarray  # [m, 3, 3]
+    nodes: np.ndarray  # [2, k, 3] boxes of the tree
+
+    @staticmethod
+    def floats(m: int) -> int:
+        """Length of the buffer."""
+        return 16 * m + 6 * node_count(m)
+
+    @staticmethod
+    def of(buffer: np.ndarray, m: int) -> _Columns:
+        return _Columns(
+            buffer,
+            buffer[: 4 * m].reshape(m, 4),
+            buffer[4 * m : 7 * m].reshape(m, 3),
+            buffer[7 * m : 16 * m].reshape(m, 3, 3),
+            buffer[16 * m :].reshape(2, -1, 3),
+        )
+
+    @property
+    def poses(self) -> SE3:
+        """As tensors that share the memory."""
+        return SE3.unchecked(torch.from_numpy(self.quat), torch.from_numpy(self.trans))
+
+
+def _without_graph(poses: SE3) -> bool:
+    return not (poses.quat_wxyz.requires_grad or poses.translation.requires_grad)
+
+
 def _stack_poses(poses: Sequence[SE3]) -> SE3:
     """As one float64 batch (empty for none)."""
     if not poses:
@@ -516,25 +617,6 @@ def _with_rows(all_rows: Tensor, chosen: np.ndarray, rows: Tensor) -> Tensor:
         for i, row in zip(chosen.tolist(), rows.unbind(0), strict=True):
             parts[i] = row
         return torch.stack(parts)
-
-
-def _world_boxes(stand: Stand, ids: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """World boxes around the oriented boxes of instances, a hair wider than exact."""
-    asset = stand.asset[ids]
-    scale = stand.scale[ids, None]
-    middle = 0.5 * (stand.box_lo[asset] + stand.box_hi[asset]) * scale
-    half = 0.5 * (stand.box_hi[asset] - stand.box_lo[asset]) * scale
-    centre = (stand.rot[ids] @ middle[..., None])[..., 0] + stand.trans[ids]
-    reach = (np.abs(stand.rot[ids]) @ half[..., None])[..., 0]
-    far = np.abs(centre).max(1) > _FARTHEST * np.linalg.norm(half, axis=1)
-    if far.any():
-        worst = ids[far][0]
-        raise ValueError(
-            f"Composite: an instance may stand at most {_FARTHEST:g} times its own size from the origin (float64 can't "
-            f"tell its points apart farther out), got {names[worst]!r} at {stand.trans[worst].tolist()}"
-        )
-    slack = 1e-12 * (np.abs(centre) + reach) + 1e-9 * reach
-    return centre - reach - slack, centre + reach + slack
 
 
 def _coincident(stand: Stand) -> np.ndarray:

@@ -9,6 +9,7 @@ it claims to be is allocated.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -21,12 +22,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from objects.field import Field, structure
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Difference, Intersection, Placed, Union
-from objects.siren import SirenField
+from objects.siren import OBSERVED_CELLS, SirenField
 
 FORMAT, VERSION = "sirenscape.field", 1
 
@@ -57,6 +57,7 @@ class _Kind:
     cls: type[Field]
     n_children: int
     config: dict[str, _Number]
+    more: dict[str, _Number] = dataclasses.field(default_factory=dict)  # what a config may hold besides
 
 
 _FEATURES = {"feature_width": _Number(int, 0, 4096)}
@@ -70,7 +71,7 @@ KINDS: dict[str, _Kind] = {
     **{cls.kind: _Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
     **{cls.kind: _Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
     Placed.kind: _Kind(Placed, 1, {}),
-    SirenField.kind: _Kind(SirenField, 0, _SIREN),
+    SirenField.kind: _Kind(SirenField, 0, _SIREN, {"observed": _Number(int, 1, 1)}),
 }
 
 
@@ -301,10 +302,11 @@ def _check_node(tree: dict[str, Any], path: Path) -> int:
         if kind is None:
             _fail(path, f"expected a kind of field out of {', '.join(KINDS)}, got {_short(node['kind'])}")
         config, children = node["config"], node.get("children", [])
-        if not isinstance(config, dict) or config.keys() != kind.config.keys():
+        known = kind.config | kind.more
+        if not isinstance(config, dict) or not kind.config.keys() <= config.keys() <= known.keys():
             _fail(path, f"{node['kind']}: expected a config of {list(kind.config)}, got {_short(config)}")
-        for name, number in kind.config.items():
-            value = config[name]
+        for name, value in config.items():
+            number = known[name]
             types = (int,) if number.type is int else (int, float)
             if type(value) not in types or not number.least <= value <= number.most:
                 expected = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
@@ -326,9 +328,9 @@ def _least_numbers(config: dict[str, Any]) -> int:
     def network(n_out: int, width: int, layers: int) -> int:
         return (3 + 1) * width + (layers - 1) * (width + 1) * width + (width + 1) * n_out
 
-    return network(1, config["width"], config["layers"]) + network(
-        3 + n_features, config["color_width"], config["color_layers"]
-    )
+    observed = OBSERVED_CELLS**3 * config.get("observed", 0)
+    look = network(3 + n_features, config["color_width"], config["color_layers"])
+    return network(1, config["width"], config["layers"]) + look + observed
 
 
 def _built(node: dict[str, Any]) -> Field:
@@ -343,14 +345,12 @@ def _fill(field: Field, arrays: dict[str, np.ndarray], path: Path) -> None:
             path,
             f"expected the tensors of its tree, got {len(missing)} missing {_short(missing)}, extra {_short(extra)}",
         )
-    tensors: dict[str, Tensor] = {}
     for name, array in arrays.items():
         if list(array.shape) != list(state[name].shape):
             _fail(path, f"tensor {name}: expected shape {list(state[name].shape)}, got {list(array.shape)}")
         if not np.isfinite(array).all():
             _fail(path, f"tensor {name}: expected finite numbers, got NaN or infinity")
-        tensors[name] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-    field.load_state_dict(tensors)
+        state[name].numpy()[...] = array  # the field's own memory
 
 
 def _short(value: Any) -> str:

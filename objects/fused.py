@@ -1,23 +1,28 @@
-"""A fused kernel for regression with sine networks: loss and weight gradients of a whole batch in one compiled pass.
+"""Fused kernels for training sine networks: blocks of points go forward and back through all layers at once.
 
 Training a small SIREN through autograd is bound by memory traffic and by `sin`, not by arithmetic. Here blocks of 64 points
-go forward and back through all layers while they sit in the first-level cache, with sine and cosine from one polynomial.
-`tests/objects/test_fitting.py` holds it against autograd.
+go through all layers while they sit in the first-level cache, with sine and cosine from one polynomial. `weighted_l1` is
+regression: loss and weight gradients in one pass. `sine_mlps` is any other use: an autograd function of weights and points,
+whose backward pass computes the activations anew. `tests/objects/test_fused.py` holds both against autograd.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _BLOCK = 64  # points in flight: the activations of three 64-wide layers then fit the caches
+_ROWS = 4096  # points of one network in one job
 _PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
 
 
@@ -41,6 +46,74 @@ def _sincos(z, bias, omega, s, c):
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _scratch(width, layers, n_in):
+    """Room for a block: ``s, c [layers, block, width]``, ``z, g [block, width]``, the gradient of a hidden and of the first layer.
+
+    OpenBLAS keeps to the calling thread up to 2^18 multiplications; beyond, its own threads would wait for each other.
+    Zeroed: rows past the end of a short block are multiplied by 0, which must not meet a NaN.
+    """
+    block = max(8, min(_BLOCK, 262_144 // (width * width) // 8 * 8))
+    s = np.zeros((layers, block, width), np.float32)
+    c = np.zeros((layers, block, width), np.float32)
+    z = np.zeros((block, width), np.float32)
+    g = np.zeros((block, width), np.float32)
+    return s, c, z, g, np.empty((width, width), np.float32), np.zeros((n_in, width), np.float32)
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z):
+    """Sines ``s`` and cosines ``c`` of all layers for the ``m`` points from ``start`` on."""
+    n_in, width = w_first.shape
+    layers = s.shape[0]
+    first, hidden = width * n_in + width, width * width + width
+    for p in range(m):
+        for j in range(width):
+            z[p, j] = w_first[0, j] * x[start + p, 0]
+        for i in range(1, n_in):
+            for j in range(width):
+                z[p, j] += w_first[i, j] * x[start + p, i]
+    _sincos(z, theta[width * n_in : first], omega_first, s[0], c[0])
+    for layer in range(1, layers):
+        at = first + (layer - 1) * hidden
+        np.dot(s[layer - 1], theta[at : at + width * width].reshape(width, width).T, z)
+        _sincos(z, theta[at + width * width : at + hidden], omega_hidden, s[layer], c[layer])
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g_first, grad):
+    """From ``g``, the gradient of the last sines, to those of all weights but the last layer's (added to ``grad``, the first
+    layer's to ``g_first``). Returns the gradient at the first layer's sums, ``[block, width]``."""
+    n_in, width = g_first.shape
+    layers, block = s.shape[0], s.shape[1]
+    first, hidden = width * n_in + width, width * width + width
+    for layer in range(layers - 1, -1, -1):
+        omega = omega_hidden if layer else omega_first
+        for p in range(block):
+            for j in range(width):
+                g[p, j] *= omega * c[layer, p, j]
+        if layer:
+            at = first + (layer - 1) * hidden
+            np.dot(g.T, s[layer - 1], g_weight)
+            flat = g_weight.reshape(-1)
+            for i in range(width * width):
+                grad[at + i] += flat[i]
+            bias_at = at + width * width
+        else:
+            for p in range(m):
+                for i in range(n_in):
+                    for j in range(width):
+                        g_first[i, j] += g[p, j] * x[start + p, i]
+            bias_at = width * n_in
+        for p in range(m):
+            for j in range(width):
+                grad[bias_at + j] += g[p, j]
+        if layer:
+            np.dot(g, theta[at : at + width * width].reshape(width, width), z)
+            g, z = z, g
+    return g
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden, squash, scale, grad):
     """Adds ``scale * d loss / d theta`` to ``grad`` and returns ``scale * loss`` over one part of a batch.
 
@@ -49,36 +122,17 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
     """
     n_points, n_in = x.shape
     n_out = target.shape[1]
-    # OpenBLAS keeps to the calling thread up to 2^18 multiplications; beyond, its own threads would wait for each other.
-    block = max(8, min(_BLOCK, 262_144 // (width * width) // 8 * 8))
-    # Zeroed: rows past the end of a short block are multiplied by 0, which must not meet a NaN.
-    s = np.zeros((layers, block, width), np.float32)
-    c = np.zeros((layers, block, width), np.float32)
-    z = np.zeros((block, width), np.float32)
-    g_weight = np.empty((width, width), np.float32)
-    first = width * n_in + width
-    hidden = width * width + width
-    last = first + (layers - 1) * hidden
+    s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
+    block = len(z)
+    last = width * n_in + width + (layers - 1) * (width * width + width)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     b_last = theta[last + n_out * width :]
-    g_first = np.zeros((n_in, width), np.float32)
     g_last = np.zeros((n_out, width), np.float32)
-    g = np.zeros((block, width), np.float32)
     total = 0.0
     for start in range(0, n_points, block):
         m = min(block, n_points - start)
-        for p in range(m):
-            for j in range(width):
-                z[p, j] = w_first[0, j] * x[start + p, 0]
-            for i in range(1, n_in):
-                for j in range(width):
-                    z[p, j] += w_first[i, j] * x[start + p, i]
-        _sincos(z, theta[width * n_in : first], omega_first, s[0], c[0])
-        for layer in range(1, layers):
-            at = first + (layer - 1) * hidden
-            np.dot(s[layer - 1], theta[at : at + width * width].reshape(width, width).T, z)
-            _sincos(z, theta[at + width * width : at + hidden], omega_hidden, s[layer], c[layer])
+        _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z)
         # Output, loss and its gradient; rows beyond m keep a gradient of zero.
         g[:] = 0.0
         for p in range(m):
@@ -99,38 +153,75 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
                     g[p, j] += push * w_last[o, j]
                 for j in range(width):
                     g_last[o, j] += push * s[layers - 1, p, j]
-        for layer in range(layers - 1, -1, -1):
-            omega = omega_hidden if layer else omega_first
-            for p in range(block):
-                for j in range(width):
-                    g[p, j] *= omega * c[layer, p, j]
-            if layer:
-                at = first + (layer - 1) * hidden
-                np.dot(g.T, s[layer - 1], g_weight)
-                flat = g_weight.reshape(-1)
-                for i in range(width * width):
-                    grad[at + i] += flat[i]
-                bias_at = at + width * width
-            else:
-                for p in range(m):
-                    for i in range(n_in):
-                        for j in range(width):
-                            g_first[i, j] += g[p, j] * x[start + p, i]
-                bias_at = width * n_in
-            for p in range(m):
-                for j in range(width):
-                    grad[bias_at + j] += g[p, j]
-            if layer:
-                np.dot(g, theta[at : at + width * width].reshape(width, width), z)
-                g, z = z, g
+        _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g_first, grad)
     grad[: width * n_in] += g_first.T.copy().reshape(-1)
     grad[last : last + n_out * width] += g_last.reshape(-1)
     return total
 
 
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _evaluate(theta, x, width, layers, omega_first, omega_hidden, out):
+    """Writes the outputs of one network at some points."""
+    n_points, n_in = x.shape
+    n_out = out.shape[1]
+    s, c, z, _g, _g_weight, _g_first = _scratch(width, layers, n_in)
+    block = len(z)
+    last = width * n_in + width + (layers - 1) * (width * width + width)
+    w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
+    w_last = theta[last : last + n_out * width].reshape(n_out, width)
+    for start in range(0, n_points, block):
+        m = min(block, n_points - start)
+        _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z)
+        for p in range(m):
+            for o in range(n_out):
+                acc = theta[last + n_out * width + o]
+                for j in range(width):
+                    acc += w_last[o, j] * s[layers - 1, p, j]
+                out[start + p, o] = acc
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _pull_back(theta, x, g_out, width, layers, omega_first, omega_hidden, grad, g_x):
+    """Adds to ``grad`` the gradient by the weights, and writes that by the points to ``g_x`` (unless it has no rows)."""
+    n_points, n_in = x.shape
+    n_out = g_out.shape[1]
+    s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
+    block = len(z)
+    last = width * n_in + width + (layers - 1) * (width * width + width)
+    w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
+    w_last = theta[last : last + n_out * width].reshape(n_out, width)
+    g_last = np.zeros((n_out, width), np.float32)
+    for start in range(0, n_points, block):
+        m = min(block, n_points - start)
+        _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z)
+        g[:] = 0.0
+        for p in range(m):
+            for o in range(n_out):
+                push = g_out[start + p, o]
+                grad[last + n_out * width + o] += push
+                for j in range(width):
+                    g[p, j] += push * w_last[o, j]
+                for j in range(width):
+                    g_last[o, j] += push * s[layers - 1, p, j]
+        sums = _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g_first, grad)
+        if len(g_x):
+            for p in range(m):
+                for i in range(n_in):
+                    acc = np.float32(0.0)
+                    for j in range(width):
+                        acc += sums[p, j] * w_first[i, j]
+                    g_x[start + p, i] = acc
+    grad[: width * n_in] += g_first.T.copy().reshape(-1)
+    grad[last : last + n_out * width] += g_last.reshape(-1)
+
+
 @lru_cache(maxsize=1)
 def _pool(n_threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="sirenscape-fused")
+
+
+def _spread(part: Callable[[Any], Any], jobs: Sequence[Any], n_threads: int) -> list[Any]:
+    return list(map(part, jobs) if n_threads == 1 else _pool(n_threads, os.getpid()).map(part, jobs))
 
 
 class _WeightedL1(torch.autograd.Function):
@@ -152,7 +243,7 @@ class _WeightedL1(torch.autograd.Function):
             )
 
         jobs = range(n_nets * _PARTS)
-        losses = list(map(part, jobs) if n_threads == 1 else _pool(n_threads, os.getpid()).map(part, jobs))
+        losses = _spread(part, jobs, n_threads)
         ctx.grad = torch.from_numpy(grads.sum(1))
         return torch.tensor(losses).reshape(n_nets, _PARTS).sum(1)
 
@@ -187,3 +278,72 @@ def weighted_l1(
     """
     shape = (width, layers, np.float32(omega_first), np.float32(omega_hidden))
     return _WeightedL1.apply(theta, x, target, weight, shape, squash, n_threads or torch.get_num_threads())
+
+
+class _SineMlps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, x, offsets, n_out, shape, n_threads):
+        jobs = [
+            (k, lo, min(lo + _ROWS, end))
+            for k, (begin, end) in enumerate(pairwise(offsets.tolist()))
+            for lo in range(begin, end, _ROWS)
+        ]
+        th, xs = theta.detach().numpy(), x.detach().numpy()
+        out = np.empty((len(xs), n_out), np.float32)
+
+        def part(job: tuple[int, int, int]) -> None:
+            k, lo, hi = job
+            _evaluate(th[k], xs[lo:hi], shape[0], shape[1], shape[2], shape[3], out[lo:hi])
+
+        _spread(part, jobs, n_threads)
+        ctx.save_for_backward(theta, x)
+        ctx.rest = (jobs, shape, n_threads)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    def backward(ctx, g_out):
+        theta, x = ctx.saved_tensors
+        jobs, shape, n_threads = ctx.rest
+        th, xs, pushed = theta.detach().numpy(), x.detach().numpy(), g_out.contiguous().numpy()
+        wanted = ctx.needs_input_grad[1]
+        g_x = np.empty_like(xs) if wanted else xs[:0]
+        grads = np.zeros((len(jobs), theta.shape[1]), np.float32)
+
+        def part(number: int) -> None:
+            k, lo, hi = jobs[number]
+            g = g_x[lo:hi] if wanted else g_x
+            _pull_back(th[k], xs[lo:hi], pushed[lo:hi], shape[0], shape[1], shape[2], shape[3], grads[number], g)
+
+        _spread(part, range(len(jobs)), n_threads)
+        grad = np.zeros(theta.shape, np.float32)
+        for (k, _, _), share in zip(jobs, grads, strict=True):
+            grad[k] += share
+        return torch.from_numpy(grad), torch.from_numpy(g_x) if wanted else None, None, None, None, None
+
+
+def sine_mlps(
+    theta: Float[Tensor, "k n_params"],
+    x: Float[Tensor, "n 3"],
+    offsets: Int[Tensor, "k_plus_1"],
+    n_out: int,
+    *,
+    width: int,
+    layers: int,
+    omega_first: float,
+    omega_hidden: float,
+    n_threads: int | None = None,
+) -> Float[Tensor, "n {n_out}"]:
+    """``k`` sine networks of equal shape, each at its own points.
+
+    Differentiable once by ``theta`` and ``x``. The bits don't depend on the number of threads.
+
+    Args:
+        theta: Flat parameters of each network, as in `weighted_l1`.
+        x: Points, those of one network after the other, float32 on the CPU.
+        offsets: Network ``i`` is asked at ``x[offsets[i]:offsets[i + 1]]``.
+        n_out: Outputs of a network.
+        width, layers, omega_first, omega_hidden: As in `SineMlp`.
+        n_threads: Threads to use; those of torch without.
+    """
+    shape = (width, layers, np.float32(omega_first), np.float32(omega_hidden))
+    return _SineMlps.apply(theta, x, offsets, n_out, shape, n_threads or torch.get_num_threads())

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 
+OBSERVED_CELLS = 16
+
 
 class _Linear(nn.Linear):
     """Without weights of its own: `SineMlp` draws them."""
@@ -81,12 +83,15 @@ class SirenField(Field):
         feature_width: Feature channels, 0 for none.
         omega_first, omega_hidden: Frequencies of the distance network.
         color_omega_first: Frequency of the first layer of the colour network.
+        observed: Whether the field carries a coarse grid (`OBSERVED_CELLS` cells along each edge of its box) of how well each
+            part was seen by the pictures that it was learned from, 0 to 1; it begins with 0 everywhere.
         seed: Seed of the initial weights.
     """
 
     kind = "siren"
     center: Tensor
     half_extent: Tensor
+    observed: Tensor
 
     def __init__(
         self,
@@ -100,6 +105,7 @@ class SirenField(Field):
         omega_first: float = 30.0,
         omega_hidden: float = 30.0,
         color_omega_first: float = 30.0,
+        observed: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(bounds, feature_width=feature_width)
@@ -128,6 +134,9 @@ class SirenField(Field):
             "omega_hidden": float(omega_hidden),
             "color_omega_first": float(color_omega_first),
         }
+        if observed:
+            self._config["observed"] = 1
+            self.register_buffer("observed", torch.zeros((OBSERVED_CELLS,) * 3))
 
     def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
         x = (p_obj - self.center) / self.half_extent
@@ -139,6 +148,8 @@ class SirenField(Field):
 
     def check_values(self) -> None:
         super().check_values()
+        if "observed" in self._config and not bool(((self.observed >= 0) & (self.observed <= 1)).all()):
+            raise ValueError("siren: observed must lie in 0..1")
         if not 0 < float(self.half_extent) < math.inf:
             raise ValueError(f"siren: half_extent must be finite and greater than 0, got {float(self.half_extent)}")
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from objects.files import write_atomically
 
 LossFn = Callable[[int, torch.Generator], Tensor]
-OnStep = Callable[[int, float], None]
+OnStep = Callable[[int, float], str | None]
 
 
 class FitError(RuntimeError):
@@ -104,7 +104,8 @@ def fit(
             scales the learning rate (default 1).
         loss_fn: ``loss_fn(step, generator)`` gives a scalar loss. All its randomness must come from ``generator``.
         config: Steps, rates, seed, checkpoint.
-        on_step: Called as ``on_step(step, loss)`` after each step; an exception in it ends the run.
+        on_step: Called as ``on_step(step, loss)`` after each step; what it returns stands in the bar in place of the loss.
+            An exception in it ends the run.
 
     Raises:
         ValueError: No parameters, or a checkpoint that is damaged or of another run (CheckpointError).
@@ -135,9 +136,7 @@ def fit(
             losses[step] = value
             if config.checkpoint is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 _save(config, step + 1, tensors, optimizer, generator, losses)
-            progress.update(step, value)
-            if on_step is not None:
-                on_step(step, value)
+            progress.update(step, value, None if on_step is None else on_step(step, value))
     return FitResult(losses, start)
 
 
@@ -175,10 +174,10 @@ class _Progress:
             )
         return self
 
-    def update(self, step: int, loss: float) -> None:
+    def update(self, step: int, loss: float, note: str | None) -> None:
         if self.bar is not None:
-            if step % 20 == 0:
-                self.bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
+            if step % 20 == 0 or note:
+                self.bar.set_postfix_str(note or f"loss {loss:.3g}", refresh=False)
             self.bar.update(1)
 
     def __exit__(self, *_: object) -> None:

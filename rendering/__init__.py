@@ -1,4 +1,4 @@
-"""Cameras, lights, pictures."""
+"""Cameras, lights, pictures; fields learned from pictures."""
 
 from rendering.camera import Camera, save_transforms
 from rendering.images import (
@@ -13,24 +13,30 @@ from rendering.images import (
     save_mp4,
     save_png,
 )
+from rendering.learning import LearnedViews, ViewsConfig, fit_views
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from rendering.render import Frame, RenderConfig, render
 from rendering.view_files import load_views
 from rendering.views import View, ViewError, Views
+from rendering.volume import VolumeFrame, render_volume
 
 __all__ = [
     "AmbientLight",
     "Camera",
     "DirectionalLight",
     "Frame",
+    "LearnedViews",
     "Light",
     "PointLight",
     "RenderConfig",
     "View",
     "ViewError",
     "Views",
+    "ViewsConfig",
+    "VolumeFrame",
     "contact_sheet",
     "depth_picture",
+    "fit_views",
     "labelled",
     "load_depth_png",
     "load_png",
@@ -38,6 +44,7 @@ __all__ = [
     "normal_picture",
     "owner_picture",
     "render",
+    "render_volume",
     "save_depth_png",
     "save_mp4",
     "save_png",

@@ -80,6 +80,8 @@ class Frame:
         owner: Index into ``composite.instances``, -1 where nothing is.
         alpha: Share of the pixel that something covers.
         feature: The feature channels, 0 where nothing is.
+        seen: How well what the pixel shows was seen by the pictures that it was learned from, 0 to 1; 1 where it wasn't
+            learned from pictures, 0 where nothing is.
     """
 
     rgb: Float[Tensor, "h w 3"]
@@ -88,6 +90,7 @@ class Frame:
     owner: Int[Tensor, "h w"]
     alpha: Float[Tensor, "h w"]
     feature: Float[Tensor, "h w f"]
+    seen: Float[Tensor, "h w"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,7 @@ class _Samples:
     normal: Float[Tensor, "n 3"]
     owner: Int[Tensor, "n"]
     feature: Float[Tensor, "n f"]
+    seen: Float[Tensor, "n"]
 
 
 @torch.no_grad()
@@ -139,7 +143,7 @@ def render(
     view = _View(composite, camera, tuple(lights), config)
     n_pixels = camera.width * camera.height
     rgb, normal = torch.empty(n_pixels, 3), torch.empty(n_pixels, 3)
-    depth, alpha = torch.empty(n_pixels), torch.empty(n_pixels)
+    depth, alpha, observed = torch.empty(n_pixels), torch.empty(n_pixels), torch.empty(n_pixels)
     owner = torch.empty(n_pixels, dtype=torch.int64)
     feature = torch.empty(n_pixels, composite.feature_width)
     hidden = None if progress else True  # None: shown on a terminal only
@@ -149,6 +153,7 @@ def render(
             rgb[index] = view.display(seen.color)
             depth[index], normal[index], owner[index] = seen.depth.float(), seen.normal.float(), seen.owner
             alpha[index], feature[index] = (seen.owner >= 0).float(), seen.feature.float()
+            observed[index] = seen.seen
             bar.update(len(index))
 
         if config.antialias > 1:
@@ -173,6 +178,7 @@ def render(
         owner.view(h, w),
         alpha.view(h, w),
         feature.view(h, w, -1),
+        observed.view(h, w),
     )
 
 
@@ -196,15 +202,16 @@ class _View:
         depth = rays.origins.new_full((len(uv),), math.inf)
         depth[hit] = t * self.camera.depth_per_t(uv[hit])
         normal = torch.zeros(len(uv), 3, dtype=torch.float64)
-        feature = torch.zeros(len(uv), self.composite.feature_width)
+        feature, observed = torch.zeros(len(uv), self.composite.feature_width), torch.zeros(len(uv))
         if len(hit):
             p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
             surface = self.composite.evaluate(p_world, owner, geometry=self.normals)
             if self.normals:
                 normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
+            observed[hit] = self.composite.observed(p_world, owner)
             color[hit] = self._shade(p_world, normal[hit], self._taken_in(surface.rgb.double().clamp(0, 1)), owner)
-        return _Samples(color, depth, normal, hits.owner.long(), feature)
+        return _Samples(color, depth, normal, hits.owner.long(), feature, observed)
 
     def display(self, color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Colours of `_Samples` as sRGB in 0..1."""

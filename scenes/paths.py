@@ -108,7 +108,7 @@ def numbers(key: str, text: str, n: int) -> list[float]:
     return values
 
 
-LAYERS = ("rgb", "depth", "depth_view", "normal", "owner", "alpha")
+LAYERS = ("rgb", "depth", "depth_view", "normal", "owner", "alpha", "seen")
 
 
 def layer_names(text: str | None) -> list[str]:
@@ -131,7 +131,7 @@ def picture_files(out: str | None, layers: list[str], is_film: bool, source: Pat
     if is_film:
         if len(layers) > 1 or layers[0] == "depth":
             raise ValueError(
-                f"layers: expected one of rgb, depth_view, normal, owner, alpha for a film, got {', '.join(layers)}"
+                f"layers: expected one of rgb, depth_view, normal, owner, alpha, seen for a film, got {', '.join(layers)}"
             )
         return {layers[0]: output_file("out", out)}
     if suffix == ".png":

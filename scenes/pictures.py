@@ -115,7 +115,9 @@ def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, leve
         return depth_picture(frame.depth)
     if layer == "normal":
         return normal_picture(frame.normal)
-    return frame.alpha[..., None].expand(-1, -1, 3) if layer == "alpha" else frame.rgb
+    if layer in ("alpha", "seen"):
+        return getattr(frame, layer)[..., None].expand(-1, -1, 3)
+    return frame.rgb
 
 
 def save_layer(frame: Frame, layer: str, file: Path, graph: SceneGraph, time: float, level: int) -> None:

@@ -30,18 +30,22 @@ if TYPE_CHECKING:
 
 
 def fit(settings: Settings) -> Report:
-    """Learn objects from meshes or point clouds; each becomes a field file.
+    """Learn objects from meshes, point clouds or posed pictures; each becomes a field file.
 
-    A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was.
+    A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was. Pictures: a folder
+    with a nerfstudio transforms.json, a TUM RGB-D folder, or plain photos. With instance masks each object becomes a file.
     """
     meshes, clouds = settings["mesh"], settings["points"]
-    if bool(meshes) == bool(clouds):
-        raise ValueError("mesh: expected mesh=FILE or points=FILE, got " + ("both" if meshes else "neither"))
+    if bool(meshes) + bool(clouds) + bool(settings["images"]) != 1:
+        got = ", ".join(key for key in ("mesh", "points", "images") if settings[key]) or "none of them"
+        raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got {got}")
     if clouds and settings["init"] is not None:
         raise ValueError("init: expected only together with mesh=, got it with points=")
     for key, value in settings.items():
         if isinstance(value, int | float) and not (0 <= value < 2**63 if key == "seed" else value > 0):
             raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
+    if settings["images"]:
+        return _fit_images(settings)
     sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
     init = [input_file("init", settings["init"])] if settings["init"] is not None else []
     targets = _targets(sources, settings["out"], [*sources, *init])
@@ -82,6 +86,37 @@ def fit(settings: Settings) -> Report:
     )
 
 
+def _fit_images(settings: Settings) -> Report:
+    if settings["init"] is not None:
+        raise ValueError("init: expected only together with mesh=, got it with images=")
+    out = settings["out"]
+    if not out:
+        raise ValueError("out: expected out=FILE.safetensors, or a folder for pictures with instance masks")
+
+    from objects import save_field
+    from scenes.from_images import learn_images, read_images
+
+    views = read_images(settings)
+    path = path_of(out)
+    single = path.suffix == ".safetensors" and not path.is_dir()
+    if single and any(view.ids is not None for view in views):
+        raise ValueError(f"out: these pictures have instance masks; expected a folder for several objects, got {out!r}")
+    if not single and not (path.is_dir() or out.endswith("/")):
+        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
+    preview = output_file("out", str(path.with_suffix(".png") if single else path / "preview.png"))
+    learned = learn_images(views, settings, preview)
+    rows = []
+    for instance in learned.instances:
+        target = path if single else path / f"{instance.name}.safetensors"
+        save_field(instance.field, target)
+        place = instance.T_world_obj.translation.tolist()
+        rows.append(
+            {"object": instance.name, "box": instance.field.bounds.size.tolist(), "at": place, "file": str(target)}
+        )
+    command = _command("build", images=settings["images"], out="NAME.scene")
+    return Report(rows, f"Next, for a scene with all of them in their places: {command}", f"preview: {preview}")
+
+
 def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[Path]:
     """Where each field goes: ``out`` itself, or a file in the folder ``out``."""
     if not out:
@@ -105,11 +140,14 @@ def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[P
 
 
 def build(settings: Settings) -> Report:
-    """Build a scene from a description (YAML) or a glTF file; what isn't learned yet is learned on the way.
+    """Build a scene from a description (YAML), a glTF file or posed pictures; what isn't learned yet is learned on the way.
 
-    The description's keys are listed in the README. glTF: hierarchy, names, meshes, cameras, lights, animation of rigid nodes;
-    y up becomes z up.
+    Pictures (images=FOLDER): an object for each instance mask and a background, or one object; a stopped run goes on. The
+    description's keys are listed in the README. glTF: hierarchy, names, meshes, cameras, lights, animation of rigid nodes; y up
+    becomes z up.
     """
+    if settings["images"]:
+        return _build_images(settings)
     source = scene_folder("scene", settings["scene"], or_file=True)
     target = _scene_target(settings["out"], [source])
     if settings["seed"] < 0:
@@ -146,6 +184,24 @@ def build(settings: Settings) -> Report:
         text,
         {"notes": notes},
     )
+
+
+def _build_images(settings: Settings) -> Report:
+    if settings["scene"]:
+        raise ValueError("scene: expected scene=FILE or images=FOLDER, got both")
+    target = _scene_target(settings["out"], [])
+
+    from scenes.files import save_scene
+    from scenes.from_images import learn_images, plans_of, read_images
+    from scenes.plan import build as build_plans
+
+    views = read_images(settings)
+    preview = output_file("out", str(target.with_suffix(".png")))
+    graph = build_plans(plans_of(learn_images(views, settings, preview)))
+    graph.log.append(f"build from {path_of(settings['images']).name}")
+    save_scene(graph, target)
+    command = _command("render", scene=target, out="scene.png", layers="rgb,seen")
+    return Report([_counts(graph) | {"file": str(target)}], f"Next: {command}", f"preview: {preview}")
 
 
 def edit(settings: Settings) -> Report:

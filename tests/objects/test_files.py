@@ -2,6 +2,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -463,3 +464,18 @@ def test_any_json_in_any_place_is_refused_or_valid(value, spot, tmp_path):
         holder[key] = value
 
     _survives(_edited(_placed(), edit), tmp_path)
+
+
+def test_a_field_with_a_grid_of_what_was_seen_comes_back_to_the_bit(tmp_path):
+    field = SirenField(Aabb(-torch.ones(3), torch.ones(3)), width=8, color_width=8, observed=True)
+    field.observed[3, 4, 5] = 0.75
+    save_field(field, tmp_path / "seen.safetensors")
+    assert torch.equal(load_field(tmp_path / "seen.safetensors").observed, field.observed)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
+def test_a_grid_of_what_was_seen_beyond_0_to_1_is_refused(tmp_path, value):
+    field = SirenField(Aabb(-torch.ones(3), torch.ones(3)), width=8, color_width=8, observed=True)
+    field.observed[0, 0, 0] = value
+    with pytest.raises(FieldFileError):
+        save_field(field, tmp_path / "seen.safetensors")

@@ -1,0 +1,120 @@
+"""What posed pictures rule out: rough first shapes of objects, by carving.
+
+A cell of a box is carved away where a picture shows that the object isn't there: past it, in front of a measured depth, or where
+the pixels that it covers belong to something that can't hide it. Source: Kutulakos, Seitz, "A Theory of Shape by Space Carving"
+(IJCV 2000), with masks and depth in place of colours.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from rendering.views import Views
+
+BACKGROUND = 0  # its instance id
+_ANY = -2  # stands for all ids, where pictures have none
+_REACH = 8  # pixels beside the middle of a cell that are looked at, at most
+
+
+class Carver:
+    """Pictures prepared for carving; alpha, ids and depth are used where they are there."""
+
+    def __init__(self, views: Views) -> None:
+        def flat(layers: list[Tensor | None], dtype: torch.dtype, missing: float) -> np.ndarray:
+            sizes = [(view.camera.height, view.camera.width) for view in views]
+            filled = [torch.full(n, missing) if x is None else x for x, n in zip(layers, sizes, strict=True)]
+            return torch.cat([x.reshape(-1).to(dtype) for x in filled]).numpy()
+
+        cameras = views.cameras
+        self.has_ids = any(view.ids is not None for view in views)
+        self.depth = flat([None if v.depth is None else v.depth.nan_to_num(0.0) for v in views], torch.float32, 0)
+        self.ids = flat([view.ids for view in views], torch.int32, _ANY)
+        self.opaque = flat([None if v.alpha is None else v.alpha >= 0.5 for v in views], torch.bool, 1)
+        self.tells = np.array([view.ids is not None or view.alpha is not None for view in views])
+        self.measures = np.array([view.depth is not None for view in views])
+        self.lens = np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
+        self.size = np.array([[c.width, c.height] for c in cameras])
+        self.start = np.cumsum([0, *(c.width * c.height for c in cameras[:-1])])
+        to_cam = [camera.T_world_cam.inverse() for camera in cameras]
+        self.rot = np.stack([pose.rotation().numpy() for pose in to_cam])
+        self.trans = np.stack([pose.translation.numpy() for pose in to_cam])
+
+    def support(self, centers: Float[Tensor, "n 3"], cell: float, wanted: int) -> Int[Tensor, "n"]:
+        """How many pictures show the object where each cell is; 0 for cells that the pictures rule out, or that none of them shows.
+
+        Pictures that only have depth show the same everywhere: there it is 1 for cells that aren't ruled out.
+
+        Args:
+            centers: Middles of the cells, world frame, metres, float64.
+            cell: Their size, metres.
+            wanted: The instance id of the object; of no account where pictures have no ids.
+        """
+        count = np.zeros(len(centers), dtype=np.int64)
+        layers = (self.depth, self.ids, self.opaque, self.tells, self.measures)
+        number = wanted if self.has_ids else _ANY
+        where = (self.lens, self.size, self.start, self.rot, self.trans)
+        _carve(centers.double().numpy(), cell, number, *layers, *where, count)
+        return torch.from_numpy(count)
+
+
+@numba.njit(parallel=True, cache=True)
+def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, size, start, rot, trans, count):
+    telling = tells.any()
+    for i in numba.prange(len(centers)):
+        shown, hidden, free = 0, 0, False
+        for v in range(len(start)):
+            x, y, z = trans[v, 0], trans[v, 1], trans[v, 2]
+            for c in range(3):
+                x += rot[v, 0, c] * centers[i, c]
+                y += rot[v, 1, c] * centers[i, c]
+                z += rot[v, 2, c] * centers[i, c]
+            if z <= 0:
+                continue
+            column = int(np.floor(lens[v, 0] * x / z + lens[v, 2]))
+            row = int(np.floor(lens[v, 1] * y / z + lens[v, 3]))
+            width, height = size[v]
+            if column < 0 or row < 0 or column >= width or row >= height:
+                continue
+            reach = min(int(0.5 * cell * max(lens[v, 0], lens[v, 1]) / z + 0.5), _REACH)
+            mine, other, nearest = False, False, np.inf
+            for r in range(max(row - reach, 0), min(row + reach + 1, height)):
+                for q in range(max(column - reach, 0), min(column + reach + 1, width)):
+                    at = start[v] + r * width + q
+                    if depth[at] > 0:
+                        nearest = min(nearest, depth[at])
+                    if opaque[at] and (ids[at] == wanted or ids[at] == _ANY):
+                        mine = True
+                    elif opaque[at] and ids[at] != BACKGROUND:
+                        other = True
+            if z < nearest - cell and nearest < np.inf:
+                free = True  # seen through
+                break
+            if not tells[v]:
+                continue
+            # Another object may stand in front; the background can't, unless depth says so.
+            unsure = z > nearest + 2 * cell if measures[v] else other
+            if mine:
+                shown += 1
+            elif unsure:
+                hidden += 1
+            else:
+                free = True
+                break
+        if not free and shown >= hidden:
+            count[i] = shown if telling else 1
+
+
+def distance_to_cells(occupied: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Signed distance (negative inside) to the surface of occupied cells ``[x, y, z]``, at their middles; the outermost cells
+    count as empty."""
+    inside = np.zeros(occupied.shape, dtype=bool)
+    inside[1:-1, 1:-1, 1:-1] = occupied[1:-1, 1:-1, 1:-1]
+    if not inside.any():
+        return np.full(occupied.shape, float(cell.max()))
+    outer, inner = (np.asarray(distance_transform_edt(part, sampling=cell)) for part in (~inside, inside))
+    return outer - inner + 0.5 * float(cell.min()) * np.where(inside, 1.0, -1.0)

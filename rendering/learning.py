@@ -1,0 +1,834 @@
+"""Object fields from posed pictures: all objects of a scene in one run, each a SIREN in its own frame.
+
+Rays of random pixels are rendered as volumes (`rendering.volume`) through the union of all objects; colours, opacity, instance
+ids and depth are compared with what the pictures show. What is hidden gets no gradient, so an object isn't pushed empty where
+another stands before it. Towards the end of a run surfaces are sharp, and `render` shows the same fields by tracing.
+
+Related: Wang et al., "NeuS" (NeurIPS 2021); Wu et al., "ObjectSDF++" (ICCV 2023): distances of all objects, opacity of their
+minimum; Kong et al., "vMAP" (CVPR 2023): a network for each object, learned from masked RGB-D side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from compose.composite import Composite
+from compose.segments import segment_reduce
+from compose.types import Instance
+from objects.aabb import Aabb
+from objects.cache import cache_folder, content_key
+from objects.fused import sine_mlps, weighted_l1
+from objects.pose import SE3
+from objects.siren import OBSERVED_CELLS, SirenField
+from objects.training import OnStep, TrainConfig, fit
+from rendering.camera import Camera
+from rendering.hulls import BACKGROUND, Carver, distance_to_cells
+from rendering.images import save_png
+from rendering.views import ViewError, Views
+from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
+
+_VERSION = 1  # part of every key: raise it when the same pictures would give other weights
+_PREVIEW_S = 5.0
+_OVERLAP = 0.08  # of a part of a room over the next
+_CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
+_OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
+_FAR = 1e3  # metres: distance where no box is
+_CHUNK = 1 << 14  # rays at once
+_SHOWN = 1e-3  # samples that stop less light than this get no colour
+_TETRAHEDRON = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0], [1.0, 1.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How objects are learned from pictures; lengths are shares of half of the longest edge of an object's box.
+
+    Attributes:
+        width, layers, omega_first, omega_hidden: The distance network (see `SirenField`).
+        color_width, color_layers, color_omega_first: The colour network.
+        steps, rays: Training steps, and rays in each.
+        learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
+        pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
+        n_uniform, n_fine: Most knots of a ray: spread evenly, and where the lattices say that light is stopped.
+        sharpness: Of opacity at the first and at the last step, it grows geometrically in between.
+        lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
+        hull_steps: Steps in which networks learn their first shapes, carved from the pictures.
+        opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
+        depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
+    """
+
+    width: int = 64
+    layers: int = 3
+    omega_first: float = 30.0
+    omega_hidden: float = 30.0
+    color_width: int = 96
+    color_layers: int = 3
+    color_omega_first: float = 40.0
+    steps: int = 6000
+    rays: int = 2048
+    learning_rate: float = 1.5e-4
+    color_rate: float = 3.0
+    pose_rate: float = 5.0
+    n_uniform: int = 4
+    n_fine: int = 12
+    sharpness: tuple[float, float] = (40.0, 1500.0)
+    lattice: int = 64
+    refresh: int = 50
+    hull_steps: int = 500
+    hull_cells: int = 96
+    opacity: float = 0.01
+    ids: float = 0.01
+    depth: float = 0.1
+    depth_band: float = 0.02
+    eikonal: float = 0.02
+    n_eikonal: int = 512
+    overlap: float = 0.1
+
+
+class LearnedViews(NamedTuple):
+    """What pictures taught.
+
+    Args:
+        instances: Objects and background parts, where they stand; not lit, as their colours hold the light of the pictures.
+        background: sRGB where nothing is.
+        sharpness: Of the opacity at the end (1 / metres), for `render_volume`.
+        cameras: Those of the pictures, refined if that was asked for.
+    """
+
+    instances: tuple[Instance, ...]
+    background: tuple[float, float, float]
+    sharpness: float
+    cameras: tuple[Camera, ...]
+
+
+def fit_views(
+    views: Views,
+    *,
+    seed: int = 0,
+    config: ViewsConfig | None = None,
+    refine: bool = False,
+    preview: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> LearnedViews:
+    """Learns what posed pictures show: an object for each instance id and a background, or one object where there are no ids.
+
+    A killed run goes on where it was when it is called again with the same arguments: its state is in the cache folder.
+
+    Args:
+        views: Pictures, from `load_views`. Alpha, instance ids and depth are used where they are there.
+        seed: Of initial weights and of the choice of rays.
+        config: How to learn.
+        refine: Whether to correct the poses of the cameras on the way; good for a few degrees and centimetres.
+        preview: A PNG that is written every few seconds: a learned picture beside the one it should become.
+        progress: Show a bar with loss and PSNR (on a terminal, once it takes longer than 2 s).
+        on_step: Called with step and loss after each step.
+
+    Returns:
+        Instances whose colours hold the light of the pictures, to be composed, moved and rendered like any others.
+
+    Raises:
+        ViewError: Pictures from which nothing can be learned; the message says why and what to do (a ``ValueError``).
+        FitError: Learning failed.
+    """
+    config = ViewsConfig() if config is None else config
+    boxes, labels = boxes_of(views)
+    learner = Learner(views, boxes, labels, config, seed)
+    key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
+    checkpoint = cache_folder("views") / f"{key}.safetensors"
+    last, smooth = time.monotonic(), -1.0
+
+    def told(step: int, loss: float) -> str:
+        nonlocal last, smooth
+        smooth = learner.error if smooth < 0 else smooth + 0.02 * (learner.error - smooth)
+        if preview is not None and time.monotonic() - last > _PREVIEW_S:
+            save_png(learner.compared(step), preview)
+            last = time.monotonic()
+        if on_step is not None:
+            on_step(step, loss)
+        return f"loss {loss:.3g}, {-10 * math.log10(max(smooth, 1e-12)):.1f} dB"
+
+    learner.learn(told, checkpoint, seed, progress, refine)
+    if preview is not None:
+        save_png(learner.compared(config.steps - 1), preview)
+    with contextlib.suppress(OSError):
+        checkpoint.unlink(missing_ok=True)
+    return learner.learned()
+
+
+def _content(views: Views) -> str:
+    """A hash of all that is learned from."""
+    digest = hashlib.sha256()
+    for view in views:
+        camera = view.camera
+        lens = (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height, view.depth_unit)
+        digest.update(repr(lens).encode())
+        digest.update(camera.T_world_cam.as_matrix().numpy().tobytes())
+        for layer in (view._rgb, view._alpha, view._depth, view._ids, view._valid):
+            digest.update(b"-" if layer is None else layer.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Pixels:
+    """All pixels to learn from, a row each, as bytes."""
+
+    def __init__(self, views: Views) -> None:
+        def column(name: str, fill: Callable[[int], Tensor]) -> Tensor:
+            parts = [getattr(v, name) for v in views]
+            if all(p is None for p in parts):
+                return torch.empty(0)
+            sizes = [v.camera.width * v.camera.height for v in views]
+            return torch.cat([fill(n) if p is None else p.reshape(n) for p, n in zip(parts, sizes, strict=True)])
+
+        keep = torch.cat([v.valid.reshape(-1) for v in views]).nonzero()[:, 0]
+        size = [v.camera.width * v.camera.height for v in views]
+        self.rgb = torch.cat([v._rgb.reshape(-1, 3) for v in views])[keep]
+        self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor(size))[keep]
+        self.pixel = torch.cat([torch.arange(n) for n in size])[keep]
+        alpha = column("_alpha", lambda n: torch.full((n,), 255, dtype=torch.uint8))
+        ids = column("ids", lambda n: torch.full((n,), -1, dtype=torch.int32))
+        depth = column("depth", lambda n: torch.full((n,), torch.nan))
+        self.alpha, self.ids, self.depth = (x[keep] if len(x) else None for x in (alpha, ids, depth))
+
+    def kept(self, rows: Tensor) -> None:
+        for name in ("rgb", "view", "pixel", "alpha", "ids", "depth"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value[rows])
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+
+class _Lenses:
+    """Rays of pixels of all cameras, float32; ``twist [v, 6]`` moves the cameras (translation in metres, rotation in radians,
+    world frame, about their own places)."""
+
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        self.rot = torch.stack([c.T_world_cam.rotation() for c in cameras]).float()
+        self.pos = torch.stack([c.position_world for c in cameras]).float()
+        self.lens = torch.tensor([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
+        self.columns = torch.tensor([c.width for c in cameras])
+        self.twist = torch.zeros(len(cameras), 6)
+
+    def moved(self) -> list[SE3]:
+        """The poses of the cameras, with their twists, float64."""
+        turn = SE3.exp(torch.cat([torch.zeros_like(self.twist[:, :3]), self.twist[:, 3:]], -1).detach().double())
+        rot = turn.rotation() @ self.rot.double()
+        matrix = torch.eye(4, dtype=torch.float64).repeat(len(rot), 1, 1)
+        matrix[:, :3, :3] = rot
+        matrix[:, :3, 3] = self.pos.double() + self.twist[:, :3].detach().double()
+        return [SE3.from_matrix(m) for m in matrix]
+
+    def rays(self, view: Int[Tensor, "n"], pixel: Int[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins, unit directions, and metres along the ray for each metre of depth."""
+        lens, columns = self.lens[view], self.columns[view]
+        u, v = (pixel % columns) + 0.5, (pixel // columns) + 0.5
+        d = torch.stack([(u - lens[:, 2]) / lens[:, 0], (v - lens[:, 3]) / lens[:, 1], torch.ones(len(u))], -1)
+        length = d.norm(dim=-1)
+        d = ((d / length[:, None])[:, None] * self.rot[view]).sum(-1)
+        if not self.twist.requires_grad:
+            return self.pos[view], d, length
+        turn = SE3.exp(torch.cat([torch.zeros_like(self.twist[:, :3]), self.twist[:, 3:]], -1)).rotation()
+        return self.pos[view] + self.twist[view, :3], (d[:, None] * turn[view]).sum(-1), length
+
+
+class _Pairs(NamedTuple):
+    """Points within boxes, sorted by instance: ``point``, ``instance [k]``, ``offsets [m + 1]``, distance ``sdf [k]``
+    (metres), and whether they lie well within their box."""
+
+    point: Tensor
+    instance: Tensor
+    offsets: Tensor
+    sdf: Tensor
+    core: Tensor
+
+
+class Learner:
+    """Fields while they learn.
+
+    Args:
+        boxes: A box for each instance, world frame, metres.
+        labels: The instance id of each; several may share one (parts of the background).
+    """
+
+    def __init__(
+        self, views: Views, boxes: Sequence[Aabb], labels: Sequence[int], config: ViewsConfig, seed: int = 0
+    ) -> None:
+        self.views, self.config = views, config
+        self.labels = torch.tensor(labels)
+        c = config
+        self.fields = [
+            SirenField(
+                Aabb(-0.5 * box.size, 0.5 * box.size),
+                width=c.width,
+                layers=c.layers,
+                color_width=c.color_width,
+                color_layers=c.color_layers,
+                omega_first=c.omega_first,
+                omega_hidden=c.omega_hidden,
+                color_omega_first=c.color_omega_first,
+                observed=True,
+                seed=seed + i,
+            ).requires_grad_(False)
+            for i, box in enumerate(boxes)
+        ]
+        m = len(boxes)
+        self.half = torch.stack([f.half_extent for f in self.fields])
+        self.theta = _flat([f.distance for f in self.fields])
+        self.color = _flat([f.appearance for f in self.fields])
+        self.rot = torch.eye(3).expand(m, 3, 3).contiguous()
+        self.trans = torch.stack([box.center for box in boxes]).float()
+        self.lo, self.hi = (torch.stack([getattr(f, k) for f in self.fields]) for k in ("box_lo", "box_hi"))
+        self.places = Places(self.rot.double().numpy(), self.trans.double().numpy(), np.ones(m), np.arange(m))
+        self.boxes = (self.lo.double().numpy(), self.hi.double().numpy())
+        self.size = float(self.half.max())
+        self.pixels, self.lenses = _Pixels(views), _Lenses(views.cameras)
+        self.background = torch.zeros(3)
+        self.opaque = self.pixels.alpha is None
+        self.background_share = 0.0
+        o, d, _ = self.lenses.rays(self.pixels.view, self.pixels.pixel)
+        meets = self._meets(o, d)
+        if self.opaque and not meets.all():
+            self.background = self.pixels.rgb[~meets].float().mean(0) / 255
+        self.pixels.kept(meets.nonzero()[:, 0])
+        if len(self.pixels) == 0:
+            raise ViewError("fit_views: no pixel looks at a box")
+        self.background = torch.logit(self.background.clamp(0.02, 0.98))
+        self.n_threads = torch.get_num_threads()
+        self.lattices = self._lattices()
+
+    # -- asking the networks -------------------------------------------------------------------------------------------
+
+    def _distance(self, x: Tensor, offsets: Tensor, theta: Tensor | None = None) -> Tensor:
+        c = self.config
+        theta = self.theta if theta is None else theta
+        return sine_mlps(
+            theta,
+            x,
+            offsets,
+            1,
+            width=c.width,
+            layers=c.layers,
+            omega_first=c.omega_first,
+            omega_hidden=c.omega_hidden,
+            n_threads=self.n_threads,
+        )[:, 0]
+
+    def _look(self, x: Tensor, offsets: Tensor) -> Tensor:
+        c = self.config
+        return sine_mlps(
+            self.color,
+            x,
+            offsets,
+            3,
+            width=c.color_width,
+            layers=c.color_layers,
+            omega_first=c.color_omega_first,
+            omega_hidden=c.omega_hidden,
+            n_threads=self.n_threads,
+        ).sigmoid()
+
+    def _in_object(self, p_world: Tensor, instance: Tensor) -> Tensor:
+        p = ((p_world - self.trans[instance])[:, :, None] * self.rot[instance]).sum(
+            1
+        )  # much faster than matmul of small ones
+        return p / self.half[instance, None]
+
+    def _pairs(self, p_world: Tensor) -> _Pairs:
+        p = p_world.detach().double().numpy()
+        offsets = np.zeros(len(self.fields) + 1, np.int64)
+        _pair_up(p, self.places, self.boxes, np.empty(0, np.int64), offsets)
+        point = np.empty(offsets[-1], np.int64)
+        _pair_up(p, self.places, self.boxes, point, offsets)
+        at, ends = torch.from_numpy(point), torch.from_numpy(offsets)
+        instance = torch.repeat_interleave(torch.arange(len(self.fields)), ends.diff())
+        x = self._in_object(p_world[at], instance)
+        core = ((x * self.half[instance, None]).abs() < _CORE * self.hi[instance]).all(1)
+        return _Pairs(at, instance, ends, self._distance(x, ends) * self.half[instance], core)
+
+    def _union(self, pairs: _Pairs, n: int) -> tuple[Tensor, Tensor]:
+        """The least distance at each of ``n`` points, and whose it is (-1 where no box is)."""
+        order = pairs.point.argsort(stable=True)
+        rows, sdf = pairs.point[order], pairs.sdf[order]
+        best = segment_reduce(sdf, _ends(rows, n), "min").clamp(max=_FAR)
+        with torch.no_grad():
+            owner = torch.full((n,), -1)
+            first = (sdf == best[rows]).nonzero()[:, 0].flip(0)  # of equal ones the lowest number is written last
+            owner[rows[first]] = pairs.instance[order][first]
+        return best, owner
+
+    def _meets(self, o: Tensor, d: Tensor) -> Tensor:
+        found = torch.zeros(len(o), dtype=torch.bool)
+        for i in range(len(self.fields)):
+            p, q = (o - self.trans[i]) @ self.rot[i], d @ self.rot[i]
+            a, b = (self.lo[i] - p) / q, (self.hi[i] - p) / q
+            found |= torch.minimum(a, b).amax(-1).clamp(min=0) < torch.maximum(a, b).amin(-1)
+        return found
+
+    @torch.no_grad()
+    def _lattices(self) -> Lattices:
+        value, n_all = [], []
+        for i, field in enumerate(self.fields):
+            axes = _axes(field.bounds, self.config.lattice)
+            x = torch.cartesian_prod(*axes) / self.half[i]
+            value.append(self._distance(x, torch.tensor([0, len(x)]), self.theta[i : i + 1]) * self.half[i])
+            n_all.append([len(axis) for axis in axes])
+        n = np.array(n_all, np.int64)
+        start = np.cumsum([0, *(len(v) for v in value[:-1])])
+        return Lattices(torch.cat(value).numpy(), start, n, *self.boxes)
+
+    # -- rays ----------------------------------------------------------------------------------------------------------
+
+    def see(self, o: Tensor, d: Tensor, sharpness: float, jitter: Tensor, marks: Tensor | None = None) -> _Seen:
+        """Renders rays: colour without background, opacity, and what it was made of."""
+        knots = place_knots(
+            o,
+            d,
+            self.lattices,
+            self.places,
+            sharpness=sharpness,
+            jitter=jitter,
+            n_uniform=self.config.n_uniform,
+            marks=marks,
+        )
+        samples, ray = knots.samples(), knots.ray
+        pairs = self._pairs(o[ray] + knots.t[:, None] * d[ray])
+        sdf, owner = self._union(pairs, len(ray))
+        weight, t = weights_of(sdf, samples, sharpness)
+        owner = owner[samples.first + 1]
+        shown = ((weight.detach() > _SHOWN) & (owner >= 0)).nonzero()[:, 0]
+        shown = shown[owner[shown].argsort(stable=True)]
+        own, r = owner[shown], samples.ray_indices[shown]
+        p = o[r] + t[shown, None].detach() * d[r]
+        rgb = self._look(self._in_object(p, own), _ends(own, len(self.fields)))
+        rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
+        total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
+        return _Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, weight, owner, p.detach(), own)
+
+    def sharpness(self, step: int) -> float:
+        """1 / metres."""
+        first, last = self.config.sharpness
+        return first * (last / first) ** min(1.5 * step / self.config.steps, 1.0) / self.size
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def start(self, progress: bool = True) -> None:
+        """First shapes, carved from the pictures, taken in by the distance networks."""
+        c = self.config
+        carver = Carver(self.views)
+        x_all, target_all = [], []
+        generator = torch.Generator().manual_seed(0)
+        for i, field in enumerate(self.fields):
+            box = field.bounds
+            axes = _axes(box, c.hull_cells, middles=True)
+            cell = np.array([float(axis[1] - axis[0]) for axis in axes])
+            centers = torch.cartesian_prod(*axes).double()
+            world = centers @ self.rot[i].double().T + self.trans[i].double()
+            solid = (
+                (carver.support(world, float(cell.max()), int(self.labels[i])) > 0)
+                .view(*(len(a) for a in axes))
+                .numpy()
+            )
+            distance = distance_to_cells(solid, cell)
+            at = torch.randint(len(centers), (1 << 16,), generator=generator)
+            x_all.append(centers[at].float() / self.half[i])
+            target_all.append(torch.from_numpy(distance.reshape(-1)).float()[at] / self.half[i])
+        x, target = torch.stack(x_all), torch.stack(target_all)[..., None]
+        theta = self.theta.clone().requires_grad_()
+
+        def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+            k = int(torch.randint(x.shape[1] - 2048, (), generator=generator))
+            cut = slice(k, k + 2048)
+            near = 0.2 / (0.2 + target[:, cut, 0].abs())
+            return weighted_l1(
+                theta,
+                x[:, cut],
+                target[:, cut],
+                near,
+                width=c.width,
+                layers=c.layers,
+                omega_first=c.omega_first,
+                omega_hidden=c.omega_hidden,
+                squash=False,
+                n_threads=self.n_threads,
+            ).sum()
+
+        fit(
+            [theta],
+            loss_fn,
+            TrainConfig(steps=c.hull_steps, learning_rate=2e-3, label="first shapes", progress=progress),
+        )
+        self.theta = theta.detach()
+
+    def learn(
+        self,
+        on_step: OnStep | None = None,
+        checkpoint: Path | None = None,
+        seed: int = 0,
+        progress: bool = True,
+        refine: bool = False,
+    ) -> Tensor:
+        """Runs all steps; gives the loss of each."""
+        c = self.config
+        self.start(progress)
+        self.theta.requires_grad_()
+        self.color.requires_grad_()
+        groups: list[dict[str, Any]] = [{"params": [self.theta]}, {"params": [self.color], "rate": c.color_rate}]
+        if self.opaque:
+            self.background.requires_grad_()
+            groups.append({"params": [self.background], "rate": 5.0})
+        if refine:
+            self.lenses.twist.requires_grad_()
+            groups.append({"params": [self.lenses.twist], "rate": c.pose_rate * self.size})
+        train = TrainConfig(
+            steps=c.steps,
+            learning_rate=c.learning_rate,
+            warmup=0.02,
+            final_rate=0.02,
+            seed=seed,
+            label="learn",
+            progress=progress,
+            checkpoint=checkpoint,
+            checkpoint_every=10 * c.refresh,
+        )
+        fresh = False
+
+        def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+            nonlocal fresh
+            if step % c.refresh == 0 or not fresh:
+                self.lattices, fresh = self._lattices(), True
+            return self._loss(step, generator)
+
+        with _one_torch_thread():  # the kernels spread over threads of their own
+            losses = fit(groups, loss_fn, train, on_step=on_step).losses
+            self.lattices = self._lattices()
+        self.lenses.twist.requires_grad_(False)
+        return losses
+
+    def _loss(self, step: int, generator: torch.Generator) -> Tensor:
+        c, px = self.config, self.pixels
+        k = torch.randint(len(px), (c.rays,), generator=generator)
+        o, d, length = self.lenses.rays(px.view[k], px.pixel[k])
+        jitter = torch.rand(c.rays, c.n_uniform + c.n_fine, generator=generator)
+        z, marks = None, None
+        if px.depth is not None:
+            z = px.depth[k] * length
+            band = c.depth_band * float(self.half.min())
+            marks = z[:, None] + band * torch.tensor([-1.0, 0.0, 1.0])
+        seen = self.see(o, d, self.sharpness(step), jitter, marks)
+        self.seen = seen
+        want = px.rgb[k].float() / 255
+        if px.alpha is not None:
+            alpha = px.alpha[k].float()[:, None] / 255
+            behind = torch.rand(c.rays, 3, generator=generator)
+            want = torch.lerp(behind, want, alpha)
+        else:
+            alpha, behind = None, self.background.sigmoid()
+        rgb = seen.rgb + (1 - seen.opacity[:, None]) * behind
+        error = (rgb - want).square().mean()
+        self.error = float(error.detach())
+        loss = error
+        if alpha is not None:
+            opacity = seen.opacity.clamp(1e-3, 1 - 1e-3)
+            loss = loss + c.opacity * nn.functional.binary_cross_entropy(opacity, alpha[:, 0])
+        if px.ids is not None:
+            loss = loss + c.ids * self._id_loss(seen, px.ids[k])
+        if z is not None:
+            loss = loss + c.depth * self._depth_loss(seen, z, None if px.ids is None else px.ids[k])
+        if len(self.fields) > 1:
+            best = seen.sdf.detach()[seen.pairs.point]
+            shared = (-(seen.pairs.sdf + seen.sdf[seen.pairs.point])).clamp(min=0) / self.size
+            loss = loss + c.overlap * shared[seen.pairs.sdf.detach() > best].sum() / len(seen.sdf)
+        return loss + c.eikonal * self._eikonal_loss(seen, generator)
+
+    def _id_loss(self, seen: _Seen, ids: Tensor) -> Tensor:
+        """Cross entropy of the id that a ray shows; the background's is also what is left over."""
+        label = torch.where(seen.owner >= 0, self.labels[seen.owner.clamp(min=0)], -2)
+        right = label == ids[seen.samples.ray_indices]
+        share = summed(seen.weight * right, torch.ones(len(right), 1), seen.samples)[:, 0]
+        share = torch.where(ids == BACKGROUND, share + 1 - seen.opacity, share)
+        loss = -share.clamp(1e-3, 1).log()
+        # An object that no sample of its ray belongs to is drawn towards it.
+        pairs = seen.pairs
+        ray = seen.knots.ray[pairs.point]
+        own = (self.labels[pairs.instance] == ids[ray]).nonzero()[:, 0]
+        own = own[ray[own].argsort(stable=True)]
+        least = segment_reduce(pairs.sdf[own], _ends(ray[own], len(ids)), "min")
+        pull = torch.where(torch.isfinite(least) & (ids > BACKGROUND), (least / self.size).clamp(min=0), 0.0)
+        return (loss + 2 * pull)[ids >= 0].sum() / len(ids)
+
+    def _depth_loss(self, seen: _Seen, z: Tensor, ids: Tensor | None) -> Tensor:
+        """Free before a measured depth, surface at it, solid just behind it; a hinge on signs, robust as an absolute value."""
+        pairs = seen.pairs
+        ray = seen.knots.ray[pairs.point]
+        ahead = z[ray] - seen.knots.t[pairs.point]  # metres to the surface, along the ray
+        half = self.half[pairs.instance]
+        f, band = pairs.sdf / half, self.config.depth_band * float(self.half.min())
+        known = torch.isfinite(ahead)
+        own = known if ids is None else known & (self.labels[pairs.instance] == ids[ray])
+        if len(self.labels.unique()) < len(self.labels):  # parts that are cut off at their faces
+            own = own & pairs.core
+        at = own & (ahead.abs() < 0.01 * band)
+        free = known & (ahead > 0.5 * band)
+        behind = own & (ahead < -0.5 * band) & (ahead > -1.5 * band)
+        margin = 0.3 * band / half
+        terms = (
+            torch.where(at, f.abs(), 0.0)
+            + torch.where(free, (margin - f).clamp(min=0), 0.0)
+            + torch.where(free & own, (f - ahead / half).clamp(min=0), 0.0)
+            + torch.where(behind, (margin + f).clamp(min=0), 0.0)
+        )
+        return terms.sum() / len(z)
+
+    def _eikonal_loss(self, seen: _Seen, generator: torch.Generator) -> Tensor:
+        """(|gradient| - 1)^2 near the surfaces and all over the boxes; and the faces of the boxes lie outside."""
+        n, m = self.config.n_eikonal, len(self.fields)
+        instance = torch.randint(m, (2 * n,), generator=generator)
+        lo, hi = self.lo / self.half[:, None], self.hi / self.half[:, None]
+        x = torch.lerp(lo[instance], hi[instance], torch.rand(2 * n, 3, generator=generator))
+        if len(seen.p_world):
+            pick = torch.randint(len(seen.p_world), (n,), generator=generator)
+            instance[:n] = seen.own[pick]
+            noise = 0.02 * torch.randn(n, 3, generator=generator)
+            x[:n] = self._in_object(seen.p_world[pick], seen.own[pick]).detach() + noise
+        faces = slice(2 * n - n // 4, 2 * n)
+        axis = torch.randint(3, (n // 4,), generator=generator)
+        side = torch.randint(2, (n // 4,), generator=generator)
+        rows = torch.arange(n // 4)
+        on_face = torch.where(side.bool(), hi[instance[faces]][rows, axis], lo[instance[faces]][rows, axis])
+        x[faces] = x[faces].scatter(1, axis[:, None], on_face[:, None])
+        face = torch.zeros(2 * n, dtype=torch.bool)
+        face[faces] = True
+        order = instance.argsort(stable=True)
+        x, instance, face = x[order], instance[order], face[order]
+        step = 0.01
+        x = torch.minimum(
+            torch.maximum(x, lo[instance] + 2 * step * ~face[:, None]), hi[instance] - 2 * step * ~face[:, None]
+        )
+        f = self._distance((x[:, None] + step * _TETRAHEDRON).reshape(-1, 3), 4 * _ends(instance, m)).view(-1, 4)
+        gradient = f @ _TETRAHEDRON / (4 * step)
+        error = ((gradient.square().sum(-1) + 1e-8).sqrt() - 1).square()
+        return error[~face].mean() + 10 * (0.02 - f.mean(1)[face]).clamp(min=0).mean()
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def learned(self) -> LearnedViews:
+        instances = []
+        for i, field in enumerate(self.fields):
+            _unflat(self.theta[i], field.distance)
+            _unflat(self.color[i], field.appearance)
+            label = int(self.labels[i])
+            n_parts = int((self.labels == label).sum())
+            name = f"object_{label}" if label != BACKGROUND else "object" if self.pixels.ids is None else "background"
+            if n_parts > 1:
+                name = f"background_{i}"
+            pose = SE3.from_translation(self.trans[i].double())
+            instances.append(Instance(name, field, pose, lit=False))
+        _observe(instances, self.cameras())
+        background = (1.0, 1.0, 1.0) if not self.opaque else tuple(self.background.detach().sigmoid().tolist())
+        return LearnedViews(tuple(instances), background, self.sharpness(self.config.steps), tuple(self.cameras()))
+
+    def cameras(self) -> list[Camera]:
+        """The cameras of the pictures, where they are by now."""
+        cameras = self.views.cameras
+        if not bool(self.lenses.twist.any()):
+            return cameras
+        return [dataclasses.replace(c, T_world_cam=pose) for c, pose in zip(cameras, self.lenses.moved(), strict=True)]
+
+    @torch.no_grad()
+    def picture(self, camera: Camera, sharpness: float, background: Tensor | None = None) -> Float[Tensor, "h w 3"]:
+        """A picture by volume rendering."""
+        lenses = _Lenses([camera])
+        n = camera.width * camera.height
+        behind = self.background.sigmoid() if background is None else background
+        parts = []
+        for pixel in torch.arange(n).split(_CHUNK):
+            o, d, _ = lenses.rays(torch.zeros(len(pixel), dtype=torch.int64), pixel)
+            jitter = torch.full((len(pixel), self.config.n_uniform + self.config.n_fine), 0.5)
+            seen = self.see(o, d, sharpness, jitter)
+            parts.append(seen.rgb + (1 - seen.opacity[:, None]) * behind)
+        return torch.cat(parts).view(camera.height, camera.width, 3)
+
+    def compared(self, step: int) -> Float[Tensor, "h w2 3"]:
+        """A learned picture (of about 20,000 pixels) beside what it should become."""
+        view = self.views[len(self.views) // 2]
+        shrink = min(1.0, math.sqrt(20_000 / (view.camera.width * view.camera.height)))
+        size = (max(1, round(view.camera.height * shrink)), max(1, round(view.camera.width * shrink)))
+        background = self.background.detach().sigmoid() if self.opaque else torch.ones(3)
+        learned = self.picture(view.camera.resized(size[1], size[0]), self.sharpness(step), background)
+        wanted = view.composited(background).movedim(-1, 0)[None]
+        wanted = nn.functional.interpolate(wanted, size, mode="area")[0].movedim(0, -1)
+        return torch.cat([learned, wanted], 1).clamp(0, 1)
+
+
+@torch.no_grad()
+def _observe(instances: Sequence[Instance], cameras: Sequence[Camera]) -> None:
+    """Fills the fields' grids of what was seen: 1 - 0.5^n in a cell whose surface ``n`` pictures show."""
+    composite = Composite(instances)
+    count = [torch.zeros(OBSERVED_CELLS**3) for _ in instances]
+    for camera in cameras:
+        shrink = min(1.0, math.sqrt(_OBSERVED_PIXELS / (camera.width * camera.height)))
+        rays = camera.resized(math.ceil(camera.width * shrink), math.ceil(camera.height * shrink)).rays()
+        hits = composite.trace(rays)
+        for i, instance in enumerate(instances):
+            rows = (hits.owner == i).nonzero()[:, 0]
+            field = instance.field
+            p = instance.T_world_obj.inverse() @ (rays.origins[rows] + hits.t[rows, None] * rays.directions[rows])
+            cell = (
+                ((p - field.box_lo) / (field.box_hi - field.box_lo) * OBSERVED_CELLS)
+                .long()
+                .clamp(0, OBSERVED_CELLS - 1)
+            )
+            number = (cell[:, 0] * OBSERVED_CELLS + cell[:, 1]) * OBSERVED_CELLS + cell[:, 2]
+            count[i][number.unique()] += 1
+    for instance, n in zip(instances, count, strict=True):
+        grid = cast(SirenField, instance.field).observed
+        grid.copy_((1 - 0.5**n).view(grid.shape))
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+class _Seen(NamedTuple):
+    rgb: Tensor
+    opacity: Tensor
+    knots: Knots
+    samples: Samples
+    pairs: _Pairs
+    sdf: Tensor
+    weight: Tensor
+    owner: Tensor
+    p_world: Tensor
+    own: Tensor
+
+
+def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
+    """A box (world frame, metres) for each instance id and the background, and the ids; without ids one box, of id 0.
+
+    An object's box holds its measured points, else what carving leaves of it; the background's is that of the scene.
+
+    Raises:
+        ViewError: An id of which nothing is left.
+    """
+    scene = views.scene_box()
+    if all(view.ids is None for view in views):
+        parts = _parts(_padded(scene, 0.05), views)
+        return parts, [BACKGROUND] * len(parts)
+    ids = sorted({int(i) for view in views if view.ids is not None for i in view.ids.unique()})
+    measured = views.points() if any(view.depth is not None for view in views) else None
+    carver = Carver(views)
+    boxes, labels = [], []
+    for number in ids:
+        if number == BACKGROUND:
+            parts = _parts(_padded(scene, 0.1), views)
+            boxes += parts
+            labels += [BACKGROUND] * len(parts)
+            continue
+        if measured is not None and (measured.ids == number).sum() > 50:
+            p = measured.p_world[measured.ids == number].double()
+            lo, hi = torch.quantile(p, 0.005, dim=0), torch.quantile(p, 0.995, dim=0)
+        else:
+            axes = _axes(scene, 64, middles=True)
+            centers = torch.cartesian_prod(*axes).double()
+            cell = float(scene.size.max()) / 64
+            support = carver.support(centers, cell, number)
+            solid = support >= 0.3 * support.max()
+            if not support.any():
+                raise ViewError(
+                    f"fit_views: the masks of instance {number} don't meet in one place; are the cameras right?"
+                )
+            lo, hi = centers[solid].amin(0) - 0.5 * cell, centers[solid].amax(0) + 0.5 * cell
+        boxes.append(_padded(Aabb(lo, hi), 0.1))
+        labels.append(number)
+    return boxes, labels
+
+
+def _parts(box: Aabb, views: Views) -> list[Aabb]:
+    """The box of a background; of a room (cameras stand in it, no alpha) two parts along each longer edge, which overlap."""
+    inside = [bool(((c.position_world > box.lo) & (c.position_world < box.hi)).all()) for c in views.cameras]
+    if sum(inside) < 0.5 * len(inside) or any(view.alpha is not None for view in views):
+        return [box]
+    n = torch.where(box.size > 0.5 * box.size.max(), 2, 1).tolist()
+    step = box.size / torch.tensor(n)
+    return [
+        Aabb(
+            box.lo + at * step - _OVERLAP * step * (at > 0),
+            box.lo + (at + 1) * step + _OVERLAP * step * (at + 1 < torch.tensor(n)),
+        )
+        for at in (torch.tensor(a) for a in np.ndindex(*n))
+    ]
+
+
+def _padded(box: Aabb, share: float) -> Aabb:
+    pad = share * box.size.max()
+    return Aabb(box.lo - pad, box.hi + pad)
+
+
+def _ends(rows: Int[Tensor, "k"], n: int) -> Int[Tensor, "n_plus_1"]:
+    """Offsets of sorted row numbers."""
+    count = torch.bincount(rows, minlength=n)
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])
+
+
+def _axes(box: Aabb, longest: int, middles: bool = False) -> list[Tensor]:
+    """Places along each axis of a box: ``longest`` of them along its longest edge, at least 8."""
+    size = box.size.double()
+    n = (size / size.max() * longest - 1e-9).ceil().long().clamp(min=8)
+    if middles:
+        return [box.lo[c] + size[c] * (torch.arange(int(n[c])) + 0.5) / int(n[c]) for c in range(3)]
+    return [torch.linspace(float(box.lo[c]), float(box.hi[c]), int(n[c])) for c in range(3)]
+
+
+def _flat(nets: Sequence[nn.Module]) -> Tensor:
+    return torch.stack([nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets])
+
+
+def _unflat(theta: Tensor, net: nn.Module) -> None:
+    nn.utils.vector_to_parameters(theta.detach().clone(), net.parameters())
+
+
+@numba.njit(cache=True)
+def _pair_up(p, places, boxes, point, offsets):
+    """The points within the box of each instance: counts them, or writes their numbers where ``point`` has room."""
+    rot, trans, scale, asset = places
+    lo, hi = boxes
+    k = 0
+    for i in range(len(scale)):
+        a = asset[i]
+        for j in range(len(p)):
+            inside = True
+            for c in range(3):
+                x = 0.0
+                for e in range(3):
+                    x += rot[i, e, c] * (p[j, e] - trans[i, e])
+                x /= scale[i]
+                if x < lo[a, c] or x > hi[a, c]:
+                    inside = False
+                    break
+            if inside:
+                if len(point):
+                    point[k] = j
+                k += 1
+        offsets[i + 1] = k

@@ -1,0 +1,209 @@
+"""Fields from posed pictures, on small scenes that the project renders itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compose import Composite, Instance
+from objects import SE3
+from objects.aabb import Aabb
+from objects.primitives import Box, Sphere
+from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
+from rendering.hulls import Carver
+from rendering.learning import Learner, boxes_of
+
+SMALL = ViewsConfig(
+    width=32, layers=2, color_width=32, color_layers=2, omega_first=10.0, color_omega_first=10.0, steps=250, rays=512,
+    learning_rate=2e-3, lattice=32, refresh=25, hull_steps=100,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "cache"))
+
+
+def things() -> list[Instance]:
+    """A floor, a red ball and a blue box that stands before and behind it."""
+    floor = Box((2.0, 2.0, 0.2), color=(0.3, 0.6, 0.3))
+    return [
+        Instance("floor", floor, SE3.from_translation((0.0, 0.0, -0.1)), lit=False),
+        Instance("ball", Sphere(0.3, color=(0.9, 0.2, 0.1)), SE3.from_translation((-0.4, 0.0, 0.3)), lit=False),
+        Instance("box", Box((0.4, 0.5, 0.4), color=(0.1, 0.3, 0.9)), SE3.from_translation((0.45, 0.1, 0.2)), lit=False),
+    ]
+
+
+def cameras(n: int = 16) -> list[Camera]:
+    return [
+        Camera.look_at((2.4 * math.cos(a), 2.4 * math.sin(a), 1.3 + 0.5 * (i % 2)), (0.0, 0.0, 0.15), 40, 30, 45.0)
+        for i, a in enumerate(2 * math.pi * i / n for i in range(n))
+    ]
+
+
+def seen_by(instances: list[Instance], shots: list[Camera], *, depth: bool, ids: bool, alpha: bool = False) -> Views:
+    scene, views = Composite(instances), []
+    for camera in shots:
+        frame = render(scene, camera, config=RenderConfig(antialias=1), progress=False)
+        views.append(
+            View(
+                camera,
+                frame.rgb,
+                depth=torch.where(torch.isfinite(frame.depth), frame.depth, 0.0) if depth else None,
+                ids=frame.owner.clamp(min=0) if ids else None,
+                alpha=frame.alpha if alpha else None,
+            )
+        )
+    return Views(views)
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return -10 * math.log10(float((a - b).square().mean()))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIRENSCAPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return fit_views(seen_by(things(), cameras(), depth=True, ids=True), config=SMALL, progress=False)
+
+
+def test_each_object_is_learned_in_its_own_frame_and_box(learned):
+    assert [i.name for i in learned.instances] == ["background", "object_1", "object_2"]
+    ball = learned.instances[1]
+    assert not ball.lit
+    torch.testing.assert_close(ball.T_world_obj.translation, torch.tensor([-0.4, 0.0, 0.3]).double(), atol=0.05, rtol=0)
+    direction = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    direction[:, 2] = direction[:, 2].abs()  # the upper half was seen
+    p_obj = torch.tensor([-0.4, 0.0, 0.3]) - ball.T_world_obj.translation.float() + 0.3 * direction
+    assert float(ball.field.sdf(p_obj).abs().mean()) < 0.02
+
+
+def test_held_out_pictures_are_right_by_volume_and_by_tracing(learned):
+    camera = Camera.look_at((1.6, -1.7, 1.5), (0.0, 0.0, 0.15), 40, 30, 45.0)
+    want = render(Composite(things()), camera, config=RenderConfig(antialias=1))
+    scene = Composite(learned.instances)
+    volume = render_volume(scene, camera, sharpness=learned.sharpness, background=learned.background)
+    traced = render(scene, camera, config=RenderConfig(antialias=1, background=learned.background))
+    assert psnr(volume.rgb, want.rgb) > 20
+    assert psnr(traced.rgb, want.rgb) > 20
+    assert float((traced.owner == want.owner).float().mean()) > 0.95
+
+
+def test_a_learned_object_moves_alone(learned):
+    moved = SE3.from_translation((-0.1, -0.6, 0.0))
+    instances = list(learned.instances)
+    instances[1] = instances[1].with_pose(moved @ instances[1].T_world_obj)
+    truth = things()
+    truth[1] = truth[1].with_pose(moved @ truth[1].T_world_obj)
+    camera = Camera.look_at((1.6, -1.7, 1.5), (0.0, 0.0, 0.15), 40, 30, 45.0)
+    want = render(Composite(truth), camera)
+    got = render(Composite(instances), camera, config=RenderConfig(background=learned.background))
+    assert float((got.owner == want.owner).float().mean()) > 0.93
+
+
+def test_what_was_never_seen_is_marked(learned):
+    scene = Composite(learned.instances)
+    above = render(scene, Camera.look_at((0.3, -2.2, 1.6), (0.0, 0.0, 0.1), 40, 30, 45.0))
+    below = render(scene, Camera.look_at((0.3, -1.2, -2.2), (0.0, 0.0, 0.1), 40, 30, 45.0))
+    assert float(above.seen[above.owner >= 0].mean()) > 0.8
+    assert float(below.seen[below.owner >= 0].mean()) < 0.3
+    assert float(above.seen[above.owner < 0].sum()) == 0
+
+
+def test_a_killed_run_goes_on_to_the_same_bits():
+    views = seen_by(things()[1:2], cameras(6), depth=False, ids=False, alpha=True)
+    config = ViewsConfig(**{**vars(SMALL), "steps": 12, "refresh": 1, "rays": 64, "lattice": 16, "hull_steps": 5})
+
+    def stop(step: int, loss: float) -> None:
+        if step == 10:
+            raise KeyboardInterrupt
+
+    whole = fit_views(views, config=config, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit_views(views, config=config, progress=False, on_step=stop)
+    steps = []
+    again = fit_views(views, config=config, progress=False, on_step=lambda step, loss: steps.append(step))
+    assert steps[0] == 10
+    for a, b in zip(whole.instances[0].field.parameters(), again.instances[0].field.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_it():
+    wall = Instance("wall", Box((0.2, 2.0, 2.0)), SE3.from_translation((1.0, 0.0, 0.0)), lit=False)
+    ball = Instance("ball", Sphere(0.3), SE3.identity(), lit=False)
+    front = Camera.look_at((3.0, 0.0, 0.0), (0.0, 0.0, 0.0), 20, 20, 20.0)
+    sides = [Camera.look_at((x, y, 2.0), (0.0, 0.0, 0.0), 20, 20, 60.0) for x, y in ((-2, 1), (-2, -1), (1, 2.5))]
+    views = seen_by([wall, ball], [front, *sides], depth=True, ids=True)
+    config = ViewsConfig(**{**vars(SMALL), "sharpness": (200.0, 200.0), "hull_steps": 300})
+    boxes = [
+        Aabb(torch.tensor([0.8, -1.1, -1.1]), torch.tensor([1.2, 1.1, 1.1])),
+        Aabb(-0.4 * torch.ones(3), 0.4 * torch.ones(3)),
+    ]
+    learner = Learner(views, boxes, [0, 1], config)
+    learner.start(progress=False)
+    learner.lattices = learner._lattices()
+    learner.theta.requires_grad_()
+    px = learner.pixels
+    rows = (px.view == 0).nonzero()[:, 0]
+    o, d, length = learner.lenses.rays(px.view[rows], px.pixel[rows])
+    seen = learner.see(o, d, learner.sharpness(0), torch.full((len(rows), 16), 0.5))
+    want = px.rgb[rows].float() / 255
+    loss = (seen.rgb - want).square().sum() + learner._id_loss(seen, px.ids[rows])
+    loss = loss + learner._depth_loss(seen, px.depth[rows] * length, px.ids[rows])
+    gradient = torch.autograd.grad(loss, [learner.theta])[0].norm(dim=1)
+    assert float(gradient[0]) > 0
+    assert float(gradient[1]) < 1e-4 * float(gradient[0])
+
+
+def test_carving_keeps_the_object_and_little_else():
+    views = seen_by(things(), cameras(), depth=False, ids=True)
+    p = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    solid = Carver(views).support(p, 0.03, 1) > 0
+    away = (p - torch.tensor([-0.4, 0.0, 0.3])).norm(dim=-1) - 0.3
+    assert bool(solid[away < -0.07].all())
+    assert not bool(solid[(away > 0.25) & (p[:, 2] > 0.05)].any())
+
+
+def test_depth_carves_what_stands_before_it():
+    views = seen_by(things(), cameras(), depth=True, ids=True)
+    above_the_floor = torch.tensor([[0.0, -0.7, 0.3], [0.0, -0.7, -0.02]]).double()
+    assert (Carver(views).support(above_the_floor, 0.03, 0) > 0).tolist() == [False, True]
+
+
+def test_boxes_hold_the_objects():
+    for depth in (True, False):
+        boxes, ids = boxes_of(seen_by(things(), cameras(), depth=depth, ids=True))
+        assert ids == [0, 1, 2]
+        ball = boxes[1]
+        assert bool((ball.lo < torch.tensor([-0.69, -0.29, 0.05])).all())
+        assert bool((ball.hi > torch.tensor([-0.11, 0.29, 0.59])).all())
+        assert float(ball.size.max()) < 1.0
+
+
+def test_a_mask_without_pixels_in_common_is_named():
+    views = list(seen_by(things(), cameras(4), depth=False, ids=True))
+    for i, view in enumerate(views):
+        ids = view.ids.clone()
+        ids[0, 8 * i] = 7
+        views[i] = View(view.camera, view.rgb, ids=ids)
+    with pytest.raises(ViewError, match="instance 7"):
+        boxes_of(Views(views))
+
+
+def test_one_view_without_depth_is_refused():
+    with pytest.raises(ViewError, match="depth"):
+        fit_views(seen_by(things(), cameras(1), depth=False, ids=False), config=SMALL, progress=False)
+
+
+def test_the_preview_shows_the_learned_beside_the_wanted(tmp_path):
+    views = seen_by(things()[1:2], cameras(6), depth=False, ids=False, alpha=True)
+    config = ViewsConfig(**{**vars(SMALL), "steps": 3, "rays": 64, "lattice": 16, "hull_steps": 5})
+    fit_views(views, config=config, preview=tmp_path / "preview.png", progress=False)
+    from rendering import load_png
+
+    picture = load_png(tmp_path / "preview.png")
+    assert picture.shape == (30, 80, 3)
+    torch.testing.assert_close(picture[:, 40:], views[3].composited((1, 1, 1)), atol=0.01, rtol=0)

@@ -1,0 +1,176 @@
+"""Volume rendering of signed distance: packed samples against padded ones, against fine quadrature, and against tracing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from compose import Composite, Instance
+from objects import SE3
+from objects.primitives import Box, Sphere
+from rendering import Camera, RenderConfig, render
+from rendering.volume import Knots, lattices_of, place_knots, places_of, render_volume, summed, weights_of
+
+SHARPNESS = 60.0
+
+
+def ragged(generator: torch.Generator) -> tuple[Knots, torch.Tensor]:
+    """Knots of 5 rays, one of them without any, and distances at them."""
+    counts = torch.tensor([4, 0, 9, 2, 30])
+    t = torch.cat([torch.rand(int(n), generator=generator).sort().values for n in counts])
+    knots = Knots(t, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+    return knots, torch.rand(len(t), generator=generator) * 0.2 - 0.05
+
+
+def two_spheres() -> Composite:
+    """Two that interpenetrate, radius 0.5, centres 0.6 apart along x."""
+    sphere = Sphere(0.5)
+    return Composite(
+        [
+            Instance("left", sphere, SE3.from_translation((-0.3, 0.0, 0.0))),
+            Instance("right", sphere, SE3.from_translation((0.3, 0.0, 0.0))),
+        ]
+    )
+
+
+def test_samples_are_the_stretches_between_the_knots_of_a_ray():
+    knots = Knots(torch.tensor([0.0, 1.0, 3.0, 2.0, 5.0]), torch.tensor([0, 3, 3, 5]))
+    samples = knots.samples()
+    assert samples.ray_indices.tolist() == [0, 0, 2]
+    assert samples.t_starts.tolist() == [0.0, 1.0, 2.0]
+    assert samples.t_ends.tolist() == [1.0, 3.0, 5.0]
+    assert samples.offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_packed_weights_equal_those_of_one_ray_after_the_other():
+    knots, sdf = ragged(torch.Generator().manual_seed(0))
+    found = weights_of(sdf, knots.samples(), SHARPNESS).weight
+    expected = []
+    for a, b in zip(knots.offsets[:-1], knots.offsets[1:], strict=True):
+        s = torch.sigmoid(SHARPNESS * sdf[a:b].double())
+        alpha = ((s[:-1] - s[1:]) / s[:-1]).clamp(min=0)
+        let_through = torch.cat([alpha.new_ones(1), (1 - alpha).cumprod(0)])[: len(alpha)]
+        expected.append(let_through * alpha)
+    torch.testing.assert_close(found.double(), torch.cat(expected), atol=2e-6, rtol=1e-5)
+
+
+def test_gradients_of_packed_weights_equal_finite_differences():
+    knots, sdf = ragged(torch.Generator().manual_seed(1))
+    sdf = sdf.double().requires_grad_()
+    samples = knots.samples()
+    value = torch.arange(len(samples.first), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda f: (weights_of(f, samples, 20.0).weight * value).sum(), (sdf,), eps=1e-7)
+
+
+def test_opacity_of_a_surface_does_not_depend_on_where_the_knots_lie():
+    # From far outside to deep inside, in 1 step or in 60.
+    for n in (2, 7, 61):
+        t = torch.linspace(0, 1, n)
+        knots = Knots(t, torch.tensor([0, n]))
+        weight = weights_of(0.4 - t, knots.samples(), SHARPNESS).weight
+        assert float(weight.sum()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_light_is_stopped_where_the_distance_is_zero():
+    t = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    found = weights_of(0.4 - t, Knots(t, torch.tensor([0, 4])).samples(), 1e3)
+    assert int(found.weight.argmax()) == 1
+    assert float(found.t[1]) == pytest.approx(0.4, abs=1e-6)
+
+
+def test_union_of_two_spheres_against_fine_quadrature():
+    """Opacity, depth and the share of each sphere, where rays pass through one, both, or graze them."""
+    scene, sharpness = two_spheres(), 300.0  # so that all of the light is stopped within the boxes
+    y = torch.linspace(-0.54, 0.54, 25, dtype=torch.float64)
+    o = torch.stack([torch.full_like(y, -2.0), y, 0.1 * torch.ones_like(y)], -1)
+    d = torch.tensor([[1.0, 0.15, 0.0]], dtype=torch.float64).expand(len(y), 3)
+    d = d / d.norm(dim=-1, keepdim=True)
+    jitter = torch.full((len(y), 1200), 0.5)
+    knots = place_knots(o, d, lattices_of(scene), places_of(scene), sharpness=sharpness, jitter=jitter, n_uniform=1000)
+    samples, ray = knots.samples(), knots.ray
+    sample = scene.query(o[ray] + knots.t[:, None] * d[ray])
+    found = weights_of(sample.sdf.double(), samples, sharpness)
+    left = (sample.owner[samples.first + 1] == 0).double()
+    rows = summed(found.weight, torch.stack([torch.ones_like(left), left, found.t.double()], -1), samples)
+
+    # dT/dt = -T max(0, -d log S(s f) / dt), for f the minimum: the density of the union, not the sum of both.
+    t = torch.linspace(0, 5, 400_001, dtype=torch.float64)
+    for i in range(len(y)):
+        p = o[i] + t[:, None] * d[i]
+        both = torch.stack([(p - torch.tensor([x, 0.0, 0.0])).norm(dim=-1) - 0.5 for x in (-0.3, 0.3)])
+        f, owner = both.min(0)
+        passed = torch.nn.functional.logsigmoid(sharpness * f)
+        density = (passed[:-1] - passed[1:]).clamp(min=0)
+        through = torch.exp(-torch.cat([density.new_zeros(1), density.cumsum(0)]))
+        weight = through[:-1] - through[1:]
+        middle = 0.5 * (t[:-1] + t[1:])
+        expected = torch.stack([weight.sum(), weight[owner[:-1] == 0].sum(), (weight * middle).sum()])
+        torch.testing.assert_close(rows[i], expected, atol=4e-3, rtol=4e-3)
+
+
+def test_knots_gather_at_the_surface():
+    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
+    o, d = torch.tensor([[-2.0, 0.1, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    knots = place_knots(
+        o, d, lattices_of(scene), places_of(scene), sharpness=1e4, jitter=torch.full((1, 16), 0.5), n_uniform=4
+    )
+    hit = 2.0 - math.sqrt(0.25 - 0.01)
+    assert len(knots.t) == 16
+    assert bool((knots.t.diff() >= 0).all())
+    assert int(((knots.t - hit).abs() < 0.03).sum()) >= 11
+
+
+def test_rays_that_miss_every_box_have_no_knots_and_grazing_ones_only_uniform_ones():
+    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
+    o = torch.tensor([[-2.0, 3.0, 0.0], [-2.0, 0.499, 0.499]])
+    d = torch.tensor([[1.0, 0.0, 0.0]]).expand(2, 3)
+    knots = place_knots(
+        o, d, lattices_of(scene), places_of(scene), sharpness=1e4, jitter=torch.full((2, 16), 0.5), n_uniform=4
+    )
+    assert knots.offsets.diff().tolist() == [0, 4]
+
+
+def test_marks_are_knots_and_missing_ones_are_not():
+    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
+    o, d = torch.tensor([[-2.0, 0.0, 0.0]] * 2), torch.tensor([[1.0, 0.0, 0.0]] * 2)
+    marks = torch.tensor([[1.7], [math.nan]])
+    jitter = torch.full((2, 8), 0.5)
+    knots = place_knots(
+        o, d, lattices_of(scene), places_of(scene), sharpness=50.0, jitter=jitter, n_uniform=4, marks=marks
+    )
+    assert knots.offsets.diff().tolist() == [9, 8]
+    assert np.float32(1.7) in knots.t[:9].numpy()
+
+
+def test_volume_pictures_of_sharp_surfaces_equal_traced_ones():
+    red, blue = (Box((0.4, 0.5, 0.6), color=c) for c in ((0.9, 0.1, 0.1), (0.1, 0.2, 0.9)))
+    scene = Composite(
+        [
+            Instance("red", red, SE3.from_axis_angle((0.3, 1.0, 0.2), 0.7), scale=1.3),
+            Instance("blue", blue, SE3.from_translation((0.3, 0.4, 0.1))),
+        ]
+    )
+    camera = Camera.look_at((2.0, 1.2, 0.9), (0.0, 0.1, 0.0), 64, 48)
+    traced = render(scene, camera, config=RenderConfig(antialias=1))
+    volume = render_volume(scene, camera, sharpness=2e3)
+    same = (volume.rgb - traced.rgb).abs().amax(-1) < 0.02
+    assert float(same.float().mean()) > 0.98  # the outline is a pixel wide here and has no width there
+    hit = (traced.owner >= 0) & same
+    assert float((volume.depth - traced.depth)[hit].abs().max()) < 0.02
+    assert float(volume.alpha[hit].min()) > 0.98
+
+
+@pytest.mark.parametrize("sharpness", [0.0, -1.0, math.nan, math.inf])
+def test_a_sharpness_that_is_none_is_refused(sharpness: float):
+    with pytest.raises(ValueError, match="sharpness"):
+        render_volume(two_spheres(), Camera.look_at((2, 0, 0), (0, 0, 0), 4, 4), sharpness=sharpness)
+
+
+def test_an_empty_scene_shows_the_background():
+    camera = Camera.look_at((2, 0, 0), (0, 0, 0), 4, 4)
+    picture = render_volume(Composite([]), camera, sharpness=10.0, background=(0.2, 0.4, 0.6))
+    torch.testing.assert_close(picture.rgb, torch.tensor([0.2, 0.4, 0.6]).expand(4, 4, 3))
+    assert float(picture.alpha.max()) == 0

@@ -1,0 +1,106 @@
+"""Learning from folders of pictures, as a user types it."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from compose import Composite, Instance
+from objects import SE3, load_field
+from objects.primitives import Box, Sphere
+from rendering import Camera, RenderConfig, load_png, render, save_depth_png, save_png, save_transforms
+from scenes import load_scene
+from scenes.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Six pictures with depth and masks of a ball on a board, in ``shots``; the same without masks in ``plain``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "cache"))
+    scene = Composite(
+        [
+            Instance("board", Box((1.5, 1.5, 0.1)), SE3.from_translation((0.0, 0.0, -0.05)), lit=False),
+            Instance("ball", Sphere(0.3, color=(0.9, 0.2, 0.1)), SE3.from_translation((0.0, 0.1, 0.3)), lit=False),
+        ]
+    )
+    cameras = [
+        Camera.look_at((2 * math.cos(a), 2 * math.sin(a), 1.4), (0.0, 0.0, 0.1), 24, 18, 45.0)
+        for a in (2 * math.pi * i / 6 for i in range(6))
+    ]
+    for name in ("shots", "plain"):
+        shots = tmp_path / name
+        shots.mkdir()
+        more = []
+        for i, camera in enumerate(cameras):
+            frame = render(scene, camera, config=RenderConfig(antialias=1))
+            save_png(frame.rgb, shots / f"{i}.png")
+            save_depth_png(frame.depth, shots / f"depth{i}.png")
+            Image.fromarray(frame.owner.clamp(min=0).to(torch.uint8).numpy()).save(shots / f"mask{i}.png")
+            entry = {"depth_file_path": f"depth{i}.png", "instance_path": f"mask{i}.png"}
+            more.append(entry if name == "shots" else {"depth_file_path": f"depth{i}.png"})
+        files = [f"{i}.png" for i in range(len(cameras))]
+        entries = {"depth_unit_scale_factor": 0.001}
+        save_transforms(shots / "transforms.json", cameras, files, frame_entries=more, entries=entries)
+    return tmp_path
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
+    code, out, err = run(capsys, "build", "images=shots", "out=learned.scene", "image_steps=3")
+    assert (code, err) == (0, "")
+    scene = load_scene("learned.scene")
+    assert sorted(scene) == ["background", "camera", "object_1"]
+    place = scene.pose("object_1")[0].translation
+    assert float((place - torch.tensor([0.0, 0.1, 0.3])).norm()) < 0.1
+    assert "layers=rgb,seen" in out
+    assert load_png("learned.png").shape == (18, 48, 3)
+    assert main(["render", "scene=learned.scene", "out=a.png", "layers=rgb,seen"]) == 0
+    assert load_png("a-seen.png").shape == (18, 24, 3)
+
+
+def test_fit_writes_a_field_for_each_object(folder, capsys):
+    code, out, err = run(capsys, "fit", "images=shots", "out=fields/", "image_steps=3")
+    assert (code, err) == (0, "")
+    assert load_field("fields/object_1.safetensors").observed.shape == (16, 16, 16)
+    assert "object_1" in out and "background" in out
+
+
+def test_fit_of_one_object_writes_one_file(folder, capsys):
+    code, _, err = run(capsys, "fit", "images=plain", "out=thing.safetensors", "image_steps=3", "every=2")
+    assert (code, err) == (0, "")
+    load_field("thing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "images=nowhere", "out=a/"], "no folder 'nowhere'"),
+        (["fit", "images=shots", "out=a.safetensors"], "instance masks"),
+        (["fit", "images=shots"], "out:"),
+        (["fit", "images=shots", "out=a/", "image_steps=0"], "image_steps"),
+        (["fit", "images=shots", "out=a/", "every=0"], "every"),
+        (["fit", "images=shots", "mesh=a.obj", "out=a/"], "got mesh, images"),
+        (["fit", "imges=shots", "out=a/"], "did you mean 'images'"),
+        (["build", "images=shots", "scene=a.yaml", "out=a.scene"], "got both"),
+        (["build", "images=shots", "out=a.blend"], "out"),
+    ],
+)
+def test_what_cannot_be_learned_is_said_in_one_line(folder, capsys, arguments, message):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert message in err and err.count("\n") == 1
+
+
+def test_an_empty_folder_is_named(folder, capsys):
+    (folder / "empty").mkdir()
+    code, _, err = run(capsys, "fit", "images=empty", "out=a/")
+    assert code == 2
+    assert "transforms.json" in err
