@@ -15,6 +15,7 @@ from rendering.images import (
 )
 from rendering.learning import LearnedViews, ViewsConfig, fit_views
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from rendering.posing import PosesConfig, refine_poses
 from rendering.render import Frame, RenderConfig, render
 from rendering.view_files import load_views
 from rendering.views import View, ViewError, Views
@@ -28,6 +29,7 @@ __all__ = [
     "LearnedViews",
     "Light",
     "PointLight",
+    "PosesConfig",
     "RenderConfig",
     "View",
     "ViewError",
@@ -43,6 +45,7 @@ __all__ = [
     "load_views",
     "normal_picture",
     "owner_picture",
+    "refine_poses",
     "render",
     "render_volume",
     "save_depth_png",

@@ -32,10 +32,11 @@ from compose.segments import segment_reduce
 from compose.types import Instance
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
+from objects.fitting import finish
 from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, SirenField
-from objects.training import OnStep, TrainConfig, fit
+from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.camera import Camera
 from rendering.hulls import BACKGROUND, Carver, distance_to_cells
 from rendering.images import save_png
@@ -44,11 +45,13 @@ from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summ
 
 _VERSION = 1  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
+_SHARPENING = 4.0  # surfaces are as sharp as they get after this part (its inverse) of a run
 _OVERLAP = 0.08  # of a part of a room over the next
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
 _FAR = 1e3  # metres: distance where no box is
 _CHUNK = 1 << 14  # rays at once
+_FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned from
 _SHOWN = 1e-3  # samples that stop less light than this get no colour
 _TETRAHEDRON = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -79,12 +82,12 @@ class ViewsConfig:
     color_layers: int = 3
     color_omega_first: float = 40.0
     steps: int = 6000
-    rays: int = 2048
+    rays: int = 1024
     learning_rate: float = 1.5e-4
     color_rate: float = 3.0
     pose_rate: float = 5.0
     n_uniform: int = 4
-    n_fine: int = 12
+    n_fine: int = 10
     sharpness: tuple[float, float] = (40.0, 1500.0)
     lattice: int = 64
     refresh: int = 50
@@ -146,6 +149,11 @@ def fit_views(
         FitError: Learning failed.
     """
     config = ViewsConfig() if config is None else config
+    alphas = [view.alpha for view in views]
+    if all(alpha is not None and float(alpha.max()) < 0.5 for alpha in alphas):
+        raise ViewError(
+            "fit_views: alpha (or the object masks) is below 0.5 all over every picture: there is nothing to learn"
+        )
     boxes, labels = boxes_of(views)
     learner = Learner(views, boxes, labels, config, seed)
     key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
@@ -162,7 +170,13 @@ def fit_views(
             on_step(step, loss)
         return f"loss {loss:.3g}, {-10 * math.log10(max(smooth, 1e-12)):.1f} dB"
 
-    learner.learn(told, checkpoint, seed, progress, refine)
+    try:
+        learner.learn(told, checkpoint, seed, progress, refine)
+    except CheckpointError:  # damaged: from the beginning
+        checkpoint.unlink()
+        return fit_views(
+            views, seed=seed, config=config, refine=refine, preview=preview, progress=progress, on_step=on_step
+        )
     if preview is not None:
         save_png(learner.compared(config.steps - 1), preview)
     with contextlib.suppress(OSError):
@@ -184,7 +198,7 @@ def _content(views: Views) -> str:
 
 
 class _Pixels:
-    """All pixels to learn from, a row each, as bytes."""
+    """All pixels to learn from, a row each; ``alpha`` (bytes), ``ids`` (-1 unknown) and ``depth`` (NaN unknown) may be None."""
 
     def __init__(self, views: Views) -> None:
         def column(name: str, fill: Callable[[int], Tensor]) -> Tensor:
@@ -300,7 +314,6 @@ class Learner:
         self.pixels, self.lenses = _Pixels(views), _Lenses(views.cameras)
         self.background = torch.zeros(3)
         self.opaque = self.pixels.alpha is None
-        self.background_share = 0.0
         o, d, _ = self.lenses.rays(self.pixels.view, self.pixels.pixel)
         meets = self._meets(o, d)
         if self.opaque and not meets.all():
@@ -410,7 +423,7 @@ class Learner:
         pairs = self._pairs(o[ray] + knots.t[:, None] * d[ray])
         sdf, owner = self._union(pairs, len(ray))
         weight, t = weights_of(sdf, samples, sharpness)
-        owner = owner[samples.first + 1]
+        knot_owner, owner = owner, owner[samples.first + 1]
         shown = ((weight.detach() > _SHOWN) & (owner >= 0)).nonzero()[:, 0]
         shown = shown[owner[shown].argsort(stable=True)]
         own, r = owner[shown], samples.ray_indices[shown]
@@ -418,12 +431,12 @@ class Learner:
         rgb = self._look(self._in_object(p, own), _ends(own, len(self.fields)))
         rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
         total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
-        return _Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, weight, owner, p.detach(), own)
+        return _Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, knot_owner, weight, owner, p.detach(), own)
 
     def sharpness(self, step: int) -> float:
         """1 / metres."""
         first, last = self.config.sharpness
-        return first * (last / first) ** min(1.5 * step / self.config.steps, 1.0) / self.size
+        return first * (last / first) ** min(_SHARPENING * step / self.config.steps, 1.0) / self.size
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -474,6 +487,22 @@ class Learner:
             TrainConfig(steps=c.hull_steps, learning_rate=2e-3, label="first shapes", progress=progress),
         )
         self.theta = theta.detach()
+        self.lattices = self._lattices()
+        self._thin_out(generator)
+
+    def _thin_out(self, generator: torch.Generator) -> None:
+        """Lets go of nine in ten pixels whose rays pass all first shapes: they say little that carving hasn't said."""
+        px, near = self.pixels, []
+        for rows in torch.arange(len(px)).split(_CHUNK):
+            o, d, _ = self.lenses.rays(px.view[rows], px.pixel[rows])
+            half = torch.full((len(rows), 2), 0.5)
+            sharpness = self.sharpness(0)
+            knots = place_knots(
+                o, d, self.lattices, self.places, sharpness=sharpness, jitter=half, n_uniform=1, steps=64
+            )
+            near.append(knots.offsets.diff() > 1)
+        kept = torch.cat(near) | (torch.rand(len(px), generator=generator) < _FAR_PIXELS)
+        px.kept(kept.nonzero()[:, 0])
 
     def learn(
         self,
@@ -550,11 +579,17 @@ class Learner:
             loss = loss + c.ids * self._id_loss(seen, px.ids[k])
         if z is not None:
             loss = loss + c.depth * self._depth_loss(seen, z, None if px.ids is None else px.ids[k])
-        if len(self.fields) > 1:
-            best = seen.sdf.detach()[seen.pairs.point]
-            shared = (-(seen.pairs.sdf + seen.sdf[seen.pairs.point])).clamp(min=0) / self.size
-            loss = loss + c.overlap * shared[seen.pairs.sdf.detach() > best].sum() / len(seen.sdf)
+        if len(self.labels.unique()) > 1:
+            loss = loss + c.overlap * self._overlap_loss(seen)
         return loss + c.eikonal * self._eikonal_loss(seen, generator)
+
+    def _overlap_loss(self, seen: _Seen) -> Tensor:
+        """How deep each other object is where one is solid: what is in one is at least as far outside of the others."""
+        pairs = seen.pairs
+        owner = seen.knot_owner[pairs.point]
+        other = (self.labels[pairs.instance] != self.labels[owner]).nonzero()[:, 0]
+        shared = -(pairs.sdf[other] + seen.sdf[pairs.point[other]])
+        return shared.clamp(min=0).sum() / (self.size * max(len(seen.sdf), 1))
 
     def _id_loss(self, seen: _Seen, ids: Tensor) -> Tensor:
         """Cross entropy of the id that a ray shows; the background's is also what is left over."""
@@ -625,13 +660,68 @@ class Learner:
         error = ((gradient.square().sum(-1) + 1e-8).sqrt() - 1).square()
         return error[~face].mean() + 10 * (0.02 - f.mean(1)[face]).clamp(min=0).mean()
 
+    def _spread(self, i: int, n: int, generator: torch.Generator) -> Tensor:
+        """Points of an object's box, in the coordinates of its network: a quarter of them on its faces."""
+        lo, hi = self.lo[i] / self.half[i], self.hi[i] / self.half[i]
+        share = torch.rand(n, 3, generator=generator)
+        axis = torch.randint(3, (n // 4, 1), generator=generator)
+        share[: n // 4] = share[: n // 4].scatter(1, axis, torch.rand(n // 4, 1, generator=generator).round())
+        return torch.lerp(lo, hi, share)
+
+    def _close(self) -> None:
+        """Solids that reach a face of their box are ended there: ``max(f, margin - distance to the faces)`` is learned instead."""
+        c, generator = self.config, torch.Generator().manual_seed(0)
+        theta, margin = self.theta.detach(), 0.02
+        for i in range(len(self.fields)):
+            x = self._spread(i, 1 << 16, generator)
+            x = torch.cat([x[: 1 << 14], x])[torch.randperm(5 << 14, generator=generator)]
+            with torch.no_grad():
+                f = self._distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
+            edge = torch.minimum(x - self.lo[i] / self.half[i], self.hi[i] / self.half[i] - x).amin(1)
+            if not bool((f[edge < 1e-6] < 0.2 * margin).any()):
+                continue
+            target = torch.maximum(f, margin - edge)[None, :, None]
+            row = theta[i : i + 1].clone().requires_grad_()
+
+            def loss_fn(
+                step: int, generator: torch.Generator, row: Tensor = row, x: Tensor = x, target: Tensor = target
+            ) -> Tensor:
+                k = int(torch.randint(len(x) - 4096, (), generator=generator))
+                cut = slice(k, k + 4096)
+                return weighted_l1(
+                    row,
+                    x[None, cut],
+                    target[:, cut],
+                    0.1 / (0.1 + target[:, cut, 0].abs()),
+                    width=c.width,
+                    layers=c.layers,
+                    omega_first=c.omega_first,
+                    omega_hidden=c.omega_hidden,
+                    squash=False,
+                    n_threads=self.n_threads,
+                ).sum()
+
+            with _one_torch_thread():
+                fit([row], loss_fn, TrainConfig(steps=300, learning_rate=2e-4, progress=False))
+            theta[i] = row.detach()[0]
+        self.theta = theta
+
     # -- results -------------------------------------------------------------------------------------------------------
 
-    def learned(self) -> LearnedViews:
+    def learned(self, step: int | None = None) -> LearnedViews:
+        """The fields as they are now; ``step`` says how far the run is, its end without.
+
+        Raises:
+            FitError: At the end, a distance that isn't finite, or not positive on the faces of a box.
+        """
         instances = []
+        if step is None:
+            self._close()
         for i, field in enumerate(self.fields):
             _unflat(self.theta[i], field.distance)
             _unflat(self.color[i], field.appearance)
+            if step is None:
+                finish(field, self._spread(i, 8192, torch.Generator().manual_seed(0)) * field.half_extent)
             label = int(self.labels[i])
             n_parts = int((self.labels == label).sum())
             name = f"object_{label}" if label != BACKGROUND else "object" if self.pixels.ids is None else "background"
@@ -641,7 +731,12 @@ class Learner:
             instances.append(Instance(name, field, pose, lit=False))
         _observe(instances, self.cameras())
         background = (1.0, 1.0, 1.0) if not self.opaque else tuple(self.background.detach().sigmoid().tolist())
-        return LearnedViews(tuple(instances), background, self.sharpness(self.config.steps), tuple(self.cameras()))
+        return LearnedViews(
+            tuple(instances),
+            background,
+            self.sharpness(self.config.steps if step is None else step),
+            tuple(self.cameras()),
+        )
 
     def cameras(self) -> list[Camera]:
         """The cameras of the pictures, where they are by now."""
@@ -712,12 +807,16 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 class _Seen(NamedTuple):
+    """What rays saw: of each ray colour (without background) and opacity; of each knot the union's distance (metres) and
+    whose it is; of each sample its weight and owner; the surface points that were asked for colour, and whose they are."""
+
     rgb: Tensor
     opacity: Tensor
     knots: Knots
     samples: Samples
     pairs: _Pairs
     sdf: Tensor
+    knot_owner: Tensor
     weight: Tensor
     owner: Tensor
     p_world: Tensor
@@ -806,7 +905,13 @@ def _flat(nets: Sequence[nn.Module]) -> Tensor:
 
 
 def _unflat(theta: Tensor, net: nn.Module) -> None:
-    nn.utils.vector_to_parameters(theta.detach().clone(), net.parameters())
+    at = 0
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(
+                theta[at : at + p.numel()].view_as(p)
+            )  # in place, so that indices made of older weights are known as such
+            at += p.numel()
 
 
 @numba.njit(cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -158,6 +159,43 @@ def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_i
     assert float(gradient[1]) < 1e-4 * float(gradient[0])
 
 
+def test_objects_that_share_space_are_pushed_apart():
+    views = seen_by(things(), cameras(4), depth=True, ids=True)
+    box = Aabb(-0.5 * torch.ones(3), 0.5 * torch.ones(3))
+    learner = Learner(views, [box, box], [0, 1], SMALL)
+    o, d, _ = learner.lenses.rays(learner.pixels.view[:64], learner.pixels.pixel[:64])
+    learner.theta[1] = learner.theta[0]  # the same solid twice
+    learner.theta[:, -1] -= 0.3  # with an inside
+    learner.lattices = learner._lattices()
+    learner.theta.requires_grad_()
+    loss = learner._overlap_loss(learner.see(o, d, 50.0, torch.full((64, 16), 0.5)))
+    assert float(loss) > 0
+    gradient = torch.autograd.grad(loss, [learner.theta])[0]
+    assert float(gradient[:, -1].max()) < 0  # more distance, less overlap
+
+
+def test_cameras_that_stand_wrong_are_put_right():
+    views = seen_by(things(), cameras(12), depth=True, ids=True)
+    generator = torch.Generator().manual_seed(0)
+    wrong = []
+    for view in views:
+        axis, way = torch.nn.functional.normalize(torch.randn(2, 3, generator=generator).double(), dim=-1)
+        pose = SE3.from_translation(0.03 * way) @ view.camera.T_world_cam @ SE3.from_axis_angle(axis, math.radians(1.5))
+        camera = dataclasses.replace(view.camera, T_world_cam=pose)
+        wrong.append(View(camera, view.rgb, depth=view.depth.nan_to_num(0.0), ids=view.ids))
+    config = ViewsConfig(**{**vars(SMALL), "steps": 500, "pose_rate": 2.0})
+    found = fit_views(Views(wrong), config=config, refine=True, progress=False).cameras
+
+    def errors(cameras: list[Camera]) -> tuple[float, float]:
+        away = [a.T_world_cam.inverse() @ b.camera.T_world_cam for a, b in zip(cameras, views, strict=True)]
+        turn = torch.stack([pose.log()[3:].norm() for pose in away]).mean()
+        return math.degrees(float(turn)), float(torch.stack([pose.translation.norm() for pose in away]).mean())
+
+    before, after = errors([view.camera for view in wrong]), errors(list(found))
+    assert after[0] < 0.5 * before[0]
+    assert after[1] < 0.7 * before[1]
+
+
 def test_carving_keeps_the_object_and_little_else():
     views = seen_by(things(), cameras(), depth=False, ids=True)
     p = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
@@ -196,6 +234,22 @@ def test_a_mask_without_pixels_in_common_is_named():
 def test_one_view_without_depth_is_refused():
     with pytest.raises(ViewError, match="depth"):
         fit_views(seen_by(things(), cameras(1), depth=False, ids=False), config=SMALL, progress=False)
+
+
+def test_masks_that_are_empty_all_over_are_refused():
+    views = seen_by(things()[1:2], cameras(3), depth=False, ids=False, alpha=True)
+    empty = Views([View(v.camera, v.rgb, alpha=torch.zeros_like(v.alpha)) for v in views])
+    with pytest.raises(ViewError, match="nothing to learn"):
+        fit_views(empty, config=SMALL, progress=False)
+
+
+def test_pictures_of_different_sizes_and_missing_depth_are_learned_from():
+    views = list(seen_by(things(), cameras(4), depth=True, ids=True))
+    small = seen_by(things(), [c.resized(20, 15) for c in cameras(4)], depth=False, ids=True)
+    views[1] = small[1]
+    config = ViewsConfig(**{**vars(SMALL), "steps": 3, "rays": 64, "lattice": 16, "hull_steps": 5})
+    learned = fit_views(Views(views), config=config, progress=False)
+    assert len(learned.instances) == 3
 
 
 def test_the_preview_shows_the_learned_beside_the_wanted(tmp_path):
