@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -45,7 +45,8 @@ from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summ
 
 _VERSION = 1  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
-_SHARPENING = 4.0  # surfaces are as sharp as they get after this part (its inverse) of a run
+_SHARPENING = 1.2  # surfaces are as sharp as they get after this part (its inverse) of a run
+_MOST_PIXELS = 10_000_000  # of larger sets an equal share of each picture is learned from
 _OVERLAP = 0.08  # of a part of a room over the next
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
@@ -82,13 +83,13 @@ class ViewsConfig:
     color_layers: int = 3
     color_omega_first: float = 40.0
     steps: int = 6000
-    rays: int = 1024
+    rays: int = 2048
     learning_rate: float = 1.5e-4
     color_rate: float = 3.0
     pose_rate: float = 5.0
     n_uniform: int = 4
     n_fine: int = 10
-    sharpness: tuple[float, float] = (40.0, 1500.0)
+    sharpness: tuple[float, float] = (40.0, 1000.0)
     lattice: int = 64
     refresh: int = 50
     hull_steps: int = 500
@@ -97,7 +98,7 @@ class ViewsConfig:
     ids: float = 0.01
     depth: float = 0.1
     depth_band: float = 0.02
-    eikonal: float = 0.02
+    eikonal: float = 0.04
     n_eikonal: int = 512
     overlap: float = 0.1
 
@@ -201,22 +202,26 @@ class _Pixels:
     """All pixels to learn from, a row each; ``alpha`` (bytes), ``ids`` (-1 unknown) and ``depth`` (NaN unknown) may be None."""
 
     def __init__(self, views: Views) -> None:
-        def column(name: str, fill: Callable[[int], Tensor]) -> Tensor:
-            parts = [getattr(v, name) for v in views]
-            if all(p is None for p in parts):
-                return torch.empty(0)
-            sizes = [v.camera.width * v.camera.height for v in views]
-            return torch.cat([fill(n) if p is None else p.reshape(n) for p, n in zip(parts, sizes, strict=True)])
+        sizes = [view.camera.width * view.camera.height for view in views]
+        share = min(1.0, _MOST_PIXELS / sum(sizes))
+        generator = torch.Generator().manual_seed(0)
+        rows = []
+        for view, n in zip(views, sizes, strict=True):
+            chosen = view.valid.reshape(n) & (torch.rand(n, generator=generator) < share)
+            rows.append(chosen.nonzero()[:, 0])
 
-        keep = torch.cat([v.valid.reshape(-1) for v in views]).nonzero()[:, 0]
-        size = [v.camera.width * v.camera.height for v in views]
-        self.rgb = torch.cat([v._rgb.reshape(-1, 3) for v in views])[keep]
-        self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor(size))[keep]
-        self.pixel = torch.cat([torch.arange(n) for n in size])[keep]
-        alpha = column("_alpha", lambda n: torch.full((n,), 255, dtype=torch.uint8))
-        ids = column("ids", lambda n: torch.full((n,), -1, dtype=torch.int32))
-        depth = column("depth", lambda n: torch.full((n,), torch.nan))
-        self.alpha, self.ids, self.depth = (x[keep] if len(x) else None for x in (alpha, ids, depth))
+        def gathered(layers: Sequence[Tensor | None], missing: Tensor) -> Tensor | None:
+            if all(layer is None for layer in layers):
+                return None
+            parts = zip(layers, rows, strict=True)
+            return torch.cat([missing.expand(len(at)) if x is None else x.reshape(-1)[at] for x, at in parts])
+
+        self.rgb = torch.cat([view._rgb.reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)])
+        self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor([len(at) for at in rows]))
+        self.pixel = torch.cat(rows)
+        self.alpha = gathered([view._alpha for view in views], torch.tensor(255, dtype=torch.uint8))
+        self.ids = gathered([view.ids for view in views], torch.tensor(-1, dtype=torch.int32))
+        self.depth = gathered([view.depth for view in views], torch.tensor(torch.nan))
 
     def kept(self, rows: Tensor) -> None:
         for name in ("rgb", "view", "pixel", "alpha", "ids", "depth"):
