@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from compose.composite import Composite
 from compose.segments import segment_reduce
-from compose.types import Instance
+from compose.types import Instance, Rays
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.fitting import finish
@@ -52,6 +52,9 @@ _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces eve
 _OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
 _FAR = 1e3  # metres: distance where no box is
 _CHUNK = 1 << 14  # rays at once
+_MARGIN = 0.02  # by which a field is outside on the faces of its box, of half of its longest edge
+_CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
+_POLISH_PIXELS, _POLISH_POINTS = 1 << 20, 8192  # traced once, and taken in each step
 _FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned from
 _SHOWN = 1e-3  # samples that stop less light than this get no colour
 _TETRAHEDRON = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0], [1.0, 1.0, 1.0]])
@@ -70,7 +73,10 @@ class ViewsConfig:
         n_uniform, n_fine: Most knots of a ray: spread evenly, and where the lattices say that light is stopped.
         sharpness: Of opacity at the first and at the last step, it grows geometrically in between.
         lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
-        hull_steps: Steps in which networks learn their first shapes, carved from the pictures.
+        hull_steps, hull_cells: Steps in which networks learn their first shapes, carved from the pictures on cells, of which there
+            are so many along the longest edge.
+        polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
+            end, at the traced surfaces.
         opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
         depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
     """
@@ -93,6 +99,8 @@ class ViewsConfig:
     lattice: int = 64
     refresh: int = 50
     hull_steps: int = 500
+    polish: float = 0.25
+    polish_rate: float = 1e-3
     hull_cells: int = 96
     opacity: float = 0.01
     ids: float = 0.01
@@ -317,6 +325,7 @@ class Learner:
         self.boxes = (self.lo.double().numpy(), self.hi.double().numpy())
         self.size = float(self.half.max())
         self.pixels, self.lenses = _Pixels(views), _Lenses(views.cameras)
+        self.progress = True
         self.background = torch.zeros(3)
         self.opaque = self.pixels.alpha is None
         o, d, _ = self.lenses.rays(self.pixels.view, self.pixels.pixel)
@@ -519,6 +528,7 @@ class Learner:
     ) -> Tensor:
         """Runs all steps; gives the loss of each."""
         c = self.config
+        self.progress = progress
         self.start(progress)
         self.theta.requires_grad_()
         self.color.requires_grad_()
@@ -663,7 +673,7 @@ class Learner:
         f = self._distance((x[:, None] + step * _TETRAHEDRON).reshape(-1, 3), 4 * _ends(instance, m)).view(-1, 4)
         gradient = f @ _TETRAHEDRON / (4 * step)
         error = ((gradient.square().sum(-1) + 1e-8).sqrt() - 1).square()
-        return error[~face].mean() + 10 * (0.02 - f.mean(1)[face]).clamp(min=0).mean()
+        return error[~face].mean() + 10 * (_MARGIN - f.mean(1)[face]).clamp(min=0).mean()
 
     def _spread(self, i: int, n: int, generator: torch.Generator) -> Tensor:
         """Points of an object's box, in the coordinates of its network: a quarter of them on its faces."""
@@ -674,42 +684,95 @@ class Learner:
         return torch.lerp(lo, hi, share)
 
     def _close(self) -> None:
-        """Solids that reach a face of their box are ended there: ``max(f, margin - distance to the faces)`` is learned instead."""
-        c, generator = self.config, torch.Generator().manual_seed(0)
-        theta, margin = self.theta.detach(), 0.02
+        """Solids that reach a face of their box are ended there: ``max(f, margin - distance to the faces)`` is learned instead,
+        from the field itself, at rising rates until it holds."""
+        theta = self.theta.detach()
         for i in range(len(self.fields)):
-            x = self._spread(i, 1 << 16, generator)
-            x = torch.cat([x[: 1 << 14], x])[torch.randperm(5 << 14, generator=generator)]
-            with torch.no_grad():
-                f = self._distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
-            edge = torch.minimum(x - self.lo[i] / self.half[i], self.hi[i] / self.half[i] - x).amin(1)
-            if not bool((f[edge < 1e-6] < 0.2 * margin).any()):
-                continue
-            target = torch.maximum(f, margin - edge)[None, :, None]
-            row = theta[i : i + 1].clone().requires_grad_()
-
-            def loss_fn(
-                step: int, generator: torch.Generator, row: Tensor = row, x: Tensor = x, target: Tensor = target
-            ) -> Tensor:
-                k = int(torch.randint(len(x) - 4096, (), generator=generator))
-                cut = slice(k, k + 4096)
-                return weighted_l1(
-                    row,
-                    x[None, cut],
-                    target[:, cut],
-                    0.1 / (0.1 + target[:, cut, 0].abs()),
-                    width=c.width,
-                    layers=c.layers,
-                    omega_first=c.omega_first,
-                    omega_hidden=c.omega_hidden,
-                    squash=False,
-                    n_threads=self.n_threads,
-                ).sum()
-
-            with _one_torch_thread():
-                fit([row], loss_fn, TrainConfig(steps=300, learning_rate=2e-4, progress=False))
-            theta[i] = row.detach()[0]
+            for rate in _CLOSING_RATES:
+                x = self._spread(i, 1 << 16, torch.Generator().manual_seed(0))
+                edge = torch.minimum(x - self.lo[i] / self.half[i], self.hi[i] / self.half[i] - x).amin(1)
+                with torch.no_grad():
+                    f = self._distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
+                if float(f[edge < 1e-6].min()) > 0.2 * _MARGIN:
+                    break
+                target = torch.maximum(f, _MARGIN - edge)
+                theta[i] = self._regressed(theta[i], x, target, rate)
         self.theta = theta
+
+    def _regressed(self, theta: Tensor, x: Tensor, target: Tensor, rate: float) -> Tensor:
+        """A distance network that has learned given distances, from the one it starts from."""
+        c = self.config
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        x, target = x[order][None], target[order][None, :, None]
+        row = theta[None].clone().requires_grad_()
+
+        def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+            k = int(torch.randint(x.shape[1] - 4096, (), generator=generator))
+            cut = slice(k, k + 4096)
+            near = 0.1 / (0.1 + target[:, cut, 0].abs())
+            return weighted_l1(
+                row,
+                x[:, cut],
+                target[:, cut],
+                near,
+                width=c.width,
+                layers=c.layers,
+                omega_first=c.omega_first,
+                omega_hidden=c.omega_hidden,
+                squash=False,
+                n_threads=self.n_threads,
+            ).sum()
+
+        with _one_torch_thread():
+            fit([row], loss_fn, TrainConfig(steps=200, learning_rate=rate, progress=False))
+        return row.detach()[0]
+
+    def _polish(self) -> None:
+        """Colours once more, with shapes as they are: at the first hit of each pixel's ray, a single place and not a dozen.
+
+        Left out: pixels that something else should be at (by id, or by depth), and those that are half transparent.
+        """
+        c, px = self.config, self.pixels
+        for theta, field in zip(self.theta, self.fields, strict=True):
+            _unflat(theta, field.distance)
+        poses = [SE3.from_translation(trans.double()) for trans in self.trans]
+        scene = Composite(
+            [Instance(str(i), f, pose) for i, (f, pose) in enumerate(zip(self.fields, poses, strict=True))]
+        )
+        x, own, rows = [], [], []
+        band = 2 * c.depth_band * float(self.half.min())
+        order = torch.randperm(len(px), generator=torch.Generator().manual_seed(0))[:_POLISH_PIXELS].sort().values
+        for part in order.split(1 << 17):
+            o, d, length = self.lenses.rays(px.view[part], px.pixel[part])
+            hits = scene.trace(Rays(o, torch.nn.functional.normalize(d, dim=-1)))
+            fits = hits.owner >= 0
+            if px.alpha is not None:
+                fits &= px.alpha[part] > 250
+            if px.ids is not None:
+                fits &= (self.labels[hits.owner.clamp(min=0)] == px.ids[part]) | (px.ids[part] < 0)
+            if px.depth is not None:
+                fits &= ~((px.depth[part] * length - hits.t).abs() > band)  # also where depth is missing
+            at = fits.nonzero()[:, 0]
+            x.append(self._in_object(o[at] + hits.t[at, None] * d[at], hits.owner[at]))
+            own.append(hits.owner[at])
+            rows.append(part[at])
+        x_all, own_all, rows_all = torch.cat(x), torch.cat(own), torch.cat(rows)
+        steps = round(c.polish * c.steps)
+        if len(x_all) == 0 or steps == 0:
+            return
+        want = px.rgb[rows_all]
+        self.color = self.color.detach().requires_grad_()
+
+        def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+            k = torch.randint(len(x_all), (_POLISH_POINTS,), generator=generator)
+            k = k[own_all[k].argsort(stable=True)]
+            rgb = self._look(x_all[k], _ends(own_all[k], len(self.fields)))
+            return (rgb - want[k].float() / 255).square().mean()
+
+        train = TrainConfig(steps=steps, learning_rate=c.polish_rate, final_rate=0.01, label="colours")
+        with _one_torch_thread():
+            fit([self.color], loss_fn, dataclasses.replace(train, progress=self.progress))
+        self.color = self.color.detach()
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -722,6 +785,7 @@ class Learner:
         instances = []
         if step is None:
             self._close()
+            self._polish()
         for i, field in enumerate(self.fields):
             _unflat(self.theta[i], field.distance)
             _unflat(self.color[i], field.appearance)
@@ -859,7 +923,7 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
             cell = float(scene.size.max()) / 64
             support = carver.support(centers, cell, number)
             solid = support >= 0.3 * support.max()
-            if not support.any():
+            if int(support.max()) < 2:  # one picture doesn't say how far away it is
                 raise ViewError(
                     f"fit_views: the masks of instance {number} don't meet in one place; are the cameras right?"
                 )

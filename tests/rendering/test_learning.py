@@ -18,7 +18,7 @@ from rendering.learning import Learner, boxes_of
 
 SMALL = ViewsConfig(
     width=32, layers=2, color_width=32, color_layers=2, omega_first=10.0, color_omega_first=10.0, steps=250, rays=512,
-    learning_rate=2e-3, lattice=32, refresh=25, hull_steps=100,
+    learning_rate=2e-3, lattice=32, refresh=25, hull_steps=100, hull_cells=32,
 )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_objects_that_share_space_are_pushed_apart():
     learner.lattices = learner._lattices()
     learner.theta.requires_grad_()
     loss = learner._overlap_loss(learner.see(o, d, 50.0, torch.full((64, 16), 0.5)))
-    assert float(loss) > 0
+    assert float(loss.detach()) > 0
     gradient = torch.autograd.grad(loss, [learner.theta])[0]
     assert float(gradient[:, -1].max()) < 0  # more distance, less overlap
 
