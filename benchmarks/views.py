@@ -80,15 +80,11 @@ def learn(
     return learner.learned(), curve
 
 
-def wanted(view: View, background: tuple[float, float, float]) -> torch.Tensor:
-    return view.composited(background)
-
-
 def volume_score(learned: LearnedViews, test: Views) -> float:
     scene = Composite(learned.instances)
     keys = {"sharpness": learned.sharpness, "background": learned.background, "n_uniform": 4, "n_fine": 16}
     found = [
-        psnr(render_volume(scene, view.camera, progress=False, **keys).rgb, wanted(view, learned.background))
+        psnr(render_volume(scene, view.camera, progress=False, **keys).rgb, view.composited(learned.background))
         for view in test
     ]
     return sum(found) / len(found)
@@ -100,7 +96,7 @@ def traced_score(learned: LearnedViews, test: Views) -> dict[str, float]:
     colors, errors = [], []
     for view in test:
         frame = render(scene, view.camera, config=config, progress=False)
-        colors.append(psnr(frame.rgb, wanted(view, learned.background)))
+        colors.append(psnr(frame.rgb, view.composited(learned.background)))
         if view.depth is not None:
             both = torch.isfinite(view.depth) & torch.isfinite(frame.depth)
             errors.append((frame.depth - view.depth)[both].abs())
@@ -118,7 +114,7 @@ def sheet(learned: LearnedViews, test: Views, file: Path) -> None:
     for view in (test[0], test[len(test) // 2]):
         frame = render(scene, view.camera, config=RenderConfig(background=learned.background), progress=False)
         seen = frame.seen[..., None].expand(-1, -1, 3)
-        pictures += [wanted(view, learned.background), frame.rgb, 0.5 * frame.normal + 0.5, seen]
+        pictures += [view.composited(learned.background), frame.rgb, 0.5 * frame.normal + 0.5, seen]
     save_png(contact_sheet(pictures, columns=4), file)
 
 

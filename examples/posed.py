@@ -106,7 +106,7 @@ def write(folder: Path, name: str, meshes: list[Any], poses: list[SE3], views: l
     """Pictures, depth and masks of the board (0) and the things (1, 2, ...), and their transforms."""
     for part in ("rgb", "depth", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    stem = name.removesuffix(".json").replace("transforms", "train") if name == "transforms.json" else "test"
+    stem = "train" if name == "transforms.json" else "test"
     entries, files = [], []
     for i, camera in enumerate(tqdm(views, desc=f"draw {stem}", delay=2, leave=False, disable=None)):
         depth, owner, rgb = rasterize_meshes(meshes, poses, camera)

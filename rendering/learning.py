@@ -45,7 +45,7 @@ from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summ
 
 _VERSION = 1  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
-_SHARPENING = 1.2  # surfaces are as sharp as they get after this part (its inverse) of a run
+_SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
 _MOST_PIXELS = 10_000_000  # of larger sets an equal share of each picture is learned from
 _OVERLAP = 0.08  # of a part of a room over the next
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
@@ -71,13 +71,14 @@ class ViewsConfig:
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
         pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
         n_uniform, n_fine: Most knots of a ray: spread evenly, and where the lattices say that light is stopped.
-        sharpness: Of opacity at the first and at the last step, it grows geometrically in between.
+        sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
         lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
         hull_steps, hull_cells: Steps in which networks learn their first shapes, carved from the pictures on cells, of which there
             are so many along the longest edge.
         polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
             end, at the traced surfaces.
         opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
+        n_eikonal: Places near surfaces, and as many all over the boxes, at which slopes are looked at in each step.
         depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
     """
 
@@ -188,9 +189,10 @@ def fit_views(
         )
     if preview is not None:
         save_png(learner.compared(config.steps - 1), preview)
+    learned = learner.learned()  # until here a killed run goes on from the checkpoint
     with contextlib.suppress(OSError):
         checkpoint.unlink(missing_ok=True)
-    return learner.learned()
+    return learned
 
 
 def _content(views: Views) -> str:
@@ -254,8 +256,7 @@ class _Lenses:
 
     def moved(self) -> list[SE3]:
         """The poses of the cameras, with their twists, float64."""
-        turn = SE3.exp(torch.cat([torch.zeros_like(self.twist[:, :3]), self.twist[:, 3:]], -1).detach().double())
-        rot = turn.rotation() @ self.rot.double()
+        rot = self._turns(self.twist.detach().double()) @ self.rot.double()
         matrix = torch.eye(4, dtype=torch.float64).repeat(len(rot), 1, 1)
         matrix[:, :3, :3] = rot
         matrix[:, :3, 3] = self.pos.double() + self.twist[:, :3].detach().double()
@@ -270,8 +271,12 @@ class _Lenses:
         d = ((d / length[:, None])[:, None] * self.rot[view]).sum(-1)
         if not self.twist.requires_grad:
             return self.pos[view], d, length
-        turn = SE3.exp(torch.cat([torch.zeros_like(self.twist[:, :3]), self.twist[:, 3:]], -1)).rotation()
+        turn = self._turns(self.twist)
         return self.pos[view] + self.twist[view, :3], (d[:, None] * turn[view]).sum(-1), length
+
+    @staticmethod
+    def _turns(twist: Float[Tensor, "v 6"]) -> Float[Tensor, "v 3 3"]:
+        return SE3.exp(torch.cat([torch.zeros_like(twist[:, :3]), twist[:, 3:]], -1)).rotation()
 
 
 class _Pairs(NamedTuple):
@@ -318,10 +323,9 @@ class Learner:
         self.half = torch.stack([f.half_extent for f in self.fields])
         self.theta = _flat([f.distance for f in self.fields])
         self.color = _flat([f.appearance for f in self.fields])
-        self.rot = torch.eye(3).expand(m, 3, 3).contiguous()
         self.trans = torch.stack([box.center for box in boxes]).float()
         self.lo, self.hi = (torch.stack([getattr(f, k) for f in self.fields]) for k in ("box_lo", "box_hi"))
-        self.places = Places(self.rot.double().numpy(), self.trans.double().numpy(), np.ones(m), np.arange(m))
+        self.places = Places(np.tile(np.eye(3), (m, 1, 1)), self.trans.double().numpy(), np.ones(m), np.arange(m))
         self.boxes = (self.lo.double().numpy(), self.hi.double().numpy())
         self.size = float(self.half.max())
         self.pixels, self.lenses = _Pixels(views), _Lenses(views.cameras)
@@ -356,6 +360,22 @@ class Learner:
             n_threads=self.n_threads,
         )[:, 0]
 
+    def _distance_error(self, theta: Tensor, x: Tensor, target: Tensor, falloff: float) -> Tensor:
+        """Sum over networks of the mean absolute error; at distance d it counts falloff / (falloff + |d|)."""
+        c = self.config
+        return weighted_l1(
+            theta,
+            x,
+            target,
+            falloff / (falloff + target[..., 0].abs()),
+            width=c.width,
+            layers=c.layers,
+            omega_first=c.omega_first,
+            omega_hidden=c.omega_hidden,
+            squash=False,
+            n_threads=self.n_threads,
+        ).sum()
+
     def _look(self, x: Tensor, offsets: Tensor) -> Tensor:
         c = self.config
         return sine_mlps(
@@ -371,10 +391,7 @@ class Learner:
         ).sigmoid()
 
     def _in_object(self, p_world: Tensor, instance: Tensor) -> Tensor:
-        p = ((p_world - self.trans[instance])[:, :, None] * self.rot[instance]).sum(
-            1
-        )  # much faster than matmul of small ones
-        return p / self.half[instance, None]
+        return (p_world - self.trans[instance]) / self.half[instance, None]
 
     def _pairs(self, p_world: Tensor) -> _Pairs:
         p = p_world.detach().double().numpy()
@@ -402,8 +419,8 @@ class Learner:
     def _meets(self, o: Tensor, d: Tensor) -> Tensor:
         found = torch.zeros(len(o), dtype=torch.bool)
         for i in range(len(self.fields)):
-            p, q = (o - self.trans[i]) @ self.rot[i], d @ self.rot[i]
-            a, b = (self.lo[i] - p) / q, (self.hi[i] - p) / q
+            p = o - self.trans[i]
+            a, b = (self.lo[i] - p) / d, (self.hi[i] - p) / d
             found |= torch.minimum(a, b).amax(-1).clamp(min=0) < torch.maximum(a, b).amin(-1)
         return found
 
@@ -441,7 +458,7 @@ class Learner:
         shown = ((weight.detach() > _SHOWN) & (owner >= 0)).nonzero()[:, 0]
         shown = shown[owner[shown].argsort(stable=True)]
         own, r = owner[shown], samples.ray_indices[shown]
-        p = o[r] + t[shown, None].detach() * d[r]
+        p = o[r] + t[shown, None] * d[r]
         rgb = self._look(self._in_object(p, own), _ends(own, len(self.fields)))
         rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
         total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
@@ -465,13 +482,8 @@ class Learner:
             axes = _axes(box, c.hull_cells, middles=True)
             cell = np.array([float(axis[1] - axis[0]) for axis in axes])
             centers = torch.cartesian_prod(*axes).double()
-            world = centers @ self.rot[i].double().T + self.trans[i].double()
-            solid = (
-                (carver.support(world, float(cell.max()), int(self.labels[i])) > 0)
-                .view(*(len(a) for a in axes))
-                .numpy()
-            )
-            distance = distance_to_cells(solid, cell)
+            support = carver.support(centers + self.trans[i].double(), float(cell.max()), int(self.labels[i]))
+            distance = distance_to_cells(support.view(*(len(a) for a in axes)).numpy() > 0, cell)
             at = torch.randint(len(centers), (1 << 16,), generator=generator)
             x_all.append(centers[at].float() / self.half[i])
             target_all.append(torch.from_numpy(distance.reshape(-1)).float()[at] / self.half[i])
@@ -481,25 +493,11 @@ class Learner:
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             k = int(torch.randint(x.shape[1] - 2048, (), generator=generator))
             cut = slice(k, k + 2048)
-            near = 0.2 / (0.2 + target[:, cut, 0].abs())
-            return weighted_l1(
-                theta,
-                x[:, cut],
-                target[:, cut],
-                near,
-                width=c.width,
-                layers=c.layers,
-                omega_first=c.omega_first,
-                omega_hidden=c.omega_hidden,
-                squash=False,
-                n_threads=self.n_threads,
-            ).sum()
+            return self._distance_error(theta, x[:, cut], target[:, cut], 0.2)
 
-        fit(
-            [theta],
-            loss_fn,
-            TrainConfig(steps=c.hull_steps, learning_rate=2e-3, label="first shapes", progress=progress),
-        )
+        train = TrainConfig(steps=c.hull_steps, learning_rate=2e-3, label="first shapes", progress=progress)
+        with _one_torch_thread():
+            fit([theta], loss_fn, train)
         self.theta = theta.detach()
         self.lattices = self._lattices()
         self._thin_out(generator)
@@ -701,7 +699,6 @@ class Learner:
 
     def _regressed(self, theta: Tensor, x: Tensor, target: Tensor, rate: float) -> Tensor:
         """A distance network that has learned given distances, from the one it starts from."""
-        c = self.config
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
         x, target = x[order][None], target[order][None, :, None]
         row = theta[None].clone().requires_grad_()
@@ -709,19 +706,7 @@ class Learner:
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             k = int(torch.randint(x.shape[1] - 4096, (), generator=generator))
             cut = slice(k, k + 4096)
-            near = 0.1 / (0.1 + target[:, cut, 0].abs())
-            return weighted_l1(
-                row,
-                x[:, cut],
-                target[:, cut],
-                near,
-                width=c.width,
-                layers=c.layers,
-                omega_first=c.omega_first,
-                omega_hidden=c.omega_hidden,
-                squash=False,
-                n_threads=self.n_threads,
-            ).sum()
+            return self._distance_error(row, x[:, cut], target[:, cut], 0.1)
 
         with _one_torch_thread():
             fit([row], loss_fn, TrainConfig(steps=200, learning_rate=rate, progress=False))
@@ -977,9 +962,7 @@ def _unflat(theta: Tensor, net: nn.Module) -> None:
     at = 0
     with torch.no_grad():
         for p in net.parameters():
-            p.copy_(
-                theta[at : at + p.numel()].view_as(p)
-            )  # in place, so that indices made of older weights are known as such
+            p.copy_(theta[at : at + p.numel()].view_as(p))  # in place: indices of older weights are known as such
             at += p.numel()
 
 

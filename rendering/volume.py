@@ -125,9 +125,10 @@ def weights_of(sdf: Float[Tensor, "k"], samples: Samples, sharpness: float | Ten
     before = torch.cat([total.new_zeros(1), total])
     until = (before[:-1] - before[samples.offsets[samples.ray_indices]]).to(sdf.dtype)
     weight = until.exp() * -torch.expm1(stopped)
-    fall = f0 - f1
-    share = torch.where(fall > 0, f0 / fall.clamp(min=1e-6), 0.5).clamp(0, 1)
-    t = torch.lerp(samples.t_starts, samples.t_ends, share.to(samples.t_starts.dtype))
+    with torch.no_grad():
+        fall = f0 - f1
+        share = torch.where(fall > 0, f0 / fall.clamp(min=1e-6), 0.5).clamp(0, 1)
+        t = torch.lerp(samples.t_starts, samples.t_ends, share.to(samples.t_starts.dtype))
     return Weights(weight, t)
 
 
