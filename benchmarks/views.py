@@ -35,9 +35,9 @@ from rendering import (
     Camera,
     LearnedViews,
     RenderConfig,
-    View,
     Views,
     ViewsConfig,
+    align_cameras,
     contact_sheet,
     load_views,
     render,
@@ -59,6 +59,7 @@ def learn(
 ) -> tuple[LearnedViews, list[dict[str, float]]]:
     """What `fit_views` does, and the quality on some held-out views over time (in which the time of looking isn't counted)."""
     began = time.monotonic()
+    views = align_cameras(views) if refine else views
     learner = Learner(views, *boxes_of(views), config)
     curve: list[dict[str, float]] = []
     apart = 0.0
@@ -154,9 +155,7 @@ def disturbed(views: Views, degrees: float = 2.0, metres: float = 0.02) -> Views
         axis, way = torch.nn.functional.normalize(torch.randn(2, 3, generator=generator, dtype=torch.float64), dim=-1)
         pose = view.camera.T_world_cam @ SE3.from_axis_angle(axis, math.radians(degrees))
         pose = SE3.from_translation(metres * way) @ pose
-        camera = dataclasses.replace(view.camera, T_world_cam=pose)
-        keys = {"name": view.name, "alpha": view._alpha, "depth": view._depth, "depth_unit": view.depth_unit}
-        out.append(View(camera, view._rgb, ids=view._ids, valid=view._valid, **keys))
+        out.append(view.with_camera(dataclasses.replace(view.camera, T_world_cam=pose)))
     return Views(out)
 
 

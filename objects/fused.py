@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _BLOCK = 64  # points in flight: the activations of three 64-wide layers then fit the caches
-_ROWS = 4096  # points of one network in one job
+_ROWS = 1024  # points of one network in one job
 _PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
 
 
@@ -220,7 +220,8 @@ def _pool(n_threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="sirenscape-fused")
 
 
-def _spread(part: Callable[[Any], Any], jobs: Sequence[Any], n_threads: int) -> list[Any]:
+def spread(part: Callable[[Any], Any], jobs: Sequence[Any], n_threads: int) -> list[Any]:
+    """``part`` of each job, on so many threads; only kernels that let go of the interpreter gain by it."""
     return list(map(part, jobs) if n_threads == 1 else _pool(n_threads, os.getpid()).map(part, jobs))
 
 
@@ -243,7 +244,7 @@ class _WeightedL1(torch.autograd.Function):
             )
 
         jobs = range(n_nets * _PARTS)
-        losses = _spread(part, jobs, n_threads)
+        losses = spread(part, jobs, n_threads)
         ctx.grad = torch.from_numpy(grads.sum(1))
         return torch.tensor(losses).reshape(n_nets, _PARTS).sum(1)
 
@@ -283,11 +284,6 @@ def weighted_l1(
 class _SineMlps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta, x, offsets, n_out, shape, n_threads):
-        jobs = [
-            (k, lo, min(lo + _ROWS, end))
-            for k, (begin, end) in enumerate(pairwise(offsets.tolist()))
-            for lo in range(begin, end, _ROWS)
-        ]
         th, xs = theta.detach().numpy(), x.detach().numpy()
         out = np.empty((len(xs), n_out), np.float32)
 
@@ -295,16 +291,19 @@ class _SineMlps(torch.autograd.Function):
             k, lo, hi = job
             _evaluate(th[k], xs[lo:hi], shape[0], shape[1], shape[2], shape[3], out[lo:hi])
 
-        _spread(part, jobs, n_threads)
-        ctx.save_for_backward(theta, x)
-        ctx.rest = (jobs, shape, n_threads)
+        spread(part, _jobs(offsets.numpy()), n_threads)
+        ctx.save_for_backward(theta, x, offsets)
+        ctx.rest = (shape, n_threads)
         return torch.from_numpy(out)
 
     @staticmethod
     def backward(ctx, g_out):
-        theta, x = ctx.saved_tensors
-        jobs, shape, n_threads = ctx.rest
-        th, xs, pushed = theta.detach().numpy(), x.detach().numpy(), g_out.contiguous().numpy()
+        theta, x, offsets = ctx.saved_tensors
+        shape, n_threads = ctx.rest
+        pushed = g_out.contiguous().numpy()
+        rows = np.flatnonzero(pushed.any(1))  # points that nothing depends on aren't asked again
+        pushed, xs = pushed[rows], x.detach().numpy()[rows]
+        jobs, th = _jobs(np.searchsorted(rows, offsets.numpy())), theta.detach().numpy()
         wanted = ctx.needs_input_grad[1]
         g_x = np.empty_like(xs) if wanted else xs[:0]
         grads = np.zeros((len(jobs), theta.shape[1]), np.float32)
@@ -314,11 +313,24 @@ class _SineMlps(torch.autograd.Function):
             g = g_x[lo:hi] if wanted else g_x
             _pull_back(th[k], xs[lo:hi], pushed[lo:hi], shape[0], shape[1], shape[2], shape[3], grads[number], g)
 
-        _spread(part, range(len(jobs)), n_threads)
+        spread(part, range(len(jobs)), n_threads)
         grad = np.zeros(theta.shape, np.float32)
         for (k, _, _), share in zip(jobs, grads, strict=True):
             grad[k] += share
-        return torch.from_numpy(grad), torch.from_numpy(g_x) if wanted else None, None, None, None, None
+        g_points = None
+        if wanted:
+            g_points = torch.zeros_like(x)
+            g_points[torch.from_numpy(rows)] = torch.from_numpy(g_x)
+        return torch.from_numpy(grad), g_points, None, None, None, None
+
+
+def _jobs(offsets: np.ndarray) -> list[tuple[int, int, int]]:
+    """Networks and their rows, in pieces."""
+    return [
+        (k, lo, min(lo + _ROWS, end))
+        for k, (begin, end) in enumerate(pairwise(offsets.tolist()))
+        for lo in range(begin, end, _ROWS)
+    ]
 
 
 def sine_mlps(

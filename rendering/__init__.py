@@ -15,7 +15,7 @@ from rendering.images import (
 )
 from rendering.learning import LearnedViews, ViewsConfig, fit_views
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from rendering.posing import PosesConfig, refine_poses
+from rendering.posing import PosesConfig, align_cameras, refine_poses
 from rendering.render import Frame, RenderConfig, render
 from rendering.view_files import load_views
 from rendering.views import View, ViewError, Views
@@ -36,6 +36,7 @@ __all__ = [
     "Views",
     "ViewsConfig",
     "VolumeFrame",
+    "align_cameras",
     "contact_sheet",
     "depth_picture",
     "fit_views",

@@ -7,6 +7,9 @@ the pixels that it covers belong to something that can't hide it. Source: Kutula
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numba
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from jaxtyping import Float, Int
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from rendering.camera import Camera
 from rendering.views import Views
 
 BACKGROUND = 0  # its instance id
@@ -37,14 +41,9 @@ class Carver:
         self.opaque = flat([None if v.alpha is None else v.alpha >= 0.5 for v in views], torch.bool, 1)
         self.tells = np.array([view.ids is not None or view.alpha is not None for view in views])
         self.measures = np.array([view.depth is not None for view in views])
-        self.lens = np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
-        self.size = np.array([[c.width, c.height] for c in cameras])
-        self.start = np.cumsum([0, *(c.width * c.height for c in cameras[:-1])])
-        to_cam = [camera.T_world_cam.inverse() for camera in cameras]
-        self.rot = np.stack([pose.rotation().numpy() for pose in to_cam])
-        self.trans = np.stack([pose.translation.numpy() for pose in to_cam])
+        self.sights = _sights(cameras)
 
-    def support(self, centers: Float[Tensor, "n 3"], cell: float, wanted: int) -> Int[Tensor, "n"]:
+    def support(self, centers: Float[Tensor, "n 3"], cell: float, wanted: int | None) -> Int[Tensor, "n"]:
         """How many pictures show the object where each cell is; 0 for cells that the pictures rule out, or that none of them shows.
 
         Pictures that only have depth show the same everywhere: there it is 1 for cells that aren't ruled out.
@@ -52,14 +51,48 @@ class Carver:
         Args:
             centers: Middles of the cells, world frame, metres, float64.
             cell: Their size, metres.
-            wanted: The instance id of the object; of no account where pictures have no ids.
+            wanted: The instance id of the object; None for any. Of no account where pictures have no ids.
         """
         count = np.zeros(len(centers), dtype=np.int64)
         layers = (self.depth, self.ids, self.opaque, self.tells, self.measures)
-        number = wanted if self.has_ids else _ANY
-        where = (self.lens, self.size, self.start, self.rot, self.trans)
-        _carve(centers.double().numpy(), cell, number, *layers, *where, count)
+        number = wanted if self.has_ids and wanted is not None else _ANY
+        inputs: Any = (centers.double().numpy(), cell, number, *layers, *self.sights, count)
+        _carve(*inputs)
         return torch.from_numpy(count)
+
+
+def fused(
+    centers: Float[Tensor, "n 3"], cameras: Sequence[Camera], ahead: Sequence[Float[Tensor, "h w"]], reach: float
+) -> Float[Tensor, "n"]:
+    """Signed distances along the rays of pictures, averaged over those that see so far (Curless, Levoy, "A Volumetric Method for
+    Building Complex Models from Range Images", SIGGRAPH 1996).
+
+    Args:
+        centers: Places, world frame, metres.
+        cameras: Of the pictures.
+        ahead: For each picture metres along the ray of each pixel to the surface, inf where there is none, NaN where unknown.
+        reach: Metres; distances are cut to it, and a picture that sees a surface this far before a place says nothing of it.
+
+    Returns:
+        Metres, at most ``reach``, negative inside; ``-reach`` where no picture says anything.
+    """
+    out = np.empty(len(centers), np.float32)
+    flat = torch.cat([x.reshape(-1) for x in ahead]).numpy()
+    inputs: Any = (centers.double().numpy(), flat, reach, *_sights(cameras), out)
+    _fuse(*inputs)
+    return torch.from_numpy(out)
+
+
+def _sights(cameras: Sequence[Camera]) -> tuple[np.ndarray, ...]:
+    """Lenses, sizes, first pixels in a table of all, and the rotations and translations from the world to the cameras."""
+    to_cam = [camera.T_world_cam.inverse() for camera in cameras]
+    return (
+        np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras]),
+        np.array([[c.width, c.height] for c in cameras]),
+        np.cumsum([0, *(c.width * c.height for c in cameras[:-1])]),
+        np.stack([pose.rotation().numpy() for pose in to_cam]),
+        np.stack([pose.translation.numpy() for pose in to_cam]),
+    )
 
 
 @numba.njit(parallel=True, cache=True)
@@ -87,7 +120,7 @@ def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, siz
                     at = start[v] + r * width + q
                     if depth[at] > 0:
                         nearest = min(nearest, depth[at])
-                    if opaque[at] and (ids[at] == wanted or ids[at] == _ANY):
+                    if opaque[at] and (ids[at] == wanted or ids[at] == _ANY or wanted == _ANY):
                         mine = True
                     elif opaque[at] and ids[at] != BACKGROUND:
                         other = True
@@ -118,3 +151,25 @@ def distance_to_cells(occupied: np.ndarray, cell: np.ndarray) -> np.ndarray:
         return np.full(occupied.shape, float(cell.max()))
     outer, inner = (np.asarray(distance_transform_edt(part, sampling=cell)) for part in (~inside, inside))
     return outer - inner + 0.5 * float(cell.min()) * np.where(inside, 1.0, -1.0)
+
+
+@numba.njit(parallel=True, cache=True)
+def _fuse(centers, ahead, reach, lens, size, start, rot, trans, out):
+    for i in numba.prange(len(centers)):
+        total, n = 0.0, 0
+        for v in range(len(start)):
+            x, y, z = trans[v, 0], trans[v, 1], trans[v, 2]
+            for c in range(3):
+                x += rot[v, 0, c] * centers[i, c]
+                y += rot[v, 1, c] * centers[i, c]
+                z += rot[v, 2, c] * centers[i, c]
+            if z <= 0:
+                continue
+            column, row = int(np.floor(lens[v, 0] * x / z + lens[v, 2])), int(np.floor(lens[v, 1] * y / z + lens[v, 3]))
+            if column < 0 or row < 0 or column >= size[v, 0] or row >= size[v, 1]:
+                continue
+            f = ahead[start[v] + row * size[v, 0] + column] - np.sqrt(x * x + y * y + z * z)
+            if f > -reach:
+                total += min(f, reach)
+                n += 1
+        out[i] = total / n if n else -reach

@@ -25,6 +25,7 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 
 from compose.composite import Composite
@@ -38,24 +39,32 @@ from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.camera import Camera
-from rendering.hulls import BACKGROUND, Carver, distance_to_cells
+from rendering.hulls import BACKGROUND, Carver, distance_to_cells, fused
 from rendering.images import save_png
+from rendering.pixels import Lenses, Pixels
+from rendering.posing import align_cameras
 from rendering.views import ViewError, Views
 from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
+from rendering.voxels import VoxelTraining, depths, learn_voxels
 
-_VERSION = 1  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 2  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
-_MOST_PIXELS = 10_000_000  # of larger sets an equal share of each picture is learned from
 _OVERLAP = 0.08  # of a part of a room over the next
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
 _FAR = 1e3  # metres: distance where no box is
 _CHUNK = 1 << 14  # rays at once
+_FIRST_PLACES, _NEAR_PLACES = (
+    1 << 18,
+    0.8,
+)  # of each object, from which its first shape is learned; so many near its surface
+_REACH = 3.0  # voxels beside a depth in which it says something
 _MARGIN = 0.02  # by which a field is outside on the faces of its box, of half of its longest edge
 _CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
 _POLISH_PIXELS, _POLISH_POINTS = 1 << 20, 8192  # traced once, and taken in each step
 _FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned from
+_THIN = 3.0  # gradients shorter than this times their mean are thinned out
 _SHOWN = 1e-3  # samples that stop less light than this get no colour
 _TETRAHEDRON = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -73,8 +82,9 @@ class ViewsConfig:
         n_uniform, n_fine: Most knots of a ray: spread evenly, and where the lattices say that light is stopped.
         sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
         lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
-        hull_steps, hull_cells: Steps in which networks learn their first shapes, carved from the pictures on cells, of which there
-            are so many along the longest edge.
+        voxels: How the voxel field is learned from which pictures without depth get first shapes.
+        hull_steps, hull_points, hull_cells: Steps in which networks learn their first shapes, places in each, shared by all
+            objects, and cells along the longest edge of a box, on which those shapes are carved.
         polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
             end, at the traced surfaces.
         opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
@@ -82,13 +92,13 @@ class ViewsConfig:
         depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
     """
 
-    width: int = 64
+    width: int = 96
     layers: int = 3
     omega_first: float = 30.0
     omega_hidden: float = 30.0
     color_width: int = 96
     color_layers: int = 3
-    color_omega_first: float = 40.0
+    color_omega_first: float = 90.0
     steps: int = 6000
     rays: int = 2048
     learning_rate: float = 1.5e-4
@@ -96,13 +106,15 @@ class ViewsConfig:
     pose_rate: float = 5.0
     n_uniform: int = 4
     n_fine: int = 10
-    sharpness: tuple[float, float] = (40.0, 1000.0)
+    sharpness: tuple[float, float] = (100.0, 1000.0)
     lattice: int = 64
     refresh: int = 50
-    hull_steps: int = 500
+    voxels: VoxelTraining = dataclasses.field(default_factory=VoxelTraining)
+    hull_steps: int = 2000
+    hull_points: int = 8192
     polish: float = 0.25
     polish_rate: float = 1e-3
-    hull_cells: int = 96
+    hull_cells: int = 128
     opacity: float = 0.01
     ids: float = 0.01
     depth: float = 0.1
@@ -164,9 +176,10 @@ def fit_views(
         raise ViewError(
             "fit_views: alpha (or the object masks) is below 0.5 all over every picture: there is nothing to learn"
         )
+    key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
+    views = align_cameras(views, seed=seed, progress=progress) if refine else views
     boxes, labels = boxes_of(views)
     learner = Learner(views, boxes, labels, config, seed)
-    key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
     checkpoint = cache_folder("views") / f"{key}.safetensors"
     last, smooth = time.monotonic(), -1.0
 
@@ -206,77 +219,6 @@ def _content(views: Views) -> str:
         for layer in (view._rgb, view._alpha, view._depth, view._ids, view._valid):
             digest.update(b"-" if layer is None else layer.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-class _Pixels:
-    """All pixels to learn from, a row each; ``alpha`` (bytes), ``ids`` (-1 unknown) and ``depth`` (NaN unknown) may be None."""
-
-    def __init__(self, views: Views) -> None:
-        sizes = [view.camera.width * view.camera.height for view in views]
-        share = min(1.0, _MOST_PIXELS / sum(sizes))
-        generator = torch.Generator().manual_seed(0)
-        rows = []
-        for view, n in zip(views, sizes, strict=True):
-            chosen = view.valid.reshape(n) & (torch.rand(n, generator=generator) < share)
-            rows.append(chosen.nonzero()[:, 0])
-
-        def gathered(layers: Sequence[Tensor | None], missing: Tensor) -> Tensor | None:
-            if all(layer is None for layer in layers):
-                return None
-            parts = zip(layers, rows, strict=True)
-            return torch.cat([missing.expand(len(at)) if x is None else x.reshape(-1)[at] for x, at in parts])
-
-        self.rgb = torch.cat([view._rgb.reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)])
-        self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor([len(at) for at in rows]))
-        self.pixel = torch.cat(rows)
-        self.alpha = gathered([view._alpha for view in views], torch.tensor(255, dtype=torch.uint8))
-        self.ids = gathered([view.ids for view in views], torch.tensor(-1, dtype=torch.int32))
-        self.depth = gathered([view.depth for view in views], torch.tensor(torch.nan))
-
-    def kept(self, rows: Tensor) -> None:
-        for name in ("rgb", "view", "pixel", "alpha", "ids", "depth"):
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, value[rows])
-
-    def __len__(self) -> int:
-        return len(self.rgb)
-
-
-class _Lenses:
-    """Rays of pixels of all cameras, float32; ``twist [v, 6]`` moves the cameras (translation in metres, rotation in radians,
-    world frame, about their own places)."""
-
-    def __init__(self, cameras: Sequence[Camera]) -> None:
-        self.rot = torch.stack([c.T_world_cam.rotation() for c in cameras]).float()
-        self.pos = torch.stack([c.position_world for c in cameras]).float()
-        self.lens = torch.tensor([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
-        self.columns = torch.tensor([c.width for c in cameras])
-        self.twist = torch.zeros(len(cameras), 6)
-
-    def moved(self) -> list[SE3]:
-        """The poses of the cameras, with their twists, float64."""
-        rot = self._turns(self.twist.detach().double()) @ self.rot.double()
-        matrix = torch.eye(4, dtype=torch.float64).repeat(len(rot), 1, 1)
-        matrix[:, :3, :3] = rot
-        matrix[:, :3, 3] = self.pos.double() + self.twist[:, :3].detach().double()
-        return [SE3.from_matrix(m) for m in matrix]
-
-    def rays(self, view: Int[Tensor, "n"], pixel: Int[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, unit directions, and metres along the ray for each metre of depth."""
-        lens, columns = self.lens[view], self.columns[view]
-        u, v = (pixel % columns) + 0.5, (pixel // columns) + 0.5
-        d = torch.stack([(u - lens[:, 2]) / lens[:, 0], (v - lens[:, 3]) / lens[:, 1], torch.ones(len(u))], -1)
-        length = d.norm(dim=-1)
-        d = ((d / length[:, None])[:, None] * self.rot[view]).sum(-1)
-        if not self.twist.requires_grad:
-            return self.pos[view], d, length
-        turn = self._turns(self.twist)
-        return self.pos[view] + self.twist[view, :3], (d[:, None] * turn[view]).sum(-1), length
-
-    @staticmethod
-    def _turns(twist: Float[Tensor, "v 6"]) -> Float[Tensor, "v 3 3"]:
-        return SE3.exp(torch.cat([torch.zeros_like(twist[:, :3]), twist[:, 3:]], -1)).rotation()
 
 
 class _Pairs(NamedTuple):
@@ -328,7 +270,7 @@ class Learner:
         self.places = Places(np.tile(np.eye(3), (m, 1, 1)), self.trans.double().numpy(), np.ones(m), np.arange(m))
         self.boxes = (self.lo.double().numpy(), self.hi.double().numpy())
         self.size = float(self.half.max())
-        self.pixels, self.lenses = _Pixels(views), _Lenses(views.cameras)
+        self.pixels, self.lenses = Pixels(views), Lenses(views.cameras)
         self.progress = True
         self.background = torch.zeros(3)
         self.opaque = self.pixels.alpha is None
@@ -393,7 +335,7 @@ class Learner:
     def _in_object(self, p_world: Tensor, instance: Tensor) -> Tensor:
         return (p_world - self.trans[instance]) / self.half[instance, None]
 
-    def _pairs(self, p_world: Tensor) -> _Pairs:
+    def _pairs(self, p_world: Tensor, generator: torch.Generator | None) -> _Pairs:
         p = p_world.detach().double().numpy()
         offsets = np.zeros(len(self.fields) + 1, np.int64)
         _pair_up(p, self.places, self.boxes, np.empty(0, np.int64), offsets)
@@ -403,7 +345,8 @@ class Learner:
         instance = torch.repeat_interleave(torch.arange(len(self.fields)), ends.diff())
         x = self._in_object(p_world[at], instance)
         core = ((x * self.half[instance, None]).abs() < _CORE * self.hi[instance]).all(1)
-        return _Pairs(at, instance, ends, self._distance(x, ends) * self.half[instance], core)
+        sdf = _thinned(self._distance(x, ends), generator) * self.half[instance]
+        return _Pairs(at, instance, ends, sdf, core)
 
     def _union(self, pairs: _Pairs, n: int) -> tuple[Tensor, Tensor]:
         """The least distance at each of ``n`` points, and whose it is (-1 where no box is)."""
@@ -438,8 +381,16 @@ class Learner:
 
     # -- rays ----------------------------------------------------------------------------------------------------------
 
-    def see(self, o: Tensor, d: Tensor, sharpness: float, jitter: Tensor, marks: Tensor | None = None) -> _Seen:
-        """Renders rays: colour without background, opacity, and what it was made of."""
+    def see(
+        self,
+        o: Tensor,
+        d: Tensor,
+        sharpness: float,
+        jitter: Tensor,
+        marks: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> _Seen:
+        """Renders rays: colour without background, opacity, and what it was made of. With ``generator`` gradients are thinned."""
         knots = place_knots(
             o,
             d,
@@ -451,7 +402,7 @@ class Learner:
             marks=marks,
         )
         samples, ray = knots.samples(), knots.ray
-        pairs = self._pairs(o[ray] + knots.t[:, None] * d[ray])
+        pairs = self._pairs(o[ray] + knots.t[:, None] * d[ray], generator)
         sdf, owner = self._union(pairs, len(ray))
         weight, t = weights_of(sdf, samples, sharpness)
         knot_owner, owner = owner, owner[samples.first + 1]
@@ -459,7 +410,7 @@ class Learner:
         shown = shown[owner[shown].argsort(stable=True)]
         own, r = owner[shown], samples.ray_indices[shown]
         p = o[r] + t[shown, None] * d[r]
-        rgb = self._look(self._in_object(p, own), _ends(own, len(self.fields)))
+        rgb = _thinned(self._look(self._in_object(p, own), _ends(own, len(self.fields))), generator)
         rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
         total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
         return _Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, knot_owner, weight, owner, p.detach(), own)
@@ -474,26 +425,42 @@ class Learner:
     def start(self, progress: bool = True) -> None:
         """First shapes, carved from the pictures, taken in by the distance networks."""
         c = self.config
-        carver = Carver(self.views)
-        x_all, target_all = [], []
+        carver, ahead = Carver(self.views), None
         generator = torch.Generator().manual_seed(0)
+        if self.pixels.depth is None:
+            scene = Aabb((self.trans + self.lo).amin(0), (self.trans + self.hi).amax(0))
+            voxels = learn_voxels(self.pixels, self.lenses, carver, scene, c.voxels, progress=progress)
+            ahead = depths(voxels, self.views.cameras)
+        x_all, target_all = [], []
         for i, field in enumerate(self.fields):
-            box = field.bounds
-            axes = _axes(box, c.hull_cells, middles=True)
+            axes = _axes(field.bounds, c.hull_cells, middles=True)
+            shape = [len(axis) for axis in axes]
             cell = np.array([float(axis[1] - axis[0]) for axis in axes])
-            centers = torch.cartesian_prod(*axes).double()
-            support = carver.support(centers + self.trans[i].double(), float(cell.max()), int(self.labels[i]))
-            distance = distance_to_cells(support.view(*(len(a) for a in axes)).numpy() > 0, cell)
-            at = torch.randint(len(centers), (1 << 16,), generator=generator)
-            x_all.append(centers[at].float() / self.half[i])
-            target_all.append(torch.from_numpy(distance.reshape(-1)).float()[at] / self.half[i])
+            centers = torch.cartesian_prod(*axes).double() + self.trans[i].double()
+            support = carver.support(centers, float(cell.max()), int(self.labels[i])).view(shape).numpy()
+            distance = distance_to_cells(support > 0, cell)
+            if ahead is not None:
+                near = fused(centers, self.views.cameras, ahead, _REACH * voxels.cell).view(shape).numpy()
+                distance = np.maximum(distance, distance_to_cells(near < 0, cell))
+            band = np.argwhere(abs(distance) < 3 * cell.max())
+            at = torch.rand(_FIRST_PLACES, 3, generator=generator) * (torch.tensor(shape) - 1)
+            if len(band):
+                n = int(_NEAR_PLACES * _FIRST_PLACES)
+                pick = torch.randint(len(band), (n,), generator=generator)
+                at[:n] = torch.from_numpy(band)[pick] + torch.rand(n, 3, generator=generator) - 0.5
+            at = at[torch.randperm(len(at), generator=generator)]
+            value = map_coordinates(distance, at.T.numpy(), order=1, mode="nearest")
+            first, step = torch.stack([axis[0] for axis in axes]).float(), torch.from_numpy(cell).float()
+            x_all.append((first + at * step) / self.half[i])
+            target_all.append(torch.from_numpy(value).float() / self.half[i])
         x, target = torch.stack(x_all), torch.stack(target_all)[..., None]
         theta = self.theta.clone().requires_grad_()
+        n = c.hull_points // len(self.fields)
 
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-            k = int(torch.randint(x.shape[1] - 2048, (), generator=generator))
-            cut = slice(k, k + 2048)
-            return self._distance_error(theta, x[:, cut], target[:, cut], 0.2)
+            k = int(torch.randint(x.shape[1] - n, (), generator=generator))
+            cut = slice(k, k + n)
+            return self._distance_error(theta, x[:, cut], target[:, cut], 0.02)
 
         train = TrainConfig(steps=c.hull_steps, learning_rate=2e-3, label="first shapes", progress=progress)
         with _one_torch_thread():
@@ -572,7 +539,7 @@ class Learner:
             z = px.depth[k] * length
             band = c.depth_band * float(self.half.min())
             marks = z[:, None] + band * torch.tensor([-1.0, 0.0, 1.0])
-        seen = self.see(o, d, self.sharpness(step), jitter, marks)
+        seen = self.see(o, d, self.sharpness(step), jitter, marks, generator)
         self.seen = seen
         want = px.rgb[k].float() / 255
         if px.alpha is not None:
@@ -802,7 +769,7 @@ class Learner:
     @torch.no_grad()
     def picture(self, camera: Camera, sharpness: float, background: Tensor | None = None) -> Float[Tensor, "h w 3"]:
         """A picture by volume rendering."""
-        lenses = _Lenses([camera])
+        lenses = Lenses([camera])
         n = camera.width * camera.height
         behind = self.background.sigmoid() if background is None else background
         parts = []
@@ -858,6 +825,31 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+class _Thinned(torch.autograd.Function):
+    """Its input; of the gradient's rows ``[n, c]`` that are shorter than a few times the mean most become 0, the rest that long, by
+    chance (``u [n]`` in 0..1) so that the expectation stays: what gave them isn't asked again for what matters little."""
+
+    @staticmethod
+    def forward(ctx, x, u):
+        ctx.save_for_backward(u)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grad_outputs):
+        (u,) = ctx.saved_tensors
+        g = grad_outputs[0]
+        length = g.reshape(len(g), -1).norm(dim=1)
+        least = _THIN * length.mean()
+        scale = torch.where(length >= least, 1.0, torch.where(u * least < length, least / length, 0.0))
+        return g * (scale if g.dim() == 1 else scale[:, None]), None
+
+
+def _thinned(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    if generator is None or not x.requires_grad:
+        return x
+    return cast(Tensor, _Thinned.apply(x, torch.rand(len(x), generator=generator)))
 
 
 class _Seen(NamedTuple):

@@ -124,6 +124,11 @@ class View:
         """Where the picture holds something to learn from."""
         return torch.ones(self._rgb.shape[:2], dtype=torch.bool) if self._valid is None else self._valid
 
+    def with_camera(self, camera: Camera) -> View:
+        """The same picture, taken from elsewhere."""
+        layers = {"alpha": self._alpha, "depth": self._depth, "ids": self._ids, "valid": self._valid}
+        return View(camera, self._rgb, name=self.name, time=self.time, depth_unit=self.depth_unit, **layers)
+
     @property
     def n_bytes(self) -> int:
         """Memory that the pictures take."""

@@ -34,6 +34,9 @@ from rendering.camera import Camera
 _SEEN = 0.01  # a ray of which the lattices stop less than this gets no fine knots
 _SHOWN = 1e-3  # samples that stop less light than this are not asked for their colour
 _CHUNK = 1 << 13  # rays at once
+_DARK = -12.0  # log of the light that is left where a ray isn't followed any further
+_CLEAR = 8.0  # no light is stopped where sharpness times distance is more
+_SLOPE = 0.8  # of a distance, the step that surely meets no surface: lattices are that much steeper than 1 at most
 _FAR = 1e9  # what stands for the distance where no object's box is
 
 
@@ -251,7 +254,12 @@ def _place(origin, direction, lattices, places, sharpness, jitter, n_uniform, st
         blunt = min(sharpness, 2.0 / step)
         cdf = np.empty(steps + 1)
         last, passed, total = 0.0, 0.0, 0.0
+        far = 0  # as many of the next places are so far outside that no light is stopped there
         for k in range(steps + 1):
+            if far > 0 or passed < _DARK:
+                cdf[k] = total
+                far -= 1
+                continue
             t = begin + k * step
             f = _FAR
             for j in range(met):
@@ -266,6 +274,10 @@ def _place(origin, direction, lattices, places, sharpness, jitter, n_uniform, st
                 passed += stopped
             last = now
             cdf[k] = total
+            far = int((_SLOPE * f - _CLEAR / blunt) / step) if f < _FAR else 0
+            for j in range(met):
+                if enter[j] > t:
+                    far = min(far, int((enter[j] - t) / step))
         n = 0
         for k in range(n_uniform):
             out[ray, n] = begin + (k + jitter[ray, k]) / n_uniform * (end - begin)

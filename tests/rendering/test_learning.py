@@ -183,7 +183,7 @@ def test_cameras_that_stand_wrong_are_put_right():
         pose = SE3.from_translation(0.03 * way) @ view.camera.T_world_cam @ SE3.from_axis_angle(axis, math.radians(1.5))
         camera = dataclasses.replace(view.camera, T_world_cam=pose)
         wrong.append(View(camera, view.rgb, depth=view.depth.nan_to_num(0.0), ids=view.ids))
-    config = ViewsConfig(**{**vars(SMALL), "steps": 500, "pose_rate": 2.0})
+    config = ViewsConfig(**{**vars(SMALL), "steps": 200})
     found = fit_views(Views(wrong), config=config, refine=True, progress=False).cameras
 
     def errors(cameras: list[Camera]) -> tuple[float, float]:
@@ -192,6 +192,7 @@ def test_cameras_that_stand_wrong_are_put_right():
         return math.degrees(float(turn)), float(torch.stack([pose.translation.norm() for pose in away]).mean())
 
     before, after = errors([view.camera for view in wrong]), errors(list(found))
+    print(before, after)
     assert after[0] < 0.5 * before[0]
     assert after[1] < 0.7 * before[1]
 

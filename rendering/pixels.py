@@ -1,0 +1,86 @@
+"""Pixels of many posed pictures in one table, and the rays that go through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from objects.pose import SE3
+from rendering.camera import Camera
+from rendering.views import Views
+
+_MOST_PIXELS = 10_000_000  # of larger sets an equal share of each picture is learned from
+
+
+class Pixels:
+    """All pixels to learn from, a row each; ``alpha`` (bytes), ``ids`` (-1 unknown) and ``depth`` (NaN unknown) may be None."""
+
+    def __init__(self, views: Views) -> None:
+        sizes = [view.camera.width * view.camera.height for view in views]
+        share = min(1.0, _MOST_PIXELS / sum(sizes))
+        generator = torch.Generator().manual_seed(0)
+        rows = []
+        for view, n in zip(views, sizes, strict=True):
+            chosen = view.valid.reshape(n) & (torch.rand(n, generator=generator) < share)
+            rows.append(chosen.nonzero()[:, 0])
+
+        def gathered(layers: Sequence[Tensor | None], missing: Tensor) -> Tensor | None:
+            if all(layer is None for layer in layers):
+                return None
+            parts = zip(layers, rows, strict=True)
+            return torch.cat([missing.expand(len(at)) if x is None else x.reshape(-1)[at] for x, at in parts])
+
+        self.rgb = torch.cat([view._rgb.reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)])
+        self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor([len(at) for at in rows]))
+        self.pixel = torch.cat(rows)
+        self.alpha = gathered([view._alpha for view in views], torch.tensor(255, dtype=torch.uint8))
+        self.ids = gathered([view.ids for view in views], torch.tensor(-1, dtype=torch.int32))
+        self.depth = gathered([view.depth for view in views], torch.tensor(torch.nan))
+
+    def kept(self, rows: Tensor) -> None:
+        for name in ("rgb", "view", "pixel", "alpha", "ids", "depth"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value[rows])
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+
+class Lenses:
+    """Rays of pixels of all cameras, float32; ``twist [v, 6]`` moves the cameras (translation in metres, rotation in radians,
+    world frame, about their own places)."""
+
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        self.rot = torch.stack([c.T_world_cam.rotation() for c in cameras]).float()
+        self.pos = torch.stack([c.position_world for c in cameras]).float()
+        self.lens = torch.tensor([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
+        self.columns = torch.tensor([c.width for c in cameras])
+        self.twist = torch.zeros(len(cameras), 6)
+
+    def moved(self) -> list[SE3]:
+        """The poses of the cameras, with their twists, float64."""
+        rot = self._turns(self.twist.detach().double()) @ self.rot.double()
+        matrix = torch.eye(4, dtype=torch.float64).repeat(len(rot), 1, 1)
+        matrix[:, :3, :3] = rot
+        matrix[:, :3, 3] = self.pos.double() + self.twist[:, :3].detach().double()
+        return [SE3.from_matrix(m) for m in matrix]
+
+    def rays(self, view: Int[Tensor, "n"], pixel: Int[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins, unit directions, and metres along the ray for each metre of depth."""
+        lens, columns = self.lens[view], self.columns[view]
+        u, v = (pixel % columns) + 0.5, (pixel // columns) + 0.5
+        d = torch.stack([(u - lens[:, 2]) / lens[:, 0], (v - lens[:, 3]) / lens[:, 1], torch.ones(len(u))], -1)
+        length = d.norm(dim=-1)
+        d = ((d / length[:, None])[:, None] * self.rot[view]).sum(-1)
+        if not self.twist.requires_grad:
+            return self.pos[view], d, length
+        turn = self._turns(self.twist)
+        return self.pos[view] + self.twist[view, :3], (d[:, None] * turn[view]).sum(-1), length
+
+    @staticmethod
+    def _turns(twist: Float[Tensor, "v 6"]) -> Float[Tensor, "v 3 3"]:
+        return SE3.exp(torch.cat([torch.zeros_like(twist[:, :3]), twist[:, 3:]], -1)).rotation()
