@@ -641,27 +641,31 @@ class Learner:
         return error[~face].mean() + 10 * (_MARGIN - f.mean(1)[face]).clamp(min=0).mean()
 
     def _spread(self, i: int, n: int, generator: torch.Generator) -> Tensor:
-        """Points of an object's box, in the coordinates of its network: a quarter of them on its faces."""
+        """Points of an object's box, in the coordinates of its network: a quarter of them on its faces, edges and corners."""
         lo, hi = self.lo[i] / self.half[i], self.hi[i] / self.half[i]
-        share = torch.rand(n, 3, generator=generator)
-        axis = torch.randint(3, (n // 4, 1), generator=generator)
-        share[: n // 4] = share[: n // 4].scatter(1, axis, torch.rand(n // 4, 1, generator=generator).round())
+        share, k = torch.rand(n, 3, generator=generator), n // 4
+        at = torch.rand(k, 3, generator=generator) < 0.3
+        at |= torch.arange(3) == torch.randint(3, (k, 1), generator=generator)
+        share[:k] = torch.where(at, share[:k].round(), share[:k])
         return torch.lerp(lo, hi, share)
 
     def _close(self) -> None:
         """Solids that reach a face of their box are ended there: ``max(f, margin - distance to the faces)`` is learned instead,
-        from the field itself, at rising rates until it holds."""
+        from the field itself, at rising rates until it holds. What little is lacking then, all of the field is moved outwards."""
         theta = self.theta.detach()
         for i in range(len(self.fields)):
-            for rate in _CLOSING_RATES:
+            for rate in (*_CLOSING_RATES, 0.0):
                 x = self._spread(i, 1 << 16, torch.Generator().manual_seed(0))
                 edge = torch.minimum(x - self.lo[i] / self.half[i], self.hi[i] / self.half[i] - x).amin(1)
                 with torch.no_grad():
                     f = self._distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
-                if float(f[edge < 1e-6].min()) > 0.2 * _MARGIN:
+                lacking = 0.2 * _MARGIN - float(f[edge < 1e-6].min())
+                if lacking < 0:
                     break
-                target = torch.maximum(f, _MARGIN - edge)
-                theta[i] = self._regressed(theta[i], x, target, rate)
+                if rate:
+                    theta[i] = self._regressed(theta[i], x, torch.maximum(f, _MARGIN - edge), rate)
+                elif lacking < _MARGIN:
+                    theta[i, -1] += lacking  # the bias of the distance
         self.theta = theta
 
     def _regressed(self, theta: Tensor, x: Tensor, target: Tensor, rate: float) -> Tensor:

@@ -124,7 +124,7 @@ def bowl() -> tuple[Composite, Views]:
     for i in range(20):
         a, up = 2 * math.pi * i / 20, (0.6, 1.5, 2.2)[i % 3]
         camera = Camera.look_at((1.8 * math.cos(a), 1.8 * math.sin(a), up), (0.0, 0.0, -0.2), 40, 40, 35.0)
-        frame = render(scene, camera, config=RenderConfig(antialias=2), progress=False)
+        frame = render(scene, camera, config=RenderConfig(antialias=1), progress=False)
         views.append(View(camera, frame.rgb, alpha=frame.alpha))
     return scene, Views(views)
 
