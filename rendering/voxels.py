@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.ndimage import distance_transform_cdt
+from scipy.ndimage import distance_transform_cdt, maximum_filter
 from torch import Tensor
 
 from objects.aabb import Aabb
@@ -30,6 +30,7 @@ from rendering.pixels import Lenses, Pixels
 
 _EMPTY = -8.0  # logit of density where carving left nothing
 _START = -3.0  # logit of density everywhere else, at first
+_CLEAR = -5.0  # logit of density below which a vertex is let go, if its neighbours are as clear
 _PARTS = 4  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
 _STEP = 0.5  # of a cell, between the places that are looked at along a ray
 _OPAQUE = 1e-3  # light that is left when a ray is given up
@@ -99,6 +100,9 @@ def learn_voxels(
         return voxels
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        nonlocal voxels
+        if step in (training.steps // 4, training.steps // 2):
+            voxels = _without_the_clear(voxels)
         k = torch.randint(len(pixels), (rays,), generator=generator)
         o, d, _ = lenses.rays(pixels.view[k], pixels.pixel[k])
         want, jitter = pixels.rgb[k].float() / 255, torch.rand(rays, generator=generator)
@@ -120,6 +124,14 @@ def _numbered(occupied: np.ndarray) -> np.ndarray:
     index = np.full(occupied.shape, -1, np.int32)
     index[occupied] = np.arange(occupied.sum())
     return index
+
+
+def _without_the_clear(voxels: Voxels) -> Voxels:
+    """Without vertices that light passes, as it does all around them."""
+    index = voxels.index
+    depth = np.where(index >= 0, voxels.rows.detach().numpy()[index, 0], _EMPTY)
+    index = np.where(maximum_filter(depth, 3) < _CLEAR, np.int32(-1), index)
+    return voxels._replace(index=index, leap=_leaps(index))
 
 
 def _leaps(index: np.ndarray) -> np.ndarray:
