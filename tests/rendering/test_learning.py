@@ -15,7 +15,7 @@ from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
 from rendering.hulls import Carver
-from rendering.learning import Learner, boxes_of
+from rendering.learning import Learner, _thinned, boxes_of
 from rendering.voxels import VoxelTraining
 
 SMALL = ViewsConfig(
@@ -160,6 +160,22 @@ def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_i
     gradient = torch.autograd.grad(loss, [learner.theta])[0].norm(dim=1)
     assert float(gradient[0]) > 0
     assert float(gradient[1]) < 1e-4 * float(gradient[0])
+
+
+@pytest.mark.parametrize("shape", [(400,), (400, 3)])
+def test_thinned_gradients_are_right_on_average(shape):
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.randn(shape, generator=generator) ** 3
+    x = torch.zeros(shape, requires_grad=True)
+    total, dropped = torch.zeros(shape), 0.0
+    for _ in range(2000):
+        (got,) = torch.autograd.grad(_thinned(x, generator), x, wanted)
+        total += got
+        dropped += float((got.reshape(400, -1) == 0).all(1).float().mean())
+    assert dropped / 2000 > 0.5
+    error = (total / 2000 - wanted).norm() / wanted.norm()
+    assert float(error) < 0.1  # falls with the root of the number of draws
+    assert _thinned(x, None) is x
 
 
 def test_objects_that_share_space_are_pushed_apart():
