@@ -95,24 +95,32 @@ def _sights(cameras: Sequence[Camera]) -> tuple[np.ndarray, ...]:
     )
 
 
+@numba.njit(cache=True)
+def _pixel(p_world, lens, size, rot, trans):
+    """Column and row in which a picture shows a place (-1 if it doesn't), its depth, and how far it is from the camera."""
+    x, y, z = trans[0], trans[1], trans[2]
+    for c in range(3):
+        x += rot[0, c] * p_world[c]
+        y += rot[1, c] * p_world[c]
+        z += rot[2, c] * p_world[c]
+    if z <= 0:
+        return -1, -1, z, 0.0
+    column, row = int(np.floor(lens[0] * x / z + lens[2])), int(np.floor(lens[1] * y / z + lens[3]))
+    if column < 0 or row < 0 or column >= size[0] or row >= size[1]:
+        return -1, -1, z, 0.0
+    return column, row, z, np.sqrt(x * x + y * y + z * z)
+
+
 @numba.njit(parallel=True, cache=True)
 def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, size, start, rot, trans, count):
     telling = tells.any()
     for i in numba.prange(len(centers)):
         shown, hidden, free = 0, 0, False
         for v in range(len(start)):
-            x, y, z = trans[v, 0], trans[v, 1], trans[v, 2]
-            for c in range(3):
-                x += rot[v, 0, c] * centers[i, c]
-                y += rot[v, 1, c] * centers[i, c]
-                z += rot[v, 2, c] * centers[i, c]
-            if z <= 0:
+            column, row, z, _ = _pixel(centers[i], lens[v], size[v], rot[v], trans[v])
+            if column < 0:
                 continue
-            column = int(np.floor(lens[v, 0] * x / z + lens[v, 2]))
-            row = int(np.floor(lens[v, 1] * y / z + lens[v, 3]))
             width, height = size[v]
-            if column < 0 or row < 0 or column >= width or row >= height:
-                continue
             reach = min(int(0.5 * cell * max(lens[v, 0], lens[v, 1]) / z + 0.5), _REACH)
             mine, other, nearest = False, False, np.inf
             for r in range(max(row - reach, 0), min(row + reach + 1, height)):
@@ -158,17 +166,10 @@ def _fuse(centers, ahead, reach, lens, size, start, rot, trans, out):
     for i in numba.prange(len(centers)):
         total, n = 0.0, 0
         for v in range(len(start)):
-            x, y, z = trans[v, 0], trans[v, 1], trans[v, 2]
-            for c in range(3):
-                x += rot[v, 0, c] * centers[i, c]
-                y += rot[v, 1, c] * centers[i, c]
-                z += rot[v, 2, c] * centers[i, c]
-            if z <= 0:
+            column, row, _, away = _pixel(centers[i], lens[v], size[v], rot[v], trans[v])
+            if column < 0:
                 continue
-            column, row = int(np.floor(lens[v, 0] * x / z + lens[v, 2])), int(np.floor(lens[v, 1] * y / z + lens[v, 3]))
-            if column < 0 or row < 0 or column >= size[v, 0] or row >= size[v, 1]:
-                continue
-            f = ahead[start[v] + row * size[v, 0] + column] - np.sqrt(x * x + y * y + z * z)
+            f = ahead[start[v] + row * size[v, 0] + column] - away
             if f > -reach:
                 total += min(f, reach)
                 n += 1

@@ -431,6 +431,8 @@ class Learner:
             scene = Aabb((self.trans + self.lo).amin(0), (self.trans + self.hi).amax(0))
             voxels = learn_voxels(self.pixels, self.lenses, carver, scene, c.voxels, progress=progress)
             ahead = depths(voxels, self.views.cameras)
+            if self.opaque:
+                self.background = voxels.behind.clamp(-4.0, 4.0)
         x_all, target_all = [], []
         for i, field in enumerate(self.fields):
             axes = _axes(field.bounds, c.hull_cells, middles=True)

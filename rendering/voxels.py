@@ -56,6 +56,7 @@ class Voxels(NamedTuple):
         lo: The first vertex, world frame, metres.
         cell: Metres between vertices.
         rows: ``[n, 4]`` float32: logit of the optical depth of a step of half a cell (through softplus), logits of sRGB.
+        behind: Logits of sRGB where light passes all voxels, of opaque pictures.
     """
 
     index: np.ndarray
@@ -63,6 +64,7 @@ class Voxels(NamedTuple):
     lo: np.ndarray
     cell: float
     rows: Tensor
+    behind: Tensor
 
 
 def learn_voxels(
@@ -91,13 +93,13 @@ def learn_voxels(
     axes = [box.center[c] + cell * (torch.arange(int(n[c])) - 0.5 * (int(n[c]) - 1)) for c in range(3)]
     support = carver.support(torch.cartesian_prod(*axes).double(), cell, None)
     index = _numbered(support.view(*(len(axis) for axis in axes)).numpy() > 0)
-    rows = torch.zeros(int(index.max()) + 1, 4)
+    rows, behind = torch.zeros(int(index.max()) + 1, 4), torch.zeros(3)
     rows[:, 0] = _START
-    rows.requires_grad_()
-    voxels = Voxels(index, _leaps(index), np.array([float(axis[0]) for axis in axes]), cell, rows)
-    behind = torch.zeros(3, requires_grad=True)  # of opaque pictures, where no voxel stops the light
+    voxels = Voxels(index, _leaps(index), np.array([float(axis[0]) for axis in axes]), cell, rows, behind)
     if len(rows) == 0:
         return voxels
+    rows.requires_grad_()
+    behind.requires_grad_()
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         nonlocal voxels
@@ -117,7 +119,7 @@ def learn_voxels(
         steps=training.steps, learning_rate=_RATE, final_rate=0.1, seed=seed, label="voxels", progress=progress
     )
     fit([rows, behind], loss_fn, train)
-    return voxels._replace(rows=rows.detach())
+    return voxels._replace(rows=rows.detach(), behind=behind.detach())
 
 
 def _numbered(occupied: np.ndarray) -> np.ndarray:

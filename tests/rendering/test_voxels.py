@@ -25,7 +25,7 @@ def small_field() -> Voxels:
     index[occupied] = np.arange(occupied.sum())
     rows = torch.from_numpy(rng.normal(size=(int(occupied.sum()), 4)).astype(np.float32))
     rows[:, 0] -= 1
-    return Voxels(index, _leaps(index), np.array([-0.4, -0.35, -0.45]), 0.1, rows)
+    return Voxels(index, _leaps(index), np.array([-0.4, -0.35, -0.45]), 0.1, rows, torch.zeros(3))
 
 
 def rays_at(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,3 +143,32 @@ def test_a_hollow_that_no_outline_shows_is_found():
     assert float((found[hollow] > 0).float().mean()) > 0.95
     inside = (true < -0.01) & (carver.support(p, 0.03, 0) > 0)
     assert float((found[inside] < 0).float().mean()) > 0.7
+
+
+def test_pictures_that_leave_no_place_give_no_voxels():
+    camera = Camera.look_at((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), 8, 8, 40.0)
+    views = Views([View(camera, torch.zeros(8, 8, 3), alpha=torch.zeros(8, 8))])
+    box = Aabb((-0.2,) * 3, (0.2,) * 3)
+    voxels = learn_voxels(
+        Pixels(views), Lenses(views.cameras), Carver(views), box, VoxelTraining(8, 5, 64), progress=False
+    )
+    assert len(voxels.rows) == 0
+    assert not torch.isfinite(depths(voxels, [camera])[0]).any()
+
+
+def test_the_colour_behind_opaque_pictures_is_learned():
+    camera = [
+        Camera.look_at(p, (0.0, 0.0, 0.0), 24, 24, 60.0) for p in ((1, 0, 0), (0, 1, 0), (0, 0, 1.2), (-1, 0.1, 0))
+    ]
+    scene = Composite([Instance("ball", Sphere(0.15, color=(0.9, 0.2, 0.1)), SE3.identity())])
+    sky = (0.2, 0.5, 0.8)
+    views = Views([View(c, render(scene, c, config=RenderConfig(background=sky), progress=False).rgb) for c in camera])
+    voxels = learn_voxels(
+        Pixels(views),
+        Lenses(camera),
+        Carver(views),
+        Aabb((-0.3,) * 3, (0.3,) * 3),
+        VoxelTraining(24, 60, 1024),
+        progress=False,
+    )
+    torch.testing.assert_close(voxels.behind.sigmoid(), torch.tensor(sky), atol=0.03, rtol=0)
