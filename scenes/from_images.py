@@ -39,7 +39,7 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
     voxels = usual.voxels._replace(
         steps=min(usual.voxels.steps, steps + 10)
     )  # a short look is short from its beginning
-    config = ViewsConfig(steps=steps, hull_steps=min(usual.hull_steps, steps + 100), voxels=voxels)
+    config = ViewsConfig(steps=steps, hull_steps=min(usual.hull_steps, steps + 500), voxels=voxels)
     try:
         return fit_views(views, seed=settings["seed"], config=config, preview=preview)
     except FitError as error:
