@@ -29,8 +29,8 @@ from rendering.hulls import Carver
 from rendering.pixels import Lenses, Pixels
 
 _EMPTY = -8.0  # logit of density where carving left nothing
-_START = -3.0  # logit of density everywhere else, at first
-_CLEAR = -5.0  # logit of density below which a vertex is let go, if its neighbours are as clear
+_START = -5.5  # logit of density everywhere else, at first
+_CLEAR = -6.5  # logit of density below which a vertex is let go, if its neighbours are as clear
 _PARTS = 4  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
 _STEP = 0.5  # of a cell, between the places that are looked at along a ray
 _OPAQUE = 1e-3  # light that is left when a ray is given up
