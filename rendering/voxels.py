@@ -4,8 +4,7 @@ A SIREN that starts from what masks carve out must dig every hollow by gradients
 of it at once. Its depths, fused over all pictures, take the place of measured ones. Density and colour sit at the vertices that
 carving leaves, interpolated, learned by Adam.
 
-Related: Sun, Sun, Chen, "Direct Voxel Grid Optimization" (CVPR 2022); Curless, Levoy, "A Volumetric Method for Building Complex
-Models from Range Images" (SIGGRAPH 1996) for the fusion.
+Related: Sun, Sun, Chen, "Direct Voxel Grid Optimization" (CVPR 2022). Fused by `rendering.hulls.fused`.
 """
 
 from __future__ import annotations
@@ -208,7 +207,6 @@ def _span(o, d, lo, cell, shape):
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 def _corners(o, d, t, lo, cell, index, leap, corner, share):
     """The cell at ``t``: 0 with the rows of its corners and their shares, or how many steps may be leaped as nothing is near."""
-    i, j, k = 0, 0, 0
     u, v, w = (o[0] + t * d[0] - lo[0]) / cell, (o[1] + t * d[1] - lo[1]) / cell, (o[2] + t * d[2] - lo[2]) / cell
     i = min(max(int(u), 0), leap.shape[0] - 1)
     j = min(max(int(v), 0), leap.shape[1] - 1)

@@ -36,9 +36,8 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
     if settings["image_steps"] < 1:
         raise ValueError(f"image_steps: expected 1 or more, got {settings['image_steps']}")
     steps, usual = settings["image_steps"], ViewsConfig()
-    voxels = usual.voxels._replace(
-        steps=min(usual.voxels.steps, steps + 10)
-    )  # a short look is short from its beginning
+    # A short look is short from its beginning.
+    voxels = usual.voxels._replace(steps=min(usual.voxels.steps, steps + 10))
     config = ViewsConfig(steps=steps, hull_steps=min(usual.hull_steps, steps + 500), voxels=voxels)
     try:
         return fit_views(views, seed=settings["seed"], config=config, preview=preview)
