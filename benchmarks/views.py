@@ -83,7 +83,13 @@ def learn(
 
 def volume_score(learned: LearnedViews, test: Views) -> float:
     scene = Composite(learned.instances)
-    keys = {"sharpness": learned.sharpness, "background": learned.background, "n_uniform": 4, "n_fine": 16}
+    keys = {
+        "sharpness": learned.sharpness,
+        "background": learned.background,
+        "n_uniform": 4,
+        "n_fine": 16,
+        "antialias": 2,
+    }
     found = [
         psnr(render_volume(scene, view.camera, progress=False, **keys).rgb, view.composited(learned.background))
         for view in test

@@ -316,6 +316,12 @@ def _camera_of_frame(frame: Mapping[str, Any], unknown_pose: SE3 | None) -> Came
     return Camera(pose, fx, fy, cx, cy, width, height)  # pyright: ignore[reportArgumentType]  (checked to be whole)
 
 
+def pixel_offsets(n: int) -> Float[Tensor, "k 2"]:
+    """``n x n`` places spread evenly over a pixel, from its centre, pixels."""
+    steps = (torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5
+    return torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(-1, 2)
+
+
 def _number(frame: Mapping[str, Any], key: str) -> float:
     value = frame.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -47,7 +47,7 @@ from rendering.views import ViewError, Views
 from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
-_VERSION = 2  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 3  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
 _OVERLAP = 0.08  # of a part of a room over the next
@@ -92,7 +92,7 @@ class ViewsConfig:
         depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
     """
 
-    width: int = 96
+    width: int = 128
     layers: int = 3
     omega_first: float = 30.0
     omega_hidden: float = 30.0
@@ -106,7 +106,7 @@ class ViewsConfig:
     pose_rate: float = 5.0
     n_uniform: int = 4
     n_fine: int = 10
-    sharpness: tuple[float, float] = (100.0, 1000.0)
+    sharpness: tuple[float, float] = (100.0, 500.0)
     lattice: int = 64
     refresh: int = 50
     voxels: VoxelTraining = dataclasses.field(default_factory=VoxelTraining)

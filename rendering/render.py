@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.types import Rays
-from rendering.camera import Camera
+from rendering.camera import Camera, pixel_offsets
 from rendering.lights import Light, Rgb, linear_from_srgb, srgb_from_linear
 
 # Shadow rays start this share of the object's box diagonal off its surface: far more than the error of a hit (1e-6 of
@@ -162,8 +162,7 @@ def render(
             edges = _edges(rgb.view(*shape, 3), depth.view(shape), normal.view(*shape, 3), owner.view(shape))
             edges = edges.flatten().nonzero()[:, 0]
             bar.total = n_pixels + len(edges) * n * n
-            steps = (torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5
-            offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(-1, 2)
+            offsets = pixel_offsets(n)
             for index in edges.split(max(1, config.chunk_rays // (n * n))):
                 uv = camera.pixel_centers(index)[:, None] + offsets
                 seen = view.see(uv.view(-1, 2))

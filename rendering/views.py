@@ -231,8 +231,8 @@ class Views(Sequence[View]):
         """A box around what the pictures show, world frame, metres, float64.
 
         From depth where there is some, else from landmarks: all but the outermost 0.5 % on each side, 5 % larger. Without
-        both, a cube about the point where the optical axes meet, as large as the narrower side of the pictures sees
-        there; where all pictures have alpha, cut down to what is opaque in all of them (the visual hull, on 48^3 cells).
+        both, a cube about the point where the optical axes meet: as large as the wider side of the pictures sees there, or,
+        where all pictures have alpha, the narrower, cut down to what is opaque in all of them (the visual hull, on 48^3 cells).
 
         Raises:
             ViewError: No depth, and optical axes that don't meet in front of the cameras.
@@ -251,17 +251,19 @@ class Views(Sequence[View]):
                 "Views.scene_box: there is no depth, and the optical axes don't meet in front of the cameras; "
                 "give depth, or choose the box yourself"
             )
+        cut_out = all(view._alpha is not None for view in self)
+        side = min if cut_out else max
         half = float(
             np.median(
                 [
-                    ahead * min(0.5 * c.width / c.fx, 0.5 * c.height / c.fy)
+                    ahead * side(0.5 * c.width / c.fx, 0.5 * c.height / c.fy)
                     for c, ahead in zip(self.cameras, meeting.ahead, strict=True)
                 ]
             )
         )
         center = torch.from_numpy(meeting.p_world)
         box = Aabb(center - half, center + half)
-        return self._hull(box) if all(view._alpha is not None for view in self) else box
+        return self._hull(box) if cut_out else box
 
     def _hull(self, box: Aabb, cells: int = 48) -> Aabb:
         """The box of those cells that a third of the pictures see, and all that see them show something opaque there."""

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from compose.composite import Composite
 from compose.segments import segment_reduce
 from objects.field import Field
-from rendering.camera import Camera
+from rendering.camera import Camera, pixel_offsets
 
 _SEEN = 0.01  # a ray of which the lattices stop less than this gets no fine knots
 _SHOWN = 1e-3  # samples that stop less light than this are not asked for their colour
@@ -326,21 +326,25 @@ def render_volume(
     background: Float[Tensor, "3"] | Sequence[float] = (1.0, 1.0, 1.0),
     n_uniform: int = 16,
     n_fine: int = 48,
+    antialias: int = 1,
     progress: bool = True,
 ) -> VolumeFrame:
     """Renders a composite as a volume, unshaded. Each ray is held against every box: meant for tens of objects, not for thousands.
 
     Args:
         composite: The scene at one time.
-        camera: Where from; one ray for each pixel, through its centre.
+        camera: Where from.
         sharpness: 1 / metres; that at which the objects were learned, or as sharp as liked.
         background: sRGB where nothing is.
         n_uniform, n_fine: Most knots of a ray (see `place_knots`).
+        antialias: Rays along each side of a pixel, spread evenly, whose mean is shown; 1 for one through its centre.
         progress: Show a bar (on a terminal, once it takes longer than 2 s).
 
     Raises:
-        ValueError: A sharpness that is not finite and positive.
+        ValueError: A sharpness that is not finite and positive, or ``antialias`` beyond 1..16.
     """
+    if not 1 <= antialias <= 16:
+        raise ValueError(f"render_volume: antialias must lie in 1..16, got {antialias}")
     if not (math.isfinite(sharpness) and sharpness > 0):
         raise ValueError(f"render_volume: sharpness must be finite and greater than 0, got {sharpness}")
     behind = torch.as_tensor(background, dtype=torch.float32)
@@ -349,10 +353,11 @@ def render_volume(
     lattices, places = lattices_of(composite), places_of(composite)
     hidden = None if progress else True
     with tqdm(total=n, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
-        for pixel in torch.arange(n).split(_CHUNK):
+        offsets = pixel_offsets(antialias)
+        for pixel in torch.arange(n).split(max(1, _CHUNK // len(offsets))):
             uv = camera.pixel_centers(pixel)
-            rays = camera.rays(uv)
-            jitter = torch.full((len(pixel), n_uniform + n_fine), 0.5)
+            rays = camera.rays((uv[:, None] + offsets).view(-1, 2))
+            jitter = torch.full((len(rays.origins), n_uniform + n_fine), 0.5)
             knots = place_knots(
                 rays.origins, rays.directions, lattices, places, sharpness=sharpness, jitter=jitter, n_uniform=n_uniform
             )
@@ -368,6 +373,7 @@ def render_volume(
             if len(shown):
                 values[shown, :3] = composite.evaluate(p_world, owner, geometry=False).rgb.float().clamp(0, 1)
             total = summed(weight, torch.cat([values, torch.ones(len(t), 1)], 1), samples)
+            total = total.view(len(pixel), -1, 5).mean(1)
             opacity = total[:, 4]
             rgb[pixel] = total[:, :3] + (1 - opacity[:, None]) * behind
             alpha[pixel] = opacity

@@ -17,8 +17,8 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.ndimage import distance_transform_cdt, maximum_filter
-from torch import Tensor
+from scipy.ndimage import distance_transform_cdt, map_coordinates, maximum_filter
+from torch import Tensor, nn
 
 from objects.aabb import Aabb
 from objects.fused import spread
@@ -36,13 +36,19 @@ _OPAQUE = 1e-3  # light that is left when a ray is given up
 _MOST = 512  # places with density on a ray
 _HALF = math.log(2.0)  # optical depth that stops half of the light
 _RATE = 0.3
+_DECIDE = 0.02  # what the entropy of the light that passes all costs a ray, as a squared error of its colour
+_LEVELS = (
+    (4, 0.25),
+    (2, 0.35),
+    (1, 0.4),
+)  # how many times coarser, and the share of the steps: coarse first, so that nothing floats
 
 
 class VoxelTraining(NamedTuple):
     """Vertices along the longest edge of the scene, training steps, and rays in each."""
 
     cells: int = 128
-    steps: int = 200
+    steps: int = 300
     rays: int = 32768
 
 
@@ -86,24 +92,65 @@ def learn_voxels(
         seed: Of the choice of rays.
         progress: Show a bar (on a terminal, once it takes longer than 2 s).
     """
-    rays = training.rays
-    cell = float(box.size.max()) / training.cells
+    voxels = _grid(carver, box, training.cells // _LEVELS[0][0])
+    for coarser, share in _LEVELS:
+        if coarser < _LEVELS[0][0]:
+            voxels = _grid(carver, box, training.cells // coarser, voxels)
+        if len(voxels.rows) == 0:
+            break
+        steps = max(round(share * training.steps), 1)
+        train = TrainConfig(
+            steps=steps, learning_rate=_RATE, final_rate=0.1, seed=seed, label="voxels", progress=progress
+        )
+        voxels = _fitted(voxels, pixels, lenses, training.rays, train)
+    return voxels
+
+
+def _grid(carver: Carver, box: Aabb, cells: int, coarse: Voxels | None = None) -> Voxels:
+    """Vertices where carving leaves something, and where a ``coarse`` field has some; its densities and colours, else the first."""
+    cell = float(box.size.max()) / max(cells, 8)
     n = (box.size / cell - 1e-9).ceil().long() + 1
     axes = [box.center[c] + cell * (torch.arange(int(n[c])) - 0.5 * (int(n[c]) - 1)) for c in range(3)]
     support = carver.support(torch.cartesian_prod(*axes).double(), cell, None)
-    index = _numbered(support.view(*(len(axis) for axis in axes)).numpy() > 0)
-    rows, behind = torch.zeros(int(index.max()) + 1, 4), torch.zeros(3)
-    rows[:, 0] = _START
-    voxels = Voxels(index, _leaps(index), np.array([float(axis[0]) for axis in axes]), cell, rows, behind)
-    if len(rows) == 0:
-        return voxels
-    rows.requires_grad_()
-    behind.requires_grad_()
+    occupied, lo = support.view(*(len(axis) for axis in axes)).numpy() > 0, np.array([float(axis[0]) for axis in axes])
+    if coarse is None:
+        rows, behind = torch.zeros(int(occupied.sum()), 4), torch.zeros(3)
+        rows[:, 0] = _START
+    else:
+        behind = coarse.behind
+        at = (np.argwhere(occupied) * cell + lo - coarse.lo) / coarse.cell
+        values, known = _between(coarse, at.T)
+        occupied[occupied] = known > 1e-4
+        values = torch.from_numpy(values[:, known > 1e-4].T)
+        thinner = nn.functional.softplus(values[:, :1].double()) * (cell / coarse.cell)
+        rows = torch.cat([thinner.expm1().log().float(), values[:, 1:]], 1)
+    index = _numbered(occupied)
+    return Voxels(index, _leaps(index), lo, cell, rows, behind)
+
+
+def _between(voxels: Voxels, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows ``[4, k]`` at places ``[3, k]`` between vertices, in cells, and how much of each there is of vertices with a row."""
+    present = voxels.index >= 0
+    rows = voxels.rows.numpy()
+
+    def look(values: np.ndarray, fill: float) -> np.ndarray:
+        grid = np.where(present, values[voxels.index], np.float32(fill))
+        return map_coordinates(grid, at, order=1, mode="nearest")
+
+    known = map_coordinates(present.astype(np.float32), at, order=1, mode="nearest")
+    density = look(rows[:, 0], _EMPTY)
+    colors = [look(rows[:, 1 + c], 0.0) / known.clip(min=1e-4) for c in range(3)]
+    return np.stack([density, *colors]), known
+
+
+def _fitted(voxels: Voxels, pixels: Pixels, lenses: Lenses, rays: int, train: TrainConfig) -> Voxels:
+    """The field after learning at one fineness, without the vertices that light passes."""
+    rows, behind = voxels.rows.clone().requires_grad_(), voxels.behind.clone().requires_grad_()
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         nonlocal voxels
-        if step in (training.steps // 4, training.steps // 2):
-            voxels = _without_the_clear(voxels)
+        if step == train.steps // 2:
+            voxels = _without_the_clear(voxels._replace(rows=rows.detach()))
         k = torch.randint(len(pixels), (rays,), generator=generator)
         o, d, _ = lenses.rays(pixels.view[k], pixels.pixel[k])
         want, jitter = pixels.rgb[k].float() / 255, torch.rand(rays, generator=generator)
@@ -112,13 +159,10 @@ def learn_voxels(
         else:
             back = torch.rand(rays, 3, generator=generator)
             want = torch.lerp(back, want, pixels.alpha[k, None].float() / 255)
-        return _SquaredError.apply(rows, back, voxels, o, d, want, jitter)  # pyright: ignore[reportReturnType]
+        return _SquaredError.apply(rows, back, voxels, o, d, want, jitter, _DECIDE)  # pyright: ignore[reportReturnType]
 
-    train = TrainConfig(
-        steps=training.steps, learning_rate=_RATE, final_rate=0.1, seed=seed, label="voxels", progress=progress
-    )
     fit([rows, behind], loss_fn, train)
-    return voxels._replace(rows=rows.detach(), behind=behind.detach())
+    return _without_the_clear(voxels._replace(rows=rows.detach(), behind=behind.detach()))
 
 
 def _numbered(occupied: np.ndarray) -> np.ndarray:
@@ -145,10 +189,11 @@ def _leaps(index: np.ndarray) -> np.ndarray:
 
 
 class _SquaredError(torch.autograd.Function):
-    """Mean squared error of the colours of rays; gradients to the rows and to what is behind them."""
+    """Mean squared error of the colours of rays, plus ``decide`` thirds of the mean entropy of the light that passes all (of it
+    and of the rest, natural logarithm): a ray shall meet something, or nothing. Gradients to the rows and to what is behind."""
 
     @staticmethod
-    def forward(ctx, rows, back, voxels, o, d, want, jitter):
+    def forward(ctx, rows, back, voxels, o, d, want, jitter, decide=0.0):
         n, values = len(o), rows.detach().numpy()
         grads = np.zeros((_PARTS, *values.shape), np.float32)
         g_back = np.zeros((n, 3), np.float32)
@@ -158,7 +203,7 @@ class _SquaredError(torch.autograd.Function):
         def part(k: int) -> None:
             cut = slice(k * n // _PARTS, (k + 1) * n // _PARTS)
             grid = (voxels.index, voxels.leap, voxels.lo, voxels.cell, values)
-            inputs: Any = [*(x[cut] for x in arrays), *grid, grads[k], g_back[cut]]
+            inputs: Any = [*(x[cut] for x in arrays), decide, *grid, grads[k], g_back[cut]]
             errors[k] = _learn(*inputs)
 
         spread(part, range(_PARTS), torch.get_num_threads())
@@ -170,7 +215,7 @@ class _SquaredError(torch.autograd.Function):
     def backward(ctx, *grad_outputs):
         g_rows, g_back = ctx.saved_tensors
         scale = 2 * ctx.scale * grad_outputs[0]
-        return g_rows * scale, g_back * scale, None, None, None, None, None
+        return g_rows * scale, g_back * scale, None, None, None, None, None, None
 
 
 def depths(voxels: Voxels, cameras: Sequence[Camera]) -> list[Float[Tensor, "h w"]]:
@@ -227,8 +272,9 @@ def _corners(o, d, t, lo, cell, index, leap, corner, share):
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
-def _learn(origin, direction, want, back, jitter, index, leap, lo, cell, rows, g_rows, g_back):
-    """Sum of squared errors of rays; adds half of its gradient to ``g_rows``, sets half of that in ``g_back``."""
+def _learn(origin, direction, want, back, jitter, decide, index, leap, lo, cell, rows, g_rows, g_back):
+    """Sum of squared errors of rays, and ``decide`` times the entropy of what passes; adds half of its gradient to ``g_rows``,
+    sets half of that of the errors in ``g_back``."""
     corner, share = np.empty((_MOST, 8), np.int32), np.empty((_MOST, 8), np.float32)
     inside, slope, passes = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     rgb = np.empty((_MOST, 3), np.float32)
@@ -265,7 +311,10 @@ def _learn(origin, direction, want, back, jitter, index, leap, lo, cell, rows, g
                 seen[c] += light * (1 - passed) * rgb[n, c]
             light *= passed
             n += 1
-        rest = 0.0  # of the gradient: what later samples and the background make of the light
+        left = min(max(light, 1e-6), 1 - 1e-6)
+        total -= decide * (left * math.log(left) + (1 - left) * math.log(1 - left))
+        rest = -0.5 * decide * left * math.log(left / (1 - left))
+        # of the gradient: what later samples and the background make of the light
         for c in range(3):
             g[c] = seen[c] + light * back[ray, c] - want[ray, c]
             total += g[c] * g[c]

@@ -130,7 +130,9 @@ def test_scene_box_without_depth_and_alpha_is_where_the_axes_meet():
     cameras = Camera.orbit(target, 3.0, 7, WIDTH, HEIGHT, fov_y_deg=40.0)
     box = Views([View(c, torch.zeros(HEIGHT, WIDTH, 3)) for c in cameras]).scene_box()
     torch.testing.assert_close(box.center, target)
-    torch.testing.assert_close(box.size, torch.full((3,), 6 * math.tan(math.radians(20)), dtype=torch.float64))
+    torch.testing.assert_close(
+        box.size, torch.full((3,), 6 * math.tan(math.radians(20)) * WIDTH / HEIGHT, dtype=torch.float64)
+    )
 
 
 def test_scene_box_of_axes_that_dont_meet_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from compose import Composite, Instance
@@ -65,18 +66,20 @@ def plainly(voxels: Voxels, rows: torch.Tensor, back: torch.Tensor, o, d, jitter
     return torch.stack(out), torch.stack(light_left)
 
 
-def test_colours_and_gradients_are_those_of_plain_quadrature():
+@pytest.mark.parametrize("decide", [0.0, 0.5])
+def test_colours_and_gradients_are_those_of_plain_quadrature(decide):
     voxels = small_field()
     o, d = rays_at(40)
     generator = torch.Generator().manual_seed(1)
     back, want = torch.rand(40, 3, generator=generator), torch.rand(40, 3, generator=generator)
     jitter = torch.rand(40, generator=generator)
     rows, behind = voxels.rows.clone().requires_grad_(), back.clone().requires_grad_()
-    loss = _SquaredError.apply(rows, behind, voxels, o, d, want, jitter)
+    loss = _SquaredError.apply(rows, behind, voxels, o, d, want, jitter, decide)
     got = torch.autograd.grad(loss, [rows, behind])
     rows64, back64 = voxels.rows.double().requires_grad_(), back.double().requires_grad_()
-    colors, _ = plainly(voxels, rows64, back64, o.double(), d.double(), jitter)
-    plain = (colors - want).square().mean()
+    colors, light = plainly(voxels, rows64, back64, o.double(), d.double(), jitter)
+    entropy = torch.special.entr(light) + torch.special.entr(1 - light)
+    plain = (colors - want).square().mean() + decide * entropy.mean() / 3
     expected = torch.autograd.grad(plain, [rows64, back64])
     torch.testing.assert_close(loss.double(), plain, atol=1e-4, rtol=1e-3)
     for a, b in zip(got, expected, strict=True):
