@@ -85,6 +85,14 @@ class Field(nn.Module, ABC):
         if not 0 < self.lipschitz < float("inf"):
             raise ValueError(f"{self.kind}: lipschitz must be finite and greater than 0, got {self.lipschitz}")
 
+    def __getattr__(self, name: str) -> Any:
+        unread = self.__dict__.get("_unread")
+        if unread is not None:  # see `objects.files.load_lazily`
+            self.__dict__.update(unread.field().__dict__)
+            self.__dict__.pop("_unread", None)
+            return getattr(self, name)
+        return super().__getattr__(name)
+
     # -- what every field can do -------------------------------------------------------------------------------------
 
     @property

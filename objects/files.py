@@ -18,7 +18,7 @@ import reprlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -97,6 +97,43 @@ def load_field(path: str | os.PathLike[str]) -> Field:
         FieldFileError: Not a readable field file of this version or an older one.
     """
     path = Path(path)
+    return _decoded(_read(path), path)
+
+
+class _Unread(NamedTuple):
+    """What a field waits with until it is used."""
+
+    data: bytes
+    path: Path
+
+    def field(self) -> Field:
+        return _decoded(self.data, self.path)
+
+
+def load_lazily(path: str | os.PathLike[str], sha256: str) -> Field:
+    """As `load_field`, but networks are made only when something is asked of the field; until then it is its bytes.
+
+    Args:
+        path: The file, read whole now.
+        sha256: Hash of its bytes, in hex: only what was once written by `save_field` can be trusted unseen.
+
+    Raises:
+        FieldFileError: The file can't be read, its hash is another one, or its description isn't that of a field. That its
+            numbers don't fit its description is found when the field is used first.
+    """
+    path = Path(path)
+    data = _read(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        _decoded(data, path)  # what is wrong with it, if it is no field
+        _fail(path, "holds another field than its name says (changed or swapped)")
+    tree, _ = _described(data, path)
+    cls = KINDS[tree["kind"]].cls
+    field = cls.__new__(cls)
+    field.__dict__["_unread"] = _Unread(data, path)
+    return field
+
+
+def _read(path: Path) -> bytes:
     try:
         if not path.exists():
             _fail(path, "expected a field file, found nothing there")
@@ -108,7 +145,7 @@ def load_field(path: str | os.PathLike[str]) -> Field:
         if isinstance(error, FieldFileError):
             raise
         _fail(path, f"cannot be read: {error}")
-    return _decoded(data, path)
+    return data
 
 
 def storable(field: Field) -> bool:
@@ -147,6 +184,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _encoded(field: Field, path: Path) -> bytes:
+    unread: _Unread | None = field.__dict__.get("_unread")
+    if unread is not None:
+        return unread.data
     try:
         tree, tensors = structure(field), field.state_dict()
     except RecursionError:
@@ -172,7 +212,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _decoded(data: bytes, path: Path) -> Field:
+def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The tree and the tensors of a file; what it claims is checked against its size."""
     if len(data) > MAX_FILE_BYTES:
         _fail(path, f"expected at most {MAX_FILE_BYTES} bytes, got more")
     header, body = _header(data, path)
@@ -182,6 +223,11 @@ def _decoded(data: bytes, path: Path) -> Field:
     stored = sum(array.size for array in arrays.values())
     if claimed > stored:
         _fail(path, f"its tree describes at least {claimed} numbers, it holds {stored}")
+    return tree, arrays
+
+
+def _decoded(data: bytes, path: Path) -> Field:
+    tree, arrays = _described(data, path)
     try:
         field = _built(tree)
         if any(array.dtype == np.float64 for array in arrays.values()):

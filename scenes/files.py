@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 from tqdm import tqdm
 
 from objects.field import Field
-from objects.files import FieldFileError, field_hash, load_field, save_field, write_atomically
+from objects.files import FieldFileError, field_hash, load_lazily, save_field, write_atomically
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
@@ -392,14 +392,11 @@ def _loaded(folder: Path, names: Iterable[str]) -> dict[str, Field]:
         if not path.is_file():
             _fail(folder / "scene.json", f"the field file {path.name} is missing in {path.parent}")
         try:
-            field = load_field(path)
-            if not _is_whole(path, name):
-                _fail(path, "holds another field than its name says (changed or swapped)")
+            fields[name] = load_lazily(path, name)
         except FieldFileError as error:
             raise SceneFileError(str(error)) from error
         except OSError as error:
             _fail(path, f"cannot be read: {error.strerror or error}")
-        fields[name] = field
     return fields
 
 

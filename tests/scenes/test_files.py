@@ -1,5 +1,6 @@
 """Scene files: what is saved comes back to the bit, a crash leaves the old or the new scene, hostile files are refused."""
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from objects import SE3, Box, Sphere
+from objects import SE3, Aabb, Box, SirenField, Sphere
 from objects.files import field_hash
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
@@ -448,3 +449,49 @@ def test_a_field_that_cannot_be_stored_leaves_the_old_scene(graph, tmp_path):
     with pytest.raises(SceneFileError):
         save_scene(other, tmp_path / "a.scene")
     assert load_scene(tmp_path / "a.scene") == graph
+
+
+def unread(graph: SceneGraph) -> list[str]:
+    return sorted(path for path in graph if "_unread" in vars(graph[path].field or Box((1, 1, 1))))
+
+
+def test_fields_are_made_only_when_something_asks_for_them(tmp_path):
+    graph = SceneGraph()
+    for i, name in enumerate(("shown", "hidden", "gone")):
+        field = SirenField(Aabb(-torch.ones(3), torch.ones(3)), width=8, layers=1, seed=i)
+        graph.add(name, field, pose=at(2 * i))
+    graph.hide("hidden")
+    before = graph.at(0.0)
+    graph.remove("gone")
+    save_scene(graph, tmp_path / "a.scene")
+    scene = load_scene(tmp_path / "a.scene")
+    assert unread(scene) == ["hidden", "shown"]
+    scene.rename("hidden", "other")
+    save_scene(scene, tmp_path / "b.scene")
+    assert unread(scene) == ["other", "shown"]
+    names = [sorted(p.name for p in (tmp_path / f"{k}.scene" / "fields").iterdir()) for k in "ab"]
+    assert names[0] == names[1] and len(names[0]) == 3
+    p_world = torch.tensor([[0.1, 0.2, 0.3], [4.4, 0.0, 0.1]])
+    scene.at(0.0)
+    assert unread(scene) == ["other"]
+    scene.undo()  # the new name
+    scene.undo()  # the removal
+    got, want = scene.at(0.0).query(p_world), before.query(p_world)
+    assert torch.equal(got.sdf, want.sdf) and torch.equal(got.rgb, want.rgb)
+    assert unread(scene) == ["hidden"]
+
+
+def test_numbers_that_do_not_fit_their_description_are_found_on_use(tmp_path):
+    graph = SceneGraph()
+    graph.add("ball", Sphere(0.5))
+    save_scene(graph, tmp_path / "a.scene")
+    (file,) = (tmp_path / "a.scene" / "fields").iterdir()
+    data = file.read_bytes().replace(b'"radius"', b'"sadius"')
+    name = hashlib.sha256(data).hexdigest()
+    file.with_name(f"{name}.safetensors").write_bytes(data)
+    text = (tmp_path / "a.scene" / "scene.json").read_text()
+    (tmp_path / "a.scene" / "scene.json").write_text(text.replace(file.stem, name))
+    scene = load_scene(tmp_path / "a.scene")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{name}.*missing"):
+            scene.at(0.0)
