@@ -86,10 +86,10 @@ class Field(nn.Module, ABC):
             raise ValueError(f"{self.kind}: lipschitz must be finite and greater than 0, got {self.lipschitz}")
 
     def __getattr__(self, name: str) -> Any:
-        unread = self.__dict__.get("_unread")
+        unread = vars(self).get("_unread")
         if unread is not None:  # see `objects.files.load_lazily`
-            self.__dict__.update(unread.field().__dict__)
-            self.__dict__.pop("_unread", None)
+            vars(self).update(vars(unread.field()))
+            vars(self).pop("_unread", None)
             return getattr(self, name)
         return super().__getattr__(name)
 

@@ -129,7 +129,7 @@ def load_lazily(path: str | os.PathLike[str], sha256: str) -> Field:
     tree, _ = _described(data, path)
     cls = KINDS[tree["kind"]].cls
     field = cls.__new__(cls)
-    field.__dict__["_unread"] = _Unread(data, path)
+    vars(field)["_unread"] = _Unread(data, path)
     return field
 
 
@@ -184,7 +184,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _encoded(field: Field, path: Path) -> bytes:
-    unread: _Unread | None = field.__dict__.get("_unread")
+    unread: _Unread | None = vars(field).get("_unread")
     if unread is not None:
         return unread.data
     try:

@@ -35,12 +35,15 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
     """
     if settings["image_steps"] < 1:
         raise ValueError(f"image_steps: expected 1 or more, got {settings['image_steps']}")
+    if not 8 <= settings["image_width"] <= 1024:
+        raise ValueError(f"image_width: expected 8 to 1024, got {settings['image_width']}")
     steps, usual = settings["image_steps"], ViewsConfig()
     # A short look is short from its beginning.
     voxels = usual.voxels._replace(steps=min(usual.voxels.steps, steps + 10))
-    config = ViewsConfig(steps=steps, hull_steps=min(usual.hull_steps, steps + 500), voxels=voxels)
+    hull_steps = min(usual.hull_steps, steps + 500)
+    config = ViewsConfig(width=settings["image_width"], steps=steps, hull_steps=hull_steps, voxels=voxels)
     try:
-        return fit_views(views, seed=settings["seed"], config=config, preview=preview)
+        return fit_views(views, seed=settings["seed"], config=config, refine=settings["refine"], preview=preview)
     except FitError as error:
         raise ValueError(f"images: {error}") from error
 

@@ -54,7 +54,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
-    code, out, err = run(capsys, "build", "images=shots", "out=learned.scene", "image_steps=3")
+    code, out, err = run(capsys, "build", "images=shots", "out=learned.scene", "image_steps=3", "image_width=32")
     assert (code, err) == (0, "")
     scene = load_scene("learned.scene")
     assert sorted(scene) == ["background", "camera", "object_1"]
@@ -67,14 +67,14 @@ def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
 
 
 def test_fit_writes_a_field_for_each_object(folder, capsys):
-    code, out, err = run(capsys, "fit", "images=shots", "out=fields/", "image_steps=3")
+    code, out, err = run(capsys, "fit", "images=shots", "out=fields/", "image_steps=3", "image_width=32")
     assert (code, err) == (0, "")
     assert load_field("fields/object_1.safetensors").observed.shape == (16, 16, 16)
     assert "object_1" in out and "background" in out
 
 
 def test_fit_of_one_object_writes_one_file(folder, capsys):
-    code, _, err = run(capsys, "fit", "images=plain", "out=thing.safetensors", "image_steps=3", "every=2")
+    code, _, err = run(capsys, "fit", "images=plain", "out=thing.safetensors", "image_steps=3", "image_width=32", "every=2")
     assert (code, err) == (0, "")
     load_field("thing.safetensors")
 
@@ -87,6 +87,7 @@ def test_fit_of_one_object_writes_one_file(folder, capsys):
         (["fit", "images=shots"], "out:"),
         (["fit", "images=shots", "out=a/", "image_steps=0"], "image_steps"),
         (["fit", "images=shots", "out=a/", "every=0"], "every"),
+        (["fit", "images=shots", "out=a/", "image_width=0"], "image_width"),
         (["fit", "images=shots", "mesh=a.obj", "out=a/"], "got mesh, images"),
         (["fit", "imges=shots", "out=a/"], "did you mean 'images'"),
         (["build", "images=shots", "scene=a.yaml", "out=a.scene"], "got both"),
