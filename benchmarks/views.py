@@ -72,7 +72,7 @@ def learn(
         some = test[:: max(len(test) // 4, 1)]
         now = learner.learned(step + 1)
         row = {"step": step + 1, "seconds": paused - began - apart}
-        row |= {"volume_db": volume_score(now, some), "traced_db": traced_score(now, some)["traced_db"]}
+        row |= {"volume_db": volume_score(now, some)} | traced_score(now, some)
         curve.append(row)
         print("   ".join(f"{key} {value:.1f}" for key, value in row.items()), flush=True)
         apart += time.monotonic() - paused

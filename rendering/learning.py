@@ -47,6 +47,7 @@ from rendering.views import ViewError, Views
 from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
+_FIRST_RATE = 0.064  # over the width: peak, of first shapes; at four times that, 128 units stay at twice the error
 _VERSION = 3  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
@@ -61,6 +62,7 @@ _FIRST_PLACES, _NEAR_PLACES = (
 )  # of each object, from which its first shape is learned; so many near its surface
 _REACH = 3.0  # voxels beside a depth in which it says something
 _MARGIN = 0.02  # by which a field is outside on the faces of its box, of half of its longest edge
+_MOST_LACKING = 5 * _MARGIN  # that a field is moved outwards by, where nothing else closes it
 _CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
 _POLISH_PIXELS, _POLISH_POINTS = 1 << 20, 8192  # traced once, and taken in each step
 _FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned from
@@ -110,7 +112,7 @@ class ViewsConfig:
     lattice: int = 64
     refresh: int = 50
     voxels: VoxelTraining = dataclasses.field(default_factory=VoxelTraining)
-    hull_steps: int = 2000
+    hull_steps: int = 1500
     hull_points: int = 8192
     polish: float = 0.25
     polish_rate: float = 1e-3
@@ -464,7 +466,9 @@ class Learner:
             cut = slice(k, k + n)
             return self._distance_error(theta, x[:, cut], target[:, cut], 0.02)
 
-        train = TrainConfig(steps=c.hull_steps, learning_rate=2e-3, label="first shapes", progress=progress)
+        train = TrainConfig(
+            steps=c.hull_steps, learning_rate=_FIRST_RATE / c.width, label="first shapes", progress=progress
+        )
         with _one_torch_thread():
             fit([theta], loss_fn, train)
         self.theta = theta.detach()
@@ -666,7 +670,7 @@ class Learner:
                     break
                 if rate:
                     theta[i] = self._regressed(theta[i], x, torch.maximum(f, _MARGIN - edge), rate)
-                elif lacking < _MARGIN:
+                elif lacking < _MOST_LACKING:
                     theta[i, -1] += lacking  # the bias of the distance
         self.theta = theta
 

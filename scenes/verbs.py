@@ -42,7 +42,8 @@ def fit(settings: Settings) -> Report:
     if clouds and settings["init"] is not None:
         raise ValueError("init: expected only together with mesh=, got it with points=")
     for key, value in settings.items():
-        if isinstance(value, int | float) and not (0 <= value < 2**63 if key == "seed" else value > 0):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not (0 <= value < 2**63 if key == "seed" else value > 0):
             raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
     if settings["images"]:
         return _fit_images(settings)

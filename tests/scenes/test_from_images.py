@@ -74,7 +74,9 @@ def test_fit_writes_a_field_for_each_object(folder, capsys):
 
 
 def test_fit_of_one_object_writes_one_file(folder, capsys):
-    code, _, err = run(capsys, "fit", "images=plain", "out=thing.safetensors", "image_steps=3", "image_width=32", "every=2")
+    code, _, err = run(
+        capsys, "fit", "images=plain", "out=thing.safetensors", "image_steps=3", "image_width=32", "every=2"
+    )
     assert (code, err) == (0, "")
     load_field("thing.safetensors")
 
@@ -83,6 +85,7 @@ def test_fit_of_one_object_writes_one_file(folder, capsys):
     ("arguments", "message"),
     [
         (["fit", "images=nowhere", "out=a/"], "no folder 'nowhere'"),
+        (["fit", "images=nowhere", "out=a/", "depth=false"], "no folder 'nowhere'"),
         (["fit", "images=shots", "out=a.safetensors"], "instance masks"),
         (["fit", "images=shots"], "out:"),
         (["fit", "images=shots", "out=a/", "image_steps=0"], "image_steps"),
