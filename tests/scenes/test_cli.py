@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objects import Aabb, FitConfig, PointsConfig, SirenField, load_field
+from rendering import ViewsConfig
 from scenes import cli
 from scenes.point_files import OrientedPoints, read_points
 
@@ -319,10 +320,14 @@ def test_the_defaults_of_fit_are_those_of_the_library():
         (FitConfig(), {"steps": "steps", "warm_steps": "warm_steps"}),
         (PointsConfig(), {"steps": "point_steps"}),
     ):
-        networks = {key: key for key in defaults if "width" in key or "layers" in key or "omega" in key}
+        shaping = [key for key in defaults if "width" in key or "layers" in key or "omega" in key]
+        networks = {key: key for key in shaping if not key.startswith("image_")}
         assert {key: defaults[name] for key, name in (networks | names).items()} == {
             key: getattr(config, key) for key in networks | names
         }
+    for verb in ("fit", "build"):
+        defaults, pictures = cli._defaults(verb), ViewsConfig()
+        assert (defaults["image_steps"], defaults["image_width"]) == (pictures.steps, pictures.width)
 
 
 # -- point clouds
