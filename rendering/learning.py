@@ -47,7 +47,7 @@ from rendering.views import ViewError, Views
 from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
-_FIRST_RATE = 0.064  # over the width: peak, of first shapes; at four times that, 128 units stay at twice the error
+_FIRST_RATE = 0.064  # over the width: peak, of first shapes; at 2e-3, 128 units stay at more than twice the error
 _VERSION = 3  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
@@ -657,7 +657,7 @@ class Learner:
 
     def _close(self) -> None:
         """Solids that reach a face of their box are ended there: ``max(f, margin - distance to the faces)`` is learned instead,
-        from the field itself, at rising rates until it holds. What little is lacking then, all of the field is moved outwards."""
+        from the field itself, at rising rates until it holds. What is lacking then, a tenth at most, it is moved outwards."""
         theta = self.theta.detach()
         for i in range(len(self.fields)):
             for rate in (*_CLOSING_RATES, 0.0):
