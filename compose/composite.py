@@ -78,6 +78,11 @@ class _Assets:
         )
 
     @cached_property
+    def tint_at(self) -> Int[np.ndarray, "a"]:
+        """Where in the features of each asset its tint begins, -1 for none."""
+        return np.array([-1 if field.tint_at is None else field.tint_at for field in self.fields], dtype=np.int64)
+
+    @cached_property
     def certified(self) -> _Assets:
         """The same with a proven index of each SIREN."""
         return _Assets(self.rows, self.batch, certify=True)
@@ -370,13 +375,20 @@ class Composite:
         return torch.from_numpy(np.isfinite(trace_rays(*self._traced, *_ray_arrays(rays), any_hit=True)[0]))
 
     def evaluate(
-        self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"], *, geometry: bool = True
+        self,
+        p_world: Float[Tensor, "n 3"],
+        owner: Int[Tensor, "n"],
+        directions: Float[Tensor, "n 3"] | None = None,
+        *,
+        geometry: bool = True,
     ) -> SurfaceSample:
         """Given instances at given points, without any routing; differentiable like `query`.
 
         Args:
             p_world: Points, world frame, metres.
             owner: The instance that is asked at each.
+            directions: Unit directions (world frame) of the rays that look at them: colours of fields with a tint are then what
+                these rays see, in 0..1; without, the mean over all directions.
             geometry: Whether distances and normals are wanted; without, they are zeros.
 
         Raises:
@@ -384,6 +396,8 @@ class Composite:
         """
         self._check_asked("evaluate", p_world, owner)
         sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
+        if directions is not None and (self._assets.tint_at >= 0).any():
+            sample = sample._replace(rgb=self._tinted(sample, owner, directions.double()))
         return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient)
 
     def observed(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -505,6 +519,18 @@ class Composite:
                 (gradient,) = torch.autograd.grad(got.sdf.sum(), p_obj, create_graph=True)
             rot = self._graph_poses(owner)[0].rotation()
         return got._replace(sdf=got.sdf * scale), (rot @ gradient[..., None])[..., 0]
+
+    def _tinted(self, sample: FieldSample, owner: Tensor, d_world: Tensor) -> Float[Tensor, "n 3"]:
+        """Colours as seen along directions."""
+        at = torch.from_numpy(self._assets.tint_at[self._stand.asset])[owner]
+        rows = (at >= 0).nonzero()[:, 0]
+        if torch.is_grad_enabled():
+            rot = self._graph_poses(owner[rows])[0].rotation()
+        else:
+            rot = torch.from_numpy(self._stand.rot)[owner[rows]]
+        d_obj = (rot.mT @ d_world[rows, :, None])[..., 0]
+        tint = sample.feature[rows[:, None], at[rows, None] + torch.arange(9)].view(-1, 3, 3)
+        return sample.rgb.index_put((rows,), (sample.rgb[rows] + (tint @ d_obj[..., None])[..., 0]).clamp(0, 1))
 
     def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:
         """Poses and scales of ``owner [n]`` with their graphs."""

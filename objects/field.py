@@ -131,6 +131,12 @@ class Field(nn.Module, ABC):
         return copy.deepcopy(self).double()
 
     @property
+    def tint_at(self) -> int | None:
+        """Where among the features the nine of the tint begin (see `SirenField`); None for colours that look the same from all
+        sides."""
+        return None
+
+    @property
     def deforms(self) -> bool:
         """Whether the field depends on time. A scene asks only such fields anew at every time."""
         return any(child.deforms for child in self.children_fields())

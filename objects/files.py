@@ -26,7 +26,7 @@ import torch
 from objects.field import Field, structure
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Difference, Intersection, Placed, Union
-from objects.siren import OBSERVED_CELLS, SirenField
+from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
 
 FORMAT, VERSION = "sirenscape.field", 1
 
@@ -71,7 +71,7 @@ KINDS: dict[str, _Kind] = {
     **{cls.kind: _Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
     **{cls.kind: _Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
     Placed.kind: _Kind(Placed, 1, {}),
-    SirenField.kind: _Kind(SirenField, 0, _SIREN, {"observed": _Number(int, 1, 1)}),
+    SirenField.kind: _Kind(SirenField, 0, _SIREN, {name: _Number(int, 1, 1) for name in ("observed", "tinted")}),
 }
 
 
@@ -357,6 +357,8 @@ def _check_node(tree: dict[str, Any], path: Path) -> int:
             if type(value) not in types or not number.least <= value <= number.most:
                 expected = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
                 _fail(path, f"{node['kind']}: expected {name} to be {expected}, got {_short(value)}")
+        if "tinted" in config and config["feature_width"] < TINT_WIDTH:
+            _fail(path, f"{node['kind']}: expected a feature_width of at least {TINT_WIDTH} beside tinted")
         if not isinstance(children, list) or len(children) != kind.n_children:
             _fail(path, f"{node['kind']}: expected {kind.n_children} children, got {_short(children)}")
         total += _least_numbers(config)

@@ -17,6 +17,7 @@ from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 
 OBSERVED_CELLS = 16
+TINT_WIDTH = 9
 
 
 class _Linear(nn.Linear):
@@ -85,7 +86,15 @@ class SirenField(Field):
         color_omega_first: Frequency of the first layer of the colour network.
         observed: Whether the field carries a coarse grid (`OBSERVED_CELLS` cells along each edge of its box) of how well each
             part was seen by the pictures that it was learned from, 0 to 1; it begins with 0 everywhere.
+        tinted: Whether colour depends on the direction of view. The last nine features are then a matrix ``[3, 3]``, row by row:
+            times the unit direction of a ray (object frame) it gives what that ray sees more or less of red, green and blue.
+            ``rgb`` is the mean over directions; who shows pictures adds the tint (`Composite.evaluate`). So it is the first
+            degree of spherical harmonics: Ramamoorthi, Hanrahan, "An Efficient Representation for Irradiance Environment Maps"
+            (SIGGRAPH 2001).
         seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: ``tinted`` with fewer than nine features.
     """
 
     kind = "siren"
@@ -106,8 +115,11 @@ class SirenField(Field):
         omega_hidden: float = 30.0,
         color_omega_first: float = 30.0,
         observed: bool = False,
+        tinted: bool = False,
         seed: int = 0,
     ) -> None:
+        if tinted and feature_width < TINT_WIDTH:
+            raise ValueError(f"siren: tinted needs a feature_width of at least {TINT_WIDTH}, got {feature_width}")
         super().__init__(bounds, feature_width=feature_width)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("center", bounds.center.float().clone())
@@ -134,6 +146,8 @@ class SirenField(Field):
             "omega_hidden": float(omega_hidden),
             "color_omega_first": float(color_omega_first),
         }
+        if tinted:
+            self._config["tinted"] = 1
         if observed:
             self._config["observed"] = 1
             self.register_buffer("observed", torch.zeros((OBSERVED_CELLS,) * 3))
@@ -152,6 +166,10 @@ class SirenField(Field):
             raise ValueError("siren: observed must lie in 0..1")
         if not 0 < float(self.half_extent) < math.inf:
             raise ValueError(f"siren: half_extent must be finite and greater than 0, got {float(self.half_extent)}")
+
+    @property
+    def tint_at(self) -> int | None:
+        return self.feature_width - TINT_WIDTH if "tinted" in self._config else None
 
     def config(self) -> dict[str, Any]:
         return dict(self._config)

@@ -22,7 +22,8 @@ from rendering.views import Views
 
 BACKGROUND = 0  # its instance id
 _ANY = -2  # stands for all ids, where pictures have none
-_REACH = 8  # pixels beside the middle of a cell that are looked at, at most
+_LEAST_SLOPE = 0.3  # of fused distances; less is found only where pictures disagree
+_REACH = 8.0  # pixels beside the middle of a cell that are looked at, at most
 
 
 class Carver:
@@ -96,18 +97,19 @@ def _sights(cameras: Sequence[Camera]) -> tuple[np.ndarray, ...]:
 
 
 @numba.njit(cache=True)
-def _pixel(p_world, lens, size, rot, trans):
-    """Column and row in which a picture shows a place (-1 if it doesn't), its depth, and how far it is from the camera."""
+def _projected(p_world, lens, size, rot, trans):
+    """Column and row (fractions of pixels) in which a picture shows a place, -1 if it doesn't; its depth, and how far it is from
+    the camera."""
     x, y, z = trans[0], trans[1], trans[2]
     for c in range(3):
         x += rot[0, c] * p_world[c]
         y += rot[1, c] * p_world[c]
         z += rot[2, c] * p_world[c]
     if z <= 0:
-        return -1, -1, z, 0.0
-    column, row = int(np.floor(lens[0] * x / z + lens[2])), int(np.floor(lens[1] * y / z + lens[3]))
-    if column < 0 or row < 0 or column >= size[0] or row >= size[1]:
-        return -1, -1, z, 0.0
+        return -1.0, -1.0, z, 0.0
+    column, row = lens[0] * x / z + lens[2], lens[1] * y / z + lens[3]
+    if not (0 <= column < size[0] and 0 <= row < size[1]):
+        return -1.0, -1.0, z, 0.0
     return column, row, z, np.sqrt(x * x + y * y + z * z)
 
 
@@ -117,14 +119,16 @@ def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, siz
     for i in numba.prange(len(centers)):
         shown, hidden, free = 0, 0, False
         for v in range(len(start)):
-            column, row, z, _ = _pixel(centers[i], lens[v], size[v], rot[v], trans[v])
-            if column < 0:
+            u, w, z, _ = _projected(centers[i], lens[v], size[v], rot[v], trans[v])
+            if u < 0:
                 continue
             width, height = size[v]
-            reach = min(int(0.5 * cell * max(lens[v, 0], lens[v, 1]) / z + 0.5), _REACH)
-            mine, other, nearest = False, False, np.inf
-            for r in range(max(row - reach, 0), min(row + reach + 1, height)):
-                for q in range(max(column - reach, 0), min(column + reach + 1, width)):
+            reach = min(
+                0.5 * cell * max(lens[v, 0], lens[v, 1]) / z, _REACH
+            )  # and the pixels around it, as a place between
+            mine, other, nearest = False, False, np.inf  # the middles of two pixels may belong to either
+            for r in range(max(int(np.floor(w - 0.5 - reach)), 0), min(int(np.floor(w + 0.5 + reach)) + 1, height)):
+                for q in range(max(int(np.floor(u - 0.5 - reach)), 0), min(int(np.floor(u + 0.5 + reach)) + 1, width)):
                     at = start[v] + r * width + q
                     if depth[at] > 0:
                         nearest = min(nearest, depth[at])
@@ -161,16 +165,55 @@ def distance_to_cells(occupied: np.ndarray, cell: np.ndarray) -> np.ndarray:
     return outer - inner + 0.5 * float(cell.min()) * np.where(inside, 1.0, -1.0)
 
 
+def distance_from_fused(near: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Signed distance from distances along rays (`fused`, cut to a few cells) on a grid ``[x, y, z]``.
+
+    Next to the surface they are divided by their slope, which puts it at its place within a cell; further away it is the
+    distance to the cells that are inside.
+    """
+    distance = distance_to_cells(near < 0, cell)
+    slope = np.sqrt(sum(np.square(part) for part in np.gradient(near, *cell)))
+    most = 1.5 * float(cell.max())
+    sharp = np.clip(near / np.maximum(slope, _LEAST_SLOPE), -most, most)
+    return np.where(np.abs(distance) < most, sharp, distance)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _vote(ahead, start, size, u, v, away, reach):
+    """What one picture says of a place at column ``u``, row ``v``: its cut distance to the surface; NaN for nothing.
+
+    Between pixels of one surface depth is linear; where they differ by more than ``reach`` an outline runs, and the picture only
+    says that all of them see past the place, or nothing.
+    """
+    own = ahead[start + int(v) * size[0] + int(u)]
+    if np.isnan(own):
+        return np.nan
+    x, y = max(u - 0.5, 0.0), max(v - 0.5, 0.0)
+    i, j = int(x), int(y)
+    least, most, mean = np.inf, -np.inf, 0.0
+    for b in range(2):
+        for a in range(2):
+            z = ahead[start + min(j + b, size[1] - 1) * size[0] + min(i + a, size[0] - 1)]
+            if np.isnan(z):
+                z = own
+            least, most = min(least, z), max(most, z)
+            mean += z * (x - i if a else 1.0 - (x - i)) * (y - j if b else 1.0 - (y - j))
+    f = mean - away if most - least < reach else least - away
+    if least - away >= reach:
+        return reach
+    return f if most - least < reach and f > -reach else np.nan
+
+
 @numba.njit(parallel=True, cache=True)
 def _fuse(centers, ahead, reach, lens, size, start, rot, trans, out):
     for i in numba.prange(len(centers)):
         total, n = 0.0, 0
         for v in range(len(start)):
-            column, row, _, away = _pixel(centers[i], lens[v], size[v], rot[v], trans[v])
+            column, row, _, away = _projected(centers[i], lens[v], size[v], rot[v], trans[v])
             if column < 0:
                 continue
-            f = ahead[start[v] + row * size[v, 0] + column] - away
-            if f > -reach:
+            f = _vote(ahead, start[v], size[v], column, row, away, reach)
+            if not np.isnan(f):
                 total += min(f, reach)
                 n += 1
         out[i] = total / n if n else -reach

@@ -36,10 +36,10 @@ from objects.cache import cache_folder, content_key
 from objects.fitting import finish
 from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
-from objects.siren import OBSERVED_CELLS, SirenField
+from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.camera import Camera
-from rendering.hulls import BACKGROUND, Carver, distance_to_cells, fused
+from rendering.hulls import BACKGROUND, Carver, distance_from_fused, distance_to_cells, fused
 from rendering.images import save_png
 from rendering.pixels import Lenses, Pixels
 from rendering.posing import align_cameras
@@ -48,7 +48,7 @@ from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summ
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
 _FIRST_RATE = 0.064  # over the width: peak, of first shapes; at 2e-3, 128 units stay at more than twice the error
-_VERSION = 3  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 4  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
 _OVERLAP = 0.08  # of a part of a room over the next
@@ -60,7 +60,7 @@ _FIRST_PLACES, _NEAR_PLACES = (
     1 << 18,
     0.8,
 )  # of each object, from which its first shape is learned; so many near its surface
-_REACH = 3.0  # voxels beside a depth in which it says something
+_REACH = 4.0  # voxels beside a depth in which it says something
 _MARGIN = 0.02  # by which a field is outside on the faces of its box, of half of its longest edge
 _MOST_LACKING = 5 * _MARGIN  # that a field is moved outwards by, where nothing else closes it
 _CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
@@ -89,6 +89,7 @@ class ViewsConfig:
             objects, and cells along the longest edge of a box, on which those shapes are carved.
         polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
             end, at the traced surfaces.
+        tint: Weight of the tint's square while colours are polished.
         opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
         n_eikonal: Places near surfaces, and as many all over the boxes, at which slopes are looked at in each step.
         depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
@@ -116,10 +117,11 @@ class ViewsConfig:
     hull_points: int = 8192
     polish: float = 0.25
     polish_rate: float = 1e-3
+    tint: float = 0.01
     hull_cells: int = 128
     opacity: float = 0.01
     ids: float = 0.01
-    depth: float = 0.1
+    depth: float = 1.0
     depth_band: float = 0.02
     eikonal: float = 0.04
     n_eikonal: int = 512
@@ -258,12 +260,17 @@ class Learner:
                 omega_first=c.omega_first,
                 omega_hidden=c.omega_hidden,
                 color_omega_first=c.color_omega_first,
+                feature_width=TINT_WIDTH,
+                tinted=True,
                 observed=True,
                 seed=seed + i,
             ).requires_grad_(False)
             for i, box in enumerate(boxes)
         ]
         m = len(boxes)
+        for field in self.fields:  # no tint but what polishing finds
+            last = cast(nn.Linear, field.appearance.linears[-1])
+            last.weight[3:], last.bias[3:] = 0.0, 0.0
         self.half = torch.stack([f.half_extent for f in self.fields])
         self.theta = _flat([f.distance for f in self.fields])
         self.color = _flat([f.appearance for f in self.fields])
@@ -320,19 +327,21 @@ class Learner:
             n_threads=self.n_threads,
         ).sum()
 
-    def _look(self, x: Tensor, offsets: Tensor) -> Tensor:
+    def _look(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours ``[k, 3]``, and their tints ``[k, 3, 3]``."""
         c = self.config
-        return sine_mlps(
+        look = sine_mlps(
             self.color,
             x,
             offsets,
-            3,
+            3 + TINT_WIDTH,
             width=c.color_width,
             layers=c.color_layers,
             omega_first=c.color_omega_first,
             omega_hidden=c.omega_hidden,
             n_threads=self.n_threads,
-        ).sigmoid()
+        )
+        return look[:, :3].sigmoid(), look[:, 3:].view(-1, 3, 3)
 
     def _in_object(self, p_world: Tensor, instance: Tensor) -> Tensor:
         return (p_world - self.trans[instance]) / self.half[instance, None]
@@ -412,7 +421,7 @@ class Learner:
         shown = shown[owner[shown].argsort(stable=True)]
         own, r = owner[shown], samples.ray_indices[shown]
         p = o[r] + t[shown, None] * d[r]
-        rgb = _thinned(self._look(self._in_object(p, own), _ends(own, len(self.fields))), generator)
+        rgb = _thinned(self._look(self._in_object(p, own), _ends(own, len(self.fields)))[0], generator)
         rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
         total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
         return _Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, knot_owner, weight, owner, p.detach(), own)
@@ -427,12 +436,12 @@ class Learner:
     def start(self, progress: bool = True) -> None:
         """First shapes, carved from the pictures, taken in by the distance networks."""
         c = self.config
-        carver, ahead = Carver(self.views), None
+        carver, ahead, finest = Carver(self.views), measured_ahead(self.views), 0.0
         generator = torch.Generator().manual_seed(0)
         if self.pixels.depth is None:
             scene = Aabb((self.trans + self.lo).amin(0), (self.trans + self.hi).amax(0))
             voxels = learn_voxels(self.pixels, self.lenses, carver, scene, c.voxels, progress=progress)
-            ahead = depths(voxels, self.views.cameras)
+            ahead, finest = depths(voxels, self.views.cameras), voxels.cell
             if self.opaque:
                 self.background = voxels.behind.clamp(-4.0, 4.0)
         x_all, target_all = [], []
@@ -443,9 +452,9 @@ class Learner:
             centers = torch.cartesian_prod(*axes).double() + self.trans[i].double()
             support = carver.support(centers, float(cell.max()), int(self.labels[i])).view(shape).numpy()
             distance = distance_to_cells(support > 0, cell)
-            if ahead is not None:
-                near = fused(centers, self.views.cameras, ahead, _REACH * voxels.cell).view(shape).numpy()
-                distance = np.maximum(distance, distance_to_cells(near < 0, cell))
+            reach = _REACH * max(finest, float(cell.max()))
+            near = fused(centers, self.views.cameras, ahead, reach).view(shape).numpy()
+            distance = np.maximum(distance, distance_from_fused(near, cell))
             band = np.argwhere(abs(distance) < 3 * cell.max())
             at = torch.rand(_FIRST_PLACES, 3, generator=generator) * (torch.tensor(shape) - 1)
             if len(band):
@@ -690,7 +699,8 @@ class Learner:
         return row.detach()[0]
 
     def _polish(self) -> None:
-        """Colours once more, with shapes as they are: at the first hit of each pixel's ray, a single place and not a dozen.
+        """Colours once more, with shapes as they are: at the first hit of each pixel's ray, a single place and not a dozen. Now
+        also how they change with the direction of view; while shapes learned, that would have explained what shapes should.
 
         Left out: pixels that something else should be at (by id, or by depth), and those that are half transparent.
         """
@@ -701,7 +711,7 @@ class Learner:
         scene = Composite(
             [Instance(str(i), f, pose) for i, (f, pose) in enumerate(zip(self.fields, poses, strict=True))]
         )
-        x, own, rows = [], [], []
+        x, own, rows, way = [], [], [], []
         band = 2 * c.depth_band * float(self.half.min())
         order = torch.randperm(len(px), generator=torch.Generator().manual_seed(0))[:_POLISH_PIXELS].sort().values
         for part in order.split(1 << 17):
@@ -718,7 +728,8 @@ class Learner:
             x.append(self._in_object(o[at] + hits.t[at, None] * d[at], hits.owner[at]))
             own.append(hits.owner[at])
             rows.append(part[at])
-        x_all, own_all, rows_all = torch.cat(x), torch.cat(own), torch.cat(rows)
+            way.append(nn.functional.normalize(d[at], dim=-1))
+        x_all, own_all, rows_all, way_all = torch.cat(x), torch.cat(own), torch.cat(rows), torch.cat(way)
         steps = round(c.polish * c.steps)
         if len(x_all) == 0 or steps == 0:
             return
@@ -728,8 +739,9 @@ class Learner:
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             k = torch.randint(len(x_all), (_POLISH_POINTS,), generator=generator)
             k = k[own_all[k].argsort(stable=True)]
-            rgb = self._look(x_all[k], _ends(own_all[k], len(self.fields)))
-            return (rgb - want[k].float() / 255).square().mean()
+            rgb, tint = self._look(x_all[k], _ends(own_all[k], len(self.fields)))
+            seen = rgb + (tint @ way_all[k, :, None])[..., 0]  # objects aren't turned
+            return (seen - want[k].float() / 255).square().mean() + c.tint * tint.square().mean()
 
         train = TrainConfig(steps=steps, learning_rate=c.polish_rate, final_rate=0.01, label="colours")
         with _one_torch_thread():
@@ -918,6 +930,21 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
         boxes.append(_padded(Aabb(lo, hi), 0.1))
         labels.append(number)
     return boxes, labels
+
+
+def measured_ahead(views: Views) -> list[Float[Tensor, "h w"]]:
+    """Metres along the ray of each pixel to what was measured; NaN where nobody knows, inf where alpha says that nothing is."""
+    maps = []
+    for view in views:
+        if view.depth is None:
+            maps.append(torch.full(view.valid.shape, torch.nan))
+            continue
+        camera = view.camera
+        ahead = view.depth / camera.depth_per_t(camera.pixel_centers()).view(view.depth.shape).float()
+        if view.alpha is not None:
+            ahead = torch.where(view.alpha < 0.5, torch.inf, ahead)
+        maps.append(torch.where(view.valid, ahead, torch.nan))
+    return maps
 
 
 def _parts(box: Aabb, views: Views) -> list[Aabb]:

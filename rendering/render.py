@@ -204,7 +204,7 @@ class _View:
         feature, observed = torch.zeros(len(uv), self.composite.feature_width), torch.zeros(len(uv))
         if len(hit):
             p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
-            surface = self.composite.evaluate(p_world, owner, geometry=self.normals)
+            surface = self.composite.evaluate(p_world, owner, rays.directions[hit], geometry=self.normals)
             if self.normals:
                 normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()

@@ -371,7 +371,9 @@ def render_volume(
             values = torch.zeros(len(weight), 4)
             values[:, 3] = t
             if len(shown):
-                values[shown, :3] = composite.evaluate(p_world, owner, geometry=False).rgb.float().clamp(0, 1)
+                values[shown, :3] = (
+                    composite.evaluate(p_world, owner, rays.directions[r], geometry=False).rgb.float().clamp(0, 1)
+                )
             total = summed(weight, torch.cat([values, torch.ones(len(t), 1)], 1), samples)
             total = total.view(len(pixel), -1, 5).mean(1)
             opacity = total[:, 4]

@@ -8,7 +8,7 @@ import torch
 
 from compose import Composite, Instance
 from compose.reference import in_double, query_reference
-from objects import SE3
+from objects import SE3, Aabb, SirenField
 from objects.primitives import Box, Sphere
 
 
@@ -305,3 +305,41 @@ def test_a_further_instance_takes_less_than_500_bytes():
 def test_a_place_too_far_for_float64_is_refused():
     with pytest.raises(ValueError, match="at most 1e\\+09 times its own size"):
         Composite([Instance("ball", Sphere(1.0), SE3.from_translation([1e300, 0, 0]))])
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_tint_is_added_along_the_ray_in_the_frame_of_its_object(grad):
+    box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
+    tinted = SirenField(box, width=8, color_width=8, feature_width=11, tinted=True, seed=1)
+    with torch.no_grad():
+        tinted.appearance.linears[-1].weight.mul_(0.2)
+    plain = SirenField(box, width=8, color_width=8, feature_width=2, seed=2)
+    turn = SE3.from_axis_angle((0.3, 1.0, 0.2), 0.7)
+    instances = [Instance("a", tinted, turn, 2.0), Instance("b", plain, turn), Instance("c", tinted, SE3.identity())]
+    generator = torch.Generator().manual_seed(0)
+    p = 0.4 * torch.rand(60, 3, generator=generator)
+    d = torch.nn.functional.normalize(torch.randn(60, 3, generator=generator), dim=-1)
+    owner = torch.arange(60) % 3
+    scene = Composite(instances)
+    with torch.set_grad_enabled(grad):
+        mean, seen = scene.evaluate(p, owner), scene.evaluate(p, owner, d)
+    torch.testing.assert_close(seen.feature, mean.feature)
+    for k, pose in ((0, turn), (2, SE3.identity())):
+        rows = owner == k
+        tint = mean.feature[rows][:, 2:].detach().view(-1, 3, 3)
+        d_obj = torch.einsum("ab,nb->na", pose.rotation().double().T, d[rows].double())
+        want = (mean.rgb[rows].detach() + torch.einsum("nab,nb->na", tint, d_obj)).clamp(0, 1)
+        torch.testing.assert_close(seen.rgb[rows].detach(), want, rtol=0, atol=1e-6)
+        assert float((want - mean.rgb[rows].detach()).abs().max()) > 0.01
+    assert torch.equal(seen.rgb[owner == 1], mean.rgb[owner == 1])
+    if grad:
+        seen.rgb.sum().backward()
+        assert float(tinted.appearance.linears[-1].weight.grad[5:].abs().sum()) > 0
+
+
+def test_a_tint_within_a_union_is_not_shown():
+    box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
+    tinted = SirenField(box, width=8, color_width=8, feature_width=9, tinted=True)
+    scene = Composite([Instance("both", tinted | tinted, SE3.identity())])
+    p, owner = 0.1 * torch.ones(1, 3), torch.zeros(1, dtype=torch.int64)
+    assert torch.equal(scene.evaluate(p, owner, torch.tensor([[0.0, 0.0, 1.0]])).rgb, scene.evaluate(p, owner).rgb)

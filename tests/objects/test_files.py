@@ -479,3 +479,22 @@ def test_a_grid_of_what_was_seen_beyond_0_to_1_is_refused(tmp_path, value):
     field.observed[0, 0, 0] = value
     with pytest.raises(FieldFileError):
         save_field(field, tmp_path / "seen.safetensors")
+
+
+def test_a_field_with_a_tint_comes_back_with_it(tmp_path):
+    box = Aabb(-torch.ones(3), torch.ones(3))
+    field = SirenField(box, width=8, color_width=8, feature_width=11, tinted=True)
+    save_field(field, tmp_path / "tinted.safetensors")
+    again = load_field(tmp_path / "tinted.safetensors")
+    assert again.tint_at == field.tint_at == 2
+    assert SirenField(box, width=8, color_width=8, feature_width=11).tint_at is None
+
+
+def test_a_tint_without_room_for_it_is_refused(tmp_path):
+    box = Aabb(-torch.ones(3), torch.ones(3))
+    with pytest.raises(ValueError, match="feature_width of at least 9, got 8"):
+        SirenField(box, width=8, color_width=8, feature_width=8, tinted=True)
+    field = SirenField(box, width=8, color_width=8, feature_width=8)
+    field._config["tinted"] = 1
+    with pytest.raises(FieldFileError, match="feature_width of at least 9"):
+        save_field(field, tmp_path / "tinted.safetensors")

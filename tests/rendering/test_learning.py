@@ -14,8 +14,8 @@ from objects import SE3
 from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
-from rendering.hulls import Carver
-from rendering.learning import Learner, _thinned, boxes_of
+from rendering.hulls import Carver, distance_from_fused, fused
+from rendering.learning import Learner, _thinned, boxes_of, measured_ahead
 from rendering.voxels import VoxelTraining
 
 SMALL = ViewsConfig(
@@ -227,6 +227,41 @@ def test_carving_keeps_the_object_and_little_else():
     assert not bool(solid[(away > 0.25) & (p[:, 2] > 0.05)].any())
 
 
+def test_carving_leaves_all_of_an_object_that_pixels_only_half_show():
+    """A place inside, next to an outline, may lie in a pixel whose middle is outside."""
+    ball = Instance("ball", Sphere(0.5), SE3.identity(), lit=False)
+    shots = [c.resized(20, 15) for c in cameras(24)]
+    p = torch.nn.functional.normalize(torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)), dim=-1).double()
+    for depth in (False, True):
+        views = seen_by([ball], shots, depth=depth, ids=False, alpha=True)
+        assert bool((Carver(views).support(0.48 * p, 0.01, None) > 0).all())
+
+
+def test_fused_depths_place_a_surface_within_a_cell():
+    ball = Instance("ball", Sphere(0.5), SE3.identity(), lit=False)
+    views = seen_by([ball], cameras(24), depth=True, ids=False, alpha=True)
+    n, cell = 24, 0.05
+    axis = cell * (torch.arange(n) + 0.5) - 0.5 * n * cell
+    centers = torch.cartesian_prod(axis, axis, axis).double()
+    near = fused(centers, views.cameras, measured_ahead(views), 4 * cell).view(n, n, n).numpy()
+    got = torch.from_numpy(distance_from_fused(near, torch.full((3,), cell).numpy())).view(-1)
+    true = centers.norm(dim=-1) - 0.5
+    by = (true.abs() < cell) & (centers[:, 2] > -0.2)  # the lower part is seen by few
+    assert int(by.sum()) > 500
+    assert float((got - true)[by].abs().mean()) < 0.15 * cell
+    assert float((got - true)[by].mean().abs()) < 0.05 * cell
+
+
+def test_an_outline_says_nothing_of_places_that_one_of_its_pixels_hides():
+    camera = Camera.look_at((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), 8, 8, 40.0)
+    ahead = torch.full((8, 8), torch.inf)
+    ahead[:, :4] = 2.0
+    edge = camera.rays(torch.tensor([[3.4, 4.5], [3.9, 4.5], [4.4, 4.5], [5.0, 4.5]]))
+    before, behind = ((edge.origins + t * edge.directions).double() for t in (1.5, 2.04))
+    assert fused(before, [camera], [ahead], 0.1).tolist() == pytest.approx([0.1] * 4)
+    assert fused(behind, [camera], [ahead], 0.1).tolist() == pytest.approx([-0.04, -0.1, -0.1, 0.1], abs=1e-5)
+
+
 def test_depth_carves_what_stands_before_it():
     views = seen_by(things(), cameras(), depth=True, ids=True)
     above_the_floor = torch.tensor([[0.0, -0.7, 0.3], [0.0, -0.7, -0.02]]).double()
@@ -283,3 +318,23 @@ def test_the_preview_shows_the_learned_beside_the_wanted(tmp_path):
     picture = load_png(tmp_path / "preview.png")
     assert picture.shape == (30, 80, 3)
     torch.testing.assert_close(picture[:, 40:], views[3].composited((1, 1, 1)), atol=0.01, rtol=0)
+
+
+def test_colours_that_change_with_the_direction_of_view_are_learned():
+    """Held out: a ball whose red depends on where one stands. Without its tint the best is the mean over directions."""
+    shots = cameras(16)
+
+    def drawn(camera: Camera) -> View:
+        frame = render(Composite(things()[1:2]), camera, config=RenderConfig(antialias=1), progress=False)
+        toward = camera.rays().directions.view(30, 40, 3)[..., 0].float()
+        rgb = torch.stack([0.5 + 0.4 * toward, 0.5 * torch.ones(30, 40), 0.5 - 0.3 * toward], -1)
+        return View(camera, torch.where(frame.alpha[..., None] > 0, rgb, 0.0), alpha=frame.alpha)
+
+    config = dataclasses.replace(SMALL, steps=100, polish=1.0)
+    found = fit_views(Views([drawn(c) for c in shots[1:]]), config=config, progress=False)
+    got = render(Composite(found.instances), shots[0], config=RenderConfig(antialias=1), progress=False)
+    want = drawn(shots[0])
+    both = (got.owner >= 0) & (want.alpha > 0.5)
+    assert int(both.sum()) > 30
+    assert float((got.rgb - want.rgb)[both].abs().mean()) < 0.06
+    assert float((want.rgb[both][:, 0] - 0.5).abs().mean()) > 0.2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compose import Composite, Instance
-from objects import SE3
+from objects import SE3, Aabb, SirenField
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, render
 from rendering.volume import Knots, lattices_of, place_knots, places_of, render_volume, summed, weights_of
@@ -174,3 +174,47 @@ def test_an_empty_scene_shows_the_background():
     picture = render_volume(Composite([]), camera, sharpness=10.0, background=(0.2, 0.4, 0.6))
     torch.testing.assert_close(picture.rgb, torch.tensor([0.2, 0.4, 0.6]).expand(4, 4, 3))
     assert float(picture.alpha.max()) == 0
+
+
+def test_more_rays_a_pixel_are_the_mean_of_a_larger_picture():
+    camera = Camera.look_at((2.0, 1.2, 0.9), (0.0, 0.1, 0.0), 24, 18)
+    fine = render_volume(two_spheres(), camera.resized(48, 36), sharpness=40.0)
+    got = render_volume(two_spheres(), camera, sharpness=40.0, antialias=2)
+
+    def halved(x: torch.Tensor) -> torch.Tensor:
+        return x.unfold(0, 2, 2).unfold(1, 2, 2).mean((-1, -2))
+
+    torch.testing.assert_close(got.rgb, halved(fine.rgb), rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.alpha, halved(fine.alpha), rtol=0, atol=1e-5)
+    one = render_volume(two_spheres(), camera, sharpness=40.0)
+    assert float((one.rgb - got.rgb).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("antialias", [0, 17])
+def test_too_many_rays_a_pixel_are_refused(antialias: int):
+    camera = Camera.look_at((2, 0, 0), (0, 0, 0), 4, 4)
+    with pytest.raises(ValueError, match="antialias"):
+        render_volume(two_spheres(), camera, sharpness=10.0, antialias=antialias)
+
+
+def test_a_tint_is_seen_by_volume_as_by_tracing():
+    box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
+    field = SirenField(box, width=8, layers=1, color_width=8, feature_width=9, tinted=True)
+    with torch.no_grad():  # nearly a ball: 2.6 - cos x - cos y - cos z; redder from above, greener from below
+        for p in field.parameters():
+            p.zero_()
+        first, last = field.distance.linears
+        first.weight[:3], first.bias[:3] = torch.eye(3) / 30, 0.5 * math.pi / 30
+        last.weight[0, :3], last.bias[:] = -1.0, 2.6
+        field.appearance.linears[-1].bias[3:] = torch.tensor([0.0, 0, -0.4, 0, 0, 0.4, 0, 0, 0])
+    scene = Composite([Instance("a", field, SE3.from_axis_angle((1.0, 0.0, 0.0), math.pi), lit=False)])
+    shot = Camera.look_at((0.6, 0.3, 2.0), (0.1, 0.1, 0.0), 32, 24, 40.0)
+    traced = render(scene, shot, config=RenderConfig(antialias=1))
+    volume = render_volume(scene, shot, sharpness=2e3)
+    hit = traced.owner >= 0
+    assert 20 < int(hit.sum()) < 700
+    below = shot.rays().directions.view(24, 32, 3)[..., 2:].float()  # the object stands upside down
+    want = 0.5 + below * torch.tensor([0.4, -0.4, 0.0])
+    torch.testing.assert_close(traced.rgb[hit], want[hit], rtol=0, atol=1e-3)
+    same = (volume.rgb - traced.rgb).abs().amax(-1) < 0.01
+    assert float(same.float().mean()) > 0.95

@@ -14,7 +14,7 @@ from objects.aabb import Aabb
 from rendering import Camera, RenderConfig, View, Views, render
 from rendering.hulls import Carver, fused
 from rendering.pixels import Lenses, Pixels
-from rendering.voxels import _EMPTY, _STEP, Voxels, VoxelTraining, _leaps, _SquaredError, depths, learn_voxels
+from rendering.voxels import _EMPTY, _STEP, Voxels, VoxelTraining, _grid, _leaps, _SquaredError, depths, learn_voxels
 
 
 def small_field() -> Voxels:
@@ -175,3 +175,23 @@ def test_the_colour_behind_opaque_pictures_is_learned():
         progress=False,
     )
     torch.testing.assert_close(voxels.behind.sigmoid(), torch.tensor(sky), atol=0.03, rtol=0)
+
+
+def test_a_finer_grid_lets_as_much_light_through_as_the_coarser_one():
+    """What voxels have learned at one fineness they go on with at the next: a step half as long stops half as much."""
+    views, box = bowl()[1], Aabb((-0.6,) * 3, (0.6, 0.6, 0.36))
+    carver = Carver(views)
+    coarse = _grid(carver, box, 20)
+    generator = torch.Generator().manual_seed(0)
+    coarse = coarse._replace(rows=torch.randn(coarse.rows.shape, generator=generator))
+    fine = _grid(carver, box, 40, coarse)
+    assert fine.cell == pytest.approx(coarse.cell / 2)
+    assert len(fine.rows) > 4 * len(coarse.rows)
+    at = (np.argwhere(fine.index >= 0) * fine.cell + fine.lo - coarse.lo) / coarse.cell
+    on = (np.abs(at - at.round()) < 1e-3).all(1)  # fine vertices that are coarse ones
+    before = coarse.rows[coarse.index[tuple(at[on].round().astype(int).T)]]
+    same = fine.rows[fine.index[fine.index >= 0]][on]
+    assert on.sum() > 50
+    softplus = torch.nn.functional.softplus
+    torch.testing.assert_close(softplus(same[:, 0]), 0.5 * softplus(before[:, 0]), rtol=0, atol=0.01)
+    torch.testing.assert_close(same[:, 1:], before[:, 1:], rtol=0, atol=0.01)
