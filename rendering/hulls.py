@@ -18,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from rendering.camera import Camera
-from rendering.views import Views
+from rendering.views import View, Views
 
 BACKGROUND = 0  # its instance id
 _ANY = -2  # stands for all ids, where pictures have none
@@ -60,6 +60,17 @@ class Carver:
         inputs: Any = (centers.double().numpy(), cell, number, *layers, *self.sights, count)
         _carve(*inputs)
         return torch.from_numpy(count)
+
+
+def measured_ahead(view: View) -> Float[Tensor, "h w"]:
+    """Metres along the ray of each pixel to what was measured; NaN where nobody knows, inf where alpha says that nothing is."""
+    if view.depth is None:
+        return torch.full(view.valid.shape, torch.nan)
+    along = view.camera.depth_per_t(view.camera.pixel_centers()).view(view.depth.shape)
+    ahead = (view.depth.double() / along).float()
+    if view.alpha is not None:
+        ahead = torch.where(view.alpha < 0.5, torch.inf, ahead)
+    return torch.where(view.valid, ahead, torch.nan)
 
 
 def fused(

@@ -25,7 +25,6 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 
 from compose.composite import Composite
@@ -39,7 +38,8 @@ from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.camera import Camera
-from rendering.hulls import BACKGROUND, Carver, distance_from_fused, distance_to_cells, fused
+from rendering.first_shapes import Surfaces, axes_of, boxes_of, first_shape
+from rendering.hulls import BACKGROUND, Carver, measured_ahead
 from rendering.images import save_png
 from rendering.pixels import Lenses, Pixels
 from rendering.posing import align_cameras
@@ -51,16 +51,10 @@ _FIRST_RATE = 0.064  # over the width: peak, of first shapes; at 2e-3, 128 units
 _VERSION = 4  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
-_OVERLAP = 0.08  # of a part of a room over the next
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
 _FAR = 1e3  # metres: distance where no box is
 _CHUNK = 1 << 14  # rays at once
-_FIRST_PLACES, _NEAR_PLACES = (
-    1 << 18,
-    0.8,
-)  # of each object, from which its first shape is learned; so many near its surface
-_REACH = 4.0  # voxels beside a depth in which it says something
 _MARGIN = 0.02  # by which a field is outside on the faces of its box, of half of its longest edge
 _MOST_LACKING = 5 * _MARGIN  # that a field is moved outwards by, where nothing else closes it
 _CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
@@ -382,7 +376,7 @@ class Learner:
     def _lattices(self) -> Lattices:
         value, n_all = [], []
         for i, field in enumerate(self.fields):
-            axes = _axes(field.bounds, self.config.lattice)
+            axes = axes_of(field.bounds, self.config.lattice)
             x = torch.cartesian_prod(*axes) / self.half[i]
             value.append(self._distance(x, torch.tensor([0, len(x)]), self.theta[i : i + 1]) * self.half[i])
             n_all.append([len(axis) for axis in axes])
@@ -436,7 +430,7 @@ class Learner:
     def start(self, progress: bool = True) -> None:
         """First shapes, carved from the pictures, taken in by the distance networks."""
         c = self.config
-        carver, ahead, finest = Carver(self.views), measured_ahead(self.views), 0.0
+        carver, ahead, finest = Carver(self.views), [measured_ahead(view) for view in self.views], 0.0
         generator = torch.Generator().manual_seed(0)
         if self.pixels.depth is None:
             scene = Aabb((self.trans + self.lo).amin(0), (self.trans + self.hi).amax(0))
@@ -444,28 +438,14 @@ class Learner:
             ahead, finest = depths(voxels, self.views.cameras), voxels.cell
             if self.opaque:
                 self.background = voxels.behind.clamp(-4.0, 4.0)
+        maps = Surfaces(self.views.cameras, ahead, finest)
         x_all, target_all = [], []
         for i, field in enumerate(self.fields):
-            axes = _axes(field.bounds, c.hull_cells, middles=True)
-            shape = [len(axis) for axis in axes]
-            cell = np.array([float(axis[1] - axis[0]) for axis in axes])
-            centers = torch.cartesian_prod(*axes).double() + self.trans[i].double()
-            support = carver.support(centers, float(cell.max()), int(self.labels[i])).view(shape).numpy()
-            distance = distance_to_cells(support > 0, cell)
-            reach = _REACH * max(finest, float(cell.max()))
-            near = fused(centers, self.views.cameras, ahead, reach).view(shape).numpy()
-            distance = np.maximum(distance, distance_from_fused(near, cell))
-            band = np.argwhere(abs(distance) < 3 * cell.max())
-            at = torch.rand(_FIRST_PLACES, 3, generator=generator) * (torch.tensor(shape) - 1)
-            if len(band):
-                n = int(_NEAR_PLACES * _FIRST_PLACES)
-                pick = torch.randint(len(band), (n,), generator=generator)
-                at[:n] = torch.from_numpy(band)[pick] + torch.rand(n, 3, generator=generator) - 0.5
-            at = at[torch.randperm(len(at), generator=generator)]
-            value = map_coordinates(distance, at.T.numpy(), order=1, mode="nearest")
-            first, step = torch.stack([axis[0] for axis in axes]).float(), torch.from_numpy(cell).float()
-            x_all.append((first + at * step) / self.half[i])
-            target_all.append(torch.from_numpy(value).float() / self.half[i])
+            p, sdf = first_shape(
+                field.bounds, self.trans[i], int(self.labels[i]), c.hull_cells, carver, maps, generator
+            )
+            x_all.append(p / self.half[i])
+            target_all.append(sdf / self.half[i])
         x, target = torch.stack(x_all), torch.stack(target_all)[..., None]
         theta = self.theta.clone().requires_grad_()
         n = c.hull_points // len(self.fields)
@@ -891,96 +871,10 @@ class _Seen(NamedTuple):
     own: Tensor
 
 
-def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
-    """A box (world frame, metres) for each instance id and the background, and the ids; without ids one box, of id 0.
-
-    An object's box holds its measured points, else what carving leaves of it; the background's is that of the scene.
-
-    Raises:
-        ViewError: An id of which nothing is left.
-    """
-    scene = views.scene_box()
-    if all(view.ids is None for view in views):
-        parts = _parts(_padded(scene, 0.05), views)
-        return parts, [BACKGROUND] * len(parts)
-    ids = sorted({int(i) for view in views if view.ids is not None for i in view.ids.unique()})
-    measured = views.points() if any(view.depth is not None for view in views) else None
-    carver = Carver(views)
-    boxes, labels = [], []
-    for number in ids:
-        if number == BACKGROUND:
-            parts = _parts(_padded(scene, 0.1), views)
-            boxes += parts
-            labels += [BACKGROUND] * len(parts)
-            continue
-        if measured is not None and (measured.ids == number).sum() > 50:
-            p = measured.p_world[measured.ids == number].double()
-            lo, hi = torch.quantile(p, 0.005, dim=0), torch.quantile(p, 0.995, dim=0)
-        else:
-            axes = _axes(scene, 64, middles=True)
-            centers = torch.cartesian_prod(*axes).double()
-            cell = float(scene.size.max()) / 64
-            support = carver.support(centers, cell, number)
-            solid = support >= 0.3 * support.max()
-            if int(support.max()) < 2:  # one picture doesn't say how far away it is
-                raise ViewError(
-                    f"fit_views: the masks of instance {number} don't meet in one place; are the cameras right?"
-                )
-            lo, hi = centers[solid].amin(0) - 0.5 * cell, centers[solid].amax(0) + 0.5 * cell
-        boxes.append(_padded(Aabb(lo, hi), 0.1))
-        labels.append(number)
-    return boxes, labels
-
-
-def measured_ahead(views: Views) -> list[Float[Tensor, "h w"]]:
-    """Metres along the ray of each pixel to what was measured; NaN where nobody knows, inf where alpha says that nothing is."""
-    maps = []
-    for view in views:
-        if view.depth is None:
-            maps.append(torch.full(view.valid.shape, torch.nan))
-            continue
-        camera = view.camera
-        ahead = view.depth / camera.depth_per_t(camera.pixel_centers()).view(view.depth.shape).float()
-        if view.alpha is not None:
-            ahead = torch.where(view.alpha < 0.5, torch.inf, ahead)
-        maps.append(torch.where(view.valid, ahead, torch.nan))
-    return maps
-
-
-def _parts(box: Aabb, views: Views) -> list[Aabb]:
-    """The box of a background; of a room (cameras stand in it, no alpha) two parts along each longer edge, which overlap."""
-    inside = [bool(((c.position_world > box.lo) & (c.position_world < box.hi)).all()) for c in views.cameras]
-    if sum(inside) < 0.5 * len(inside) or any(view.alpha is not None for view in views):
-        return [box]
-    n = torch.where(box.size > 0.5 * box.size.max(), 2, 1).tolist()
-    step = box.size / torch.tensor(n)
-    return [
-        Aabb(
-            box.lo + at * step - _OVERLAP * step * (at > 0),
-            box.lo + (at + 1) * step + _OVERLAP * step * (at + 1 < torch.tensor(n)),
-        )
-        for at in (torch.tensor(a) for a in np.ndindex(*n))
-    ]
-
-
-def _padded(box: Aabb, share: float) -> Aabb:
-    pad = share * box.size.max()
-    return Aabb(box.lo - pad, box.hi + pad)
-
-
 def _ends(rows: Int[Tensor, "k"], n: int) -> Int[Tensor, "n_plus_1"]:
     """Offsets of sorted row numbers."""
     count = torch.bincount(rows, minlength=n)
     return torch.cat([count.new_zeros(1), count.cumsum(0)])
-
-
-def _axes(box: Aabb, longest: int, middles: bool = False) -> list[Tensor]:
-    """Places along each axis of a box: ``longest`` of them along its longest edge, at least 8."""
-    size = box.size.double()
-    n = (size / size.max() * longest - 1e-9).ceil().long().clamp(min=8)
-    if middles:
-        return [box.lo[c] + size[c] * (torch.arange(int(n[c])) + 0.5) / int(n[c]) for c in range(3)]
-    return [torch.linspace(float(box.lo[c]), float(box.hi[c]), int(n[c])) for c in range(3)]
 
 
 def _flat(nets: Sequence[nn.Module]) -> Tensor:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from compose.composite import Composite
 from objects.pose import SE3
 from objects.training import OnStep, TrainConfig, fit
-from rendering.hulls import fused
+from rendering.hulls import fused, measured_ahead
 from rendering.views import View, ViewError, Views
 from rendering.volume import lattices_of, place_knots, places_of, summed, weights_of
 
@@ -178,12 +179,10 @@ def align_cameras(views: Views, *, seed: int = 0, progress: bool = True) -> View
     """
     generator = torch.Generator().manual_seed(seed)
     clouds = [_cloud(view, generator) for view in views]
-    moving = [i for i, cloud in enumerate(clouds) if cloud is not None and len(cloud[0])]
+    moving = [i for i, cloud in enumerate(clouds) if len(cloud)]
     if not moving:
         return views
-    ahead = [
-        torch.full(view.valid.shape, torch.nan) if c is None else c[1] for view, c in zip(views, clouds, strict=True)
-    ]
+    ahead = [measured_ahead(view) for view in views]
     box = views.scene_box()
     size = float(box.size.max())
     n = (box.size / size * _CELLS).ceil().long().clamp(min=8)
@@ -201,11 +200,9 @@ def align_cameras(views: Views, *, seed: int = 0, progress: bool = True) -> View
             volume = torch.stack([surface, *slopes])[None]
             moved: list[View] = list(now)
             for i in moving:
-                cloud, start = clouds[i], views[i].camera.T_world_cam
-                if cloud is not None:
-                    pose = now[i].camera.T_world_cam
-                    pose = _laid(pose, start, cloud[0], volume, box.lo.double(), box.hi.double(), reach)
-                    moved[i] = views[i].with_camera(dataclasses.replace(views[i].camera, T_world_cam=pose))
+                start, pose = (v[i].camera.T_world_cam for v in (views, now))
+                pose = _laid(pose, start, clouds[i], volume, box.lo.double(), box.hi.double(), reach)
+                moved[i] = views[i].with_camera(dataclasses.replace(views[i].camera, T_world_cam=pose))
             now = Views(moved)
             bar.update(1)
     if len(moving) < len(views):
@@ -226,20 +223,13 @@ def _between(now: Views, start: Views) -> SE3:
     return SE3.from_matrix(matrix)
 
 
-def _cloud(view: View, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-    """Measured points of a picture (camera frame), and metres along the ray of each of its pixels, NaN where nobody knows."""
-    depth = view.depth
-    if depth is None:
-        return None
-    camera = view.camera
-    uv = camera.pixel_centers()
-    rays = dataclasses.replace(camera, T_world_cam=SE3.identity()).rays(uv)
-    ahead = (depth.reshape(-1).double() / camera.depth_per_t(uv)).float()
-    known = torch.isfinite(ahead) & view.valid.reshape(-1)
-    at = known.nonzero()[:, 0]
+def _cloud(view: View, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    """Some measured points of a picture, camera frame, metres, float64."""
+    rays = dataclasses.replace(view.camera, T_world_cam=SE3.identity()).rays(view.camera.pixel_centers())
+    ahead = measured_ahead(view).reshape(-1).double()
+    at = torch.isfinite(ahead).nonzero()[:, 0]
     at = at[torch.randint(len(at), (min(_POINTS, len(at)),), generator=generator)] if len(at) else at
-    p_cam = rays.origins[at].double() + ahead[at, None].double() * rays.directions[at].double()
-    return p_cam, torch.where(known, ahead, torch.nan).view(depth.shape)
+    return rays.origins[at].double() + ahead[at, None] * rays.directions[at].double()
 
 
 def _laid(pose: SE3, start: SE3, p_cam: Tensor, volume: Tensor, lo: Tensor, hi: Tensor, reach: float) -> SE3:

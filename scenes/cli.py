@@ -172,6 +172,12 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+_OUT_OF_MEMORY = (
+    "not enough memory; a further object of a kind takes about 1 KB, each kind about 200 KB, a picture 50 bytes a pixel: "
+    "give fewer objects, a smaller picture, or a machine with more"
+)
+
+
 # -- main ------------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +188,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sirenscape: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as torch says it
+            raise
+        print(f"sirenscape: {_OUT_OF_MEMORY}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -14,8 +14,9 @@ from objects import SE3
 from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
-from rendering.hulls import Carver, distance_from_fused, fused
-from rendering.learning import Learner, _thinned, boxes_of, measured_ahead
+from rendering.first_shapes import boxes_of
+from rendering.hulls import Carver, distance_from_fused, fused, measured_ahead
+from rendering.learning import Learner, _thinned
 from rendering.voxels import VoxelTraining
 
 SMALL = ViewsConfig(
@@ -243,7 +244,7 @@ def test_fused_depths_place_a_surface_within_a_cell():
     n, cell = 24, 0.05
     axis = cell * (torch.arange(n) + 0.5) - 0.5 * n * cell
     centers = torch.cartesian_prod(axis, axis, axis).double()
-    near = fused(centers, views.cameras, measured_ahead(views), 4 * cell).view(n, n, n).numpy()
+    near = fused(centers, views.cameras, [measured_ahead(v) for v in views], 4 * cell).view(n, n, n).numpy()
     got = torch.from_numpy(distance_from_fused(near, torch.full((3,), cell).numpy())).view(-1)
     true = centers.norm(dim=-1) - 0.5
     by = (true.abs() < cell) & (centers[:, 2] > -0.2)  # the lower part is seen by few

@@ -200,7 +200,12 @@ def test_the_version_is_that_of_the_distribution(capsys):
     [
         (ValueError("a: expected\n  b, got c"), 2, "sirenscape: a: expected b, got c\n"),
         (OSError(28, "No space left on device", "x.bin"), 2, "sirenscape: x.bin: No space left on device\n"),
-        (MemoryError(), 2, "sirenscape: MemoryError\n"),
+        (MemoryError(), 2, f"sirenscape: {cli._OUT_OF_MEMORY}\n"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            2,
+            f"sirenscape: {cli._OUT_OF_MEMORY}\n",
+        ),
         (KeyboardInterrupt(), 130, "sirenscape: stopped\n"),
     ],
 )
@@ -213,12 +218,13 @@ def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code,
     assert capsys.readouterr().err == message
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
+@pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("bug")])
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch, error):
     def run(settings):
-        raise KeyError("bug")
+        raise error
 
     monkeypatch.setitem(cli.VERBS, "fit", run)
-    with pytest.raises(KeyError):
+    with pytest.raises(type(error)):
         cli.main(["fit"])
 
 
