@@ -47,8 +47,8 @@ from rendering.views import ViewError, Views
 from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
-_FIRST_RATE = 0.064  # over the width: peak, of first shapes; at 2e-3, 128 units stay at more than twice the error
-_VERSION = 4  # part of every key: raise it when the same pictures would give other weights
+_FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
+_VERSION = 5  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
@@ -455,9 +455,8 @@ class Learner:
             cut = slice(k, k + n)
             return self._distance_error(theta, x[:, cut], target[:, cut], 0.02)
 
-        train = TrainConfig(
-            steps=c.hull_steps, learning_rate=_FIRST_RATE / c.width, label="first shapes", progress=progress
-        )
+        rate = _FIRST_RATE * math.sqrt(n) / c.width
+        train = TrainConfig(steps=c.hull_steps, learning_rate=rate, label="first shapes", progress=progress)
         with _one_torch_thread():
             fit([theta], loss_fn, train)
         self.theta = theta.detach()
