@@ -392,9 +392,13 @@ class Composite:
             geometry: Whether distances and normals are wanted; without, they are zeros.
 
         Raises:
-            ValueError: Points that are not finite, or owners that are no instance numbers.
+            ValueError: Points that are not finite, owners that are no instance numbers, or not a direction for each point.
         """
         self._check_asked("evaluate", p_world, owner)
+        if directions is not None and directions.shape != p_world.shape:
+            raise ValueError(
+                f"evaluate: directions must have shape {list(p_world.shape)}, got {list(directions.shape)}"
+            )
         sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
         if directions is not None and (self._assets.tint_at >= 0).any():
             sample = sample._replace(rgb=self._tinted(sample, owner, directions.double()))

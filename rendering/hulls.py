@@ -209,10 +209,11 @@ def _vote(ahead, start, size, u, v, away, reach):
                 z = own
             least, most = min(least, z), max(most, z)
             mean += z * (x - i if a else 1.0 - (x - i)) * (y - j if b else 1.0 - (y - j))
-    f = mean - away if most - least < reach else least - away
     if least - away >= reach:
         return reach
-    return f if most - least < reach and f > -reach else np.nan
+    if not most - least < reach or mean - away <= -reach:
+        return np.nan
+    return mean - away
 
 
 @numba.njit(parallel=True, cache=True)

@@ -194,6 +194,10 @@ def ball_scene():
         (lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([0, 2])), r"owner must be from 0 to 1, got 0\.\.2"),
         (lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([-1, 0])), "owner must be from 0 to 1"),
         (lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([0])), "owner must have shape"),
+        (
+            lambda c: c.evaluate(torch.zeros(2, 3), torch.tensor([0, 0]), torch.zeros(3)),
+            r"directions must have shape \[2, 3\], got \[3\]",
+        ),
         (lambda c: c.with_poses([2], SE3.identity((1,))), r"ids must be from 0 to 1, got 2\.\.2"),
         (lambda c: c.with_poses([-1], SE3.identity((1,))), "ids must be from 0 to 1"),
         (lambda c: c.with_poses([0, 0], SE3.identity((2,))), "ids must not repeat"),
