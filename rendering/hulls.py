@@ -77,7 +77,8 @@ def fused(
     centers: Float[Tensor, "n 3"], cameras: Sequence[Camera], ahead: Sequence[Float[Tensor, "h w"]], reach: float
 ) -> Float[Tensor, "n"]:
     """Signed distances along the rays of pictures, averaged over those that see so far (Curless, Levoy, "A Volumetric Method for
-    Building Complex Models from Range Images", SIGGRAPH 1996).
+    Building Complex Models from Range Images", SIGGRAPH 1996). Read between pixels; at an outline, where neighbours differ by more
+    than ``reach``, a picture says nothing of what one of them may hide.
 
     Args:
         centers: Places, world frame, metres.
@@ -134,10 +135,9 @@ def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, siz
             if u < 0:
                 continue
             width, height = size[v]
-            reach = min(
-                0.5 * cell * max(lens[v, 0], lens[v, 1]) / z, _REACH
-            )  # and the pixels around it, as a place between
-            mine, other, nearest = False, False, np.inf  # the middles of two pixels may belong to either
+            # All pixels that the cell covers and those around: what lies between the middles of two may belong to either.
+            reach = min(0.5 * cell * max(lens[v, 0], lens[v, 1]) / z, _REACH)
+            mine, other, nearest = False, False, np.inf
             for r in range(max(int(np.floor(w - 0.5 - reach)), 0), min(int(np.floor(w + 0.5 + reach)) + 1, height)):
                 for q in range(max(int(np.floor(u - 0.5 - reach)), 0), min(int(np.floor(u + 0.5 + reach)) + 1, width)):
                     at = start[v] + r * width + q
