@@ -29,6 +29,7 @@ from compose.types import Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.pose import SE3
+from objects.siren import TINT_WIDTH
 
 
 class _Assets:
@@ -533,7 +534,7 @@ class Composite:
         else:
             rot = torch.from_numpy(self._stand.rot)[owner[rows]]
         d_obj = (rot.mT @ d_world[rows, :, None])[..., 0]
-        tint = sample.feature[rows[:, None], at[rows, None] + torch.arange(9)].view(-1, 3, 3)
+        tint = sample.feature[rows[:, None], at[rows, None] + torch.arange(TINT_WIDTH)].view(-1, 3, 3)
         return sample.rgb.index_put((rows,), (sample.rgb[rows] + (tint @ d_obj[..., None])[..., 0]).clamp(0, 1))
 
     def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:

@@ -428,7 +428,7 @@ class Learner:
     # -- learning ------------------------------------------------------------------------------------------------------
 
     def start(self, progress: bool = True) -> None:
-        """First shapes, carved from the pictures, taken in by the distance networks."""
+        """First shapes, carved from the pictures and placed by their depths, taken in by the distance networks."""
         c = self.config
         carver, ahead, finest = Carver(self.views), [measured_ahead(view) for view in self.views], 0.0
         generator = torch.Generator().manual_seed(0)
@@ -707,7 +707,7 @@ class Learner:
             x.append(self._in_object(o[at] + hits.t[at, None] * d[at], hits.owner[at]))
             own.append(hits.owner[at])
             rows.append(part[at])
-            way.append(nn.functional.normalize(d[at], dim=-1))
+            way.append(d[at])
         x_all, own_all, rows_all, way_all = torch.cat(x), torch.cat(own), torch.cat(rows), torch.cat(way)
         steps = round(c.polish * c.steps)
         if len(x_all) == 0 or steps == 0:

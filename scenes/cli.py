@@ -172,13 +172,13 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+# -- main ------------------------------------------------------------------------------------------------------------
+
+
 _OUT_OF_MEMORY = (
     "not enough memory; a further object of a kind takes about 1 KB, each kind about 200 KB, a picture 50 bytes a pixel: "
     "give fewer objects, a smaller picture, or a machine with more"
 )
-
-
-# -- main ------------------------------------------------------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> int:
