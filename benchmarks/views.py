@@ -4,7 +4,7 @@
 
 ``posed``: five meshes on a board, drawn by pyrender (`examples.posed`; --meshes, else those of pybullet), RGB-D with masks; then
 one is moved and compared with the true pictures of the moved scene. ``without-depth``: the same from colour and masks.
-``disturbed``: as posed, from cameras that are wrong by 2 degrees and 2 cm, refined. ``few``: with 3, 10, 30 and all views, with and
+``disturbed``: as posed, from cameras that are wrong by 2 degrees and 2 cm, refined. ``few``: with 3, 10, 30 and 80 views, with and
 without depth. ``lego``, ``room``: posed pictures with alpha, a real RGB-D walk. ``speed``: samples a second, forward and backward,
 packed and padded, and sums of segments by torch and by torch-scatter. Writes JSON; nothing held out is learned from.
 """
@@ -23,6 +23,7 @@ from typing import Any
 import igl
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from benchmarks.compose import say
 from compose import Composite
@@ -49,6 +50,7 @@ from rendering.learning import Learner
 from rendering.views import split
 
 N_SCORES = 6  # times in a run at which held-out views are looked at
+FEW = (3, 10, 30, 80)  # views
 
 
 def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -56,9 +58,9 @@ def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def learn(
-    views: Views, test: Views, config: ViewsConfig, refine: bool = False
+    views: Views, test: Views | None, config: ViewsConfig, refine: bool = False
 ) -> tuple[LearnedViews, list[dict[str, float]]]:
-    """What `fit_views` does, and the quality on some held-out views over time (in which the time of looking isn't counted)."""
+    """What `fit_views` does, and the quality of some held-out views over time (the time of looking isn't counted)."""
     began = time.monotonic()
     views = align_cameras(views) if refine else views
     learner = Learner(views, *boxes_of(views), config)
@@ -67,7 +69,7 @@ def learn(
 
     def look(step: int, _: float) -> None:
         nonlocal apart
-        if (step + 1) % max(config.steps // N_SCORES, 1):
+        if test is None or (step + 1) % max(config.steps // N_SCORES, 1):
             return
         paused = time.monotonic()
         some = test[:: max(len(test) // 4, 1)]
@@ -250,6 +252,41 @@ def speed() -> dict[str, float]:
     return row
 
 
+# -- few views ---------------------------------------------------------------------------------------------------------
+
+
+def plot_few(results: dict[str, Any], file: Path) -> None:
+    """Held-out quality over the number of views (logarithmic), with depth and without."""
+    w, h, left, top, bottom = 480, 320, 50, 30, 40
+    picture = Image.new("RGB", (w, h), "white")
+    draw = ImageDraw.Draw(picture)
+    scores = {
+        kind: [(n, results[f"few-{n}-{kind}"]["traced_db"]) for n in FEW if f"few-{n}-{kind}" in results]
+        for kind in ("rgbd", "rgb")
+    }
+    known = [db for rows in scores.values() for _, db in rows]
+    low, high = 5 * math.floor(min(known) / 5), 5 * math.ceil(max(known) / 5 + 0.01)
+
+    def place(n: int, db: float) -> tuple[float, float]:
+        along = math.log(n / FEW[0]) / math.log(FEW[-1] / FEW[0])
+        return left + (w - left - 30) * along, h - bottom - (h - bottom - top) * (db - low) / (high - low)
+
+    for n in FEW:
+        x, y = place(n, low)
+        draw.line([(x, top), (x, y)], fill="#dddddd")
+        draw.text((x - 6, y + 6), str(n), fill="black")
+    for db in range(low, high + 1, 5):
+        x, y = place(FEW[0], db)
+        draw.line([(x, y), (w - 30, y)], fill="#dddddd")
+        draw.text((8, y - 6), f"{db} dB", fill="black")
+    for i, (kind, color) in enumerate((("rgbd", "#1f6fb4"), ("rgb", "#d9822b"))):
+        points = [place(n, db) for n, db in scores[kind]]
+        draw.line(points, fill=color, width=2)
+        draw.text((left + 8 + 140 * i, 8), {"rgbd": "with depth", "rgb": "without depth"}[kind], fill=color)
+    draw.text((left, h - 16), "pictures learned from; held-out views, traced", fill="black")
+    picture.save(file)
+
+
 # -- all ---------------------------------------------------------------------------------------------------------------
 
 
@@ -266,8 +303,7 @@ def main() -> int:
     config = ViewsConfig(steps=args.steps)
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
     folder = args.out.parent / "posed"
-    drawn = {"posed", "without-depth", "disturbed", "few"} & set(args.set)
-    if drawn:
+    if {"posed", "without-depth", "disturbed"} & set(args.set):
         make(folder, args.meshes or shipped_meshes())
 
     def done(name: str, learned: LearnedViews | None, test: Views | None, row: dict[str, Any]) -> None:
@@ -292,13 +328,16 @@ def main() -> int:
             row |= {"after": pose_errors(learned.cameras, exact.cameras)}
         done(name, learned, test, row)
     if "few" in args.set:
+        folder = args.out.parent / "few"
+        make(folder, args.meshes or shipped_meshes(), n_train=max(FEW))
         test = load_views(folder, split="test")
-        for n in (3, 10, 30, 40):
+        for n in FEW:
             for depth in (True, False):
                 views = load_views(folder, depth=depth)
                 views = views.picked([round(i * (len(views) - 1) / (n - 1)) for i in range(n)])
-                learned, _ = learn(views, test, config)
+                learned = learn(views, None, config)[0]
                 done(f"few-{n}-{'rgbd' if depth else 'rgb'}", learned, test, traced_score(learned, test))
+        plot_few(results, args.out.parent / "views-few.png")
     if "lego" in args.set and args.lego:
         views, test = load_views(args.lego), load_views(args.lego, split="test")
         learned, curve = learn(views, test, config)

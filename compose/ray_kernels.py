@@ -485,10 +485,11 @@ def begin(scene, search, r, candidates, k, c):
 def _look(scene, search, r, candidates, k, c):
     """Passes over the stretches ahead that can hold no hit, and asks within the first that may, or closes in on a change of sign.
 
-    Between two places of one sign there is taken to be no other sign where both distances are larger than the field can dip
-    (``dent``) or change (``rate``) there; between two of different signs one change of sign, if they are not much more than
-    a cell apart and the ray does not graze, else half of a cell. With a proven index only what is proven counts (``rate``), else
-    places go on being asked down to the smallest step.
+    Between two places of one sign there is taken to be no other sign where the field can't dip (``dent``) or change (``rate``) that
+    much: at a share u of a gap, a bend or a crease reaches at most 4 u (1 - u) of the dip in its middle below the line between
+    both, so it misses zero where the roots of both distances add up to more than that of 4 dips. Between two of different signs
+    there is taken to be one change of sign, if they are not much more than a cell apart and the ray does not graze, else half of
+    a cell. With a proven index only what is proven counts (``rate``), else places go on being asked down to the smallest step.
     """
     i = candidates.instance[k, c]
     a = scene.stand.asset[i]
@@ -505,14 +506,18 @@ def _look(scene, search, r, candidates, k, c):
             search.s[r] = hi
             return
         gap = hi - lo
-        least = min(abs(f_lo), abs(f_hi))
+        share = 0.5  # of the gap: where the field may come closest to zero
         if (f_lo > 0.0) == (f_hi > 0.0):
-            over = least > dent * gap or abs(f_lo) + abs(f_hi) > candidates.rate[k, c] * gap
+            away_lo, away_hi, dip = abs(f_lo), abs(f_hi), dent * gap
+            over = (np.sqrt(away_lo) + np.sqrt(away_hi)) ** 2 > 4.0 * dip
+            over = over or away_lo + away_hi > candidates.rate[k, c] * gap
+            if 0.0 < dip < np.inf:
+                share = min(max(0.5 + 0.125 * (away_lo - away_hi) / dip, 0.2), 0.8)
         else:
             over = gap <= short
         if not over and gap > step and top + 1 < DEPTH:
             guess = candidates.guess[k, c]
-            search.s[r] = guess if lo + 0.1 * gap < guess < hi - 0.1 * gap else 0.5 * (lo + hi)
+            search.s[r] = guess if lo + 0.1 * gap < guess < hi - 0.1 * gap else lo + share * gap
             return
         seen = search.seen_hi[r] or top > 0
         if f_lo > 0.0 and f_hi <= 0.0:
@@ -591,7 +596,12 @@ def _propose(scene, search, r, candidates, k, c, known, apart):
         a = scene.stand.asset[i]
         cell = scene.stand.scale[i] * min(scene.cells.cell[a, 0], scene.cells.cell[a, 1], scene.cells.cell[a, 2])
         # A parabola that strays from its line by the bound over a cell has a second derivative of 8 bounds.
-        doubt = max(abs(slope - known), 8.0 * candidates.dent[k, c] * (0.5 * apart + error) / cell)
+        reach, doubt = (0.5 * apart + error) / cell, abs(slope - known)
+        if (
+            search.rounds[r] == 2
+        ):  # known over about a cell (from its plane): what bends away from it takes an eighth of that
+            doubt *= min(8.0 * reach, 1.0)
+        doubt = max(doubt, 8.0 * candidates.dent[k, c] * reach)
         error *= min(doubt / -slope, 1.0)
     if error <= tolerance and search.rounds[r] > 0:
         search.t[r], search.mode[r] = min(max(s_new, lo), hi), DONE

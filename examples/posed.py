@@ -119,14 +119,14 @@ def write(folder: Path, name: str, meshes: list[Any], poses: list[SE3], views: l
     save_transforms(folder / name, views, files, frame_entries=entries, entries={"depth_unit_scale_factor": 1e-4})
 
 
-def make(folder: Path, paths: Sequence[str]) -> None:
-    """Writes the three folders."""
+def make(folder: Path, paths: Sequence[str], n_train: int = N_TRAIN) -> None:
+    """Writes the three folders, with ``n_train`` pictures to learn from."""
     objects = things(paths)
     poses = standing(len(objects))
     meshes = [board(), *objects]
     stand = [SE3.identity(), *poses]
     test = cameras(N_TEST, 0.37)
-    write(folder, "transforms.json", meshes, stand, cameras(N_TRAIN, 0.0))
+    write(folder, "transforms.json", meshes, stand, cameras(n_train, 0.0))
     write(folder, "transforms_test.json", meshes, stand, test)
     step = SE3.from_translation(MOVE[0]) @ stand[2] @ SE3.from_axis_angle((0.0, 0.0, 1.0), math.radians(MOVE[1]))
     write(folder.with_name(folder.name + "_moved"), "transforms.json", meshes, [*stand[:2], step, *stand[3:]], test)

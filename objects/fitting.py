@@ -397,6 +397,18 @@ def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
         last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
 
 
+def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"]) -> Float[Tensor, "n 3"]:
+    """A lattice on the faces of a box: where a learned distance must be above 0."""
+    ramp = torch.linspace(0, 1, 33)
+    u, v = (g.reshape(-1) for g in torch.meshgrid(ramp, ramp, indexing="ij"))
+    faces = [
+        torch.stack([*((u, v)[:axis]), torch.full_like(u, end), *((u, v)[axis:])], -1)
+        for axis in range(3)
+        for end in (0.0, 1.0)
+    ]
+    return torch.lerp(lo, hi, torch.cat(faces))
+
+
 def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
     """Measures the Lipschitz estimate of a learned field at sample points, and checks the sign on the faces of its box.
 
@@ -406,17 +418,8 @@ def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
     p = p_obj.detach().clamp(field.box_lo, field.box_hi).requires_grad_()
     with torch.enable_grad():
         slope = torch.autograd.grad(field.inside_sdf(p, None).sum(), p)[0].norm(dim=-1).max()
-    ramp = torch.linspace(0, 1, 33)
-    u, v = (g.reshape(-1) for g in torch.meshgrid(ramp, ramp, indexing="ij"))
-    unit = torch.cat(
-        [
-            torch.stack([*((u, v)[:axis]), torch.full_like(u, end), *((u, v)[axis:])], -1)
-            for axis in range(3)
-            for end in (0.0, 1.0)
-        ]
-    )
     with torch.no_grad():
-        lowest = float(field.sdf(field.box_lo + unit * (field.box_hi - field.box_lo)).min())
+        lowest = float(field.sdf(face_points(field.box_lo, field.box_hi)).min())
     if not (math.isfinite(lowest) and lowest > 0 and bool(torch.isfinite(slope))):
         raise FitError(
             f"fit: expected a distance above 0 on the faces of the object's box, got {lowest:.3g}; "

@@ -32,7 +32,7 @@ from compose.segments import segment_reduce
 from compose.types import Instance, Rays
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
-from objects.fitting import finish
+from objects.fitting import face_points, finish
 from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
@@ -648,9 +648,10 @@ class Learner:
         from the field itself, at rising rates until it holds. What is lacking then, a tenth at most, it is moved outwards."""
         theta = self.theta.detach()
         for i in range(len(self.fields)):
+            lo, hi = self.lo[i] / self.half[i], self.hi[i] / self.half[i]
+            x = torch.cat([self._spread(i, 1 << 16, torch.Generator().manual_seed(0)), face_points(lo, hi)])
+            edge = torch.minimum(x - lo, hi - x).amin(1)
             for rate in (*_CLOSING_RATES, 0.0):
-                x = self._spread(i, 1 << 16, torch.Generator().manual_seed(0))
-                edge = torch.minimum(x - self.lo[i] / self.half[i], self.hi[i] / self.half[i] - x).amin(1)
                 with torch.no_grad():
                     f = self._distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
                 lacking = 0.2 * _MARGIN - float(f[edge < 1e-6].min())
