@@ -61,3 +61,11 @@ class Aabb:
 
     def union(self, other: Aabb) -> Aabb:
         return Aabb(torch.minimum(self.lo, other.lo), torch.maximum(self.hi, other.hi))
+
+    def axes(self, longest: int, middles: bool = False) -> list[Float[Tensor, "k"]]:
+        """Places along each axis: ``longest`` along the longest edge, at least 8; from face to face, or the middles of cells."""
+        size = self.size.double()
+        n = (size / size.max() * longest - 1e-9).ceil().long().clamp(min=8)
+        if middles:
+            return [self.lo[c] + size[c] * (torch.arange(int(n[c])) + 0.5) / int(n[c]) for c in range(3)]
+        return [torch.linspace(float(self.lo[c]), float(self.hi[c]), int(n[c])) for c in range(3)]

@@ -50,7 +50,7 @@ def first_shape(
         label: Its instance id.
         longest: Cells along the longest edge, on which the shape is found.
     """
-    axes = axes_of(box, longest, middles=True)
+    axes = box.axes(longest, middles=True)
     shape = [len(axis) for axis in axes]
     cell = np.array([float(axis[1] - axis[0]) for axis in axes])
     centers = torch.cartesian_prod(*axes).double() + trans.double()
@@ -80,7 +80,7 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
     """
     scene = views.scene_box()
     if all(view.ids is None for view in views):
-        parts = _parts(_padded(scene, 0.05), views)
+        parts = _parts(scene.padded(0.05 * float(scene.size.max())), views)
         return parts, [BACKGROUND] * len(parts)
     ids = sorted({int(i) for view in views if view.ids is not None for i in view.ids.unique()})
     measured = views.points() if any(view.depth is not None for view in views) else None
@@ -88,7 +88,7 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
     boxes, labels = [], []
     for number in ids:
         if number == BACKGROUND:
-            parts = _parts(_padded(scene, 0.1), views)
+            parts = _parts(scene.padded(0.1 * float(scene.size.max())), views)
             boxes += parts
             labels += [BACKGROUND] * len(parts)
             continue
@@ -96,7 +96,7 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
             p = measured.p_world[measured.ids == number].double()
             lo, hi = torch.quantile(p, 0.005, dim=0), torch.quantile(p, 0.995, dim=0)
         else:
-            axes = axes_of(scene, 64, middles=True)
+            axes = scene.axes(64, middles=True)
             centers = torch.cartesian_prod(*axes).double()
             cell = float(scene.size.max()) / 64
             support = carver.support(centers, cell, number)
@@ -106,7 +106,7 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
                     f"fit_views: the masks of instance {number} don't meet in one place; are the cameras right?"
                 )
             lo, hi = centers[solid].amin(0) - 0.5 * cell, centers[solid].amax(0) + 0.5 * cell
-        boxes.append(_padded(Aabb(lo, hi), 0.1))
+        boxes.append(Aabb(lo, hi).padded(0.1 * float((hi - lo).max())))
         labels.append(number)
     return boxes, labels
 
@@ -125,17 +125,3 @@ def _parts(box: Aabb, views: Views) -> list[Aabb]:
         )
         for at in (torch.tensor(a) for a in np.ndindex(*n))
     ]
-
-
-def _padded(box: Aabb, share: float) -> Aabb:
-    pad = share * box.size.max()
-    return Aabb(box.lo - pad, box.hi + pad)
-
-
-def axes_of(box: Aabb, longest: int, middles: bool = False) -> list[Tensor]:
-    """Places along each axis of a box: ``longest`` of them along its longest edge, at least 8."""
-    size = box.size.double()
-    n = (size / size.max() * longest - 1e-9).ceil().long().clamp(min=8)
-    if middles:
-        return [box.lo[c] + size[c] * (torch.arange(int(n[c])) + 0.5) / int(n[c]) for c in range(3)]
-    return [torch.linspace(float(box.lo[c]), float(box.hi[c]), int(n[c])) for c in range(3)]

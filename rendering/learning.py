@@ -38,7 +38,7 @@ from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.camera import Camera
-from rendering.first_shapes import Surfaces, axes_of, boxes_of, first_shape
+from rendering.first_shapes import Surfaces, boxes_of, first_shape
 from rendering.hulls import BACKGROUND, Carver, measured_ahead
 from rendering.images import save_png
 from rendering.pixels import Lenses, Pixels
@@ -376,7 +376,7 @@ class Learner:
     def _lattices(self) -> Lattices:
         value, n_all = [], []
         for i, field in enumerate(self.fields):
-            axes = axes_of(field.bounds, self.config.lattice)
+            axes = field.bounds.axes(self.config.lattice)
             x = torch.cartesian_prod(*axes) / self.half[i]
             value.append(self._distance(x, torch.tensor([0, len(x)]), self.theta[i : i + 1]) * self.half[i])
             n_all.append([len(axis) for axis in axes])

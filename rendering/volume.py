@@ -388,27 +388,22 @@ def render_volume(
 
 def lattices_of(composite: Composite, longest: int = 64) -> Lattices:
     """The lattices of the fields of a composite, ``longest`` vertices along the longest edge of each box."""
-    rows = _rows_of(composite)
     values, counts, los, his = [], [], [], []
-    for field, time in rows:
-        lo, hi = field.box_lo.double(), field.box_hi.double()
-        size = hi - lo
-        n = (size / size.max() * longest - 1e-9).ceil().long().clamp(min=8)
-        axes = [torch.linspace(0, 1, int(k), dtype=torch.float64) for k in n]
-        p = lo + torch.cartesian_prod(*axes) * size
-        seconds = None if time is None else torch.full((len(p),), time, dtype=p.dtype)
+    for field, time in _rows_of(composite):
+        axes = field.bounds.axes(longest)
+        p = torch.cartesian_prod(*axes).to(field.box_lo.dtype)
         with torch.no_grad():
-            values.append(field.sdf(p.to(field.box_lo.dtype), seconds).float())
-        counts.append(n)
-        los.append(lo)
-        his.append(hi)
-    if not rows:
+            values.append(field.sdf(p, None if time is None else torch.full((len(p),), time, dtype=p.dtype)).float())
+        counts.append([len(axis) for axis in axes])
+        los.append(field.box_lo.double())
+        his.append(field.box_hi.double())
+    if not values:
         return Lattices(
             np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int64), *np.zeros((2, 0, 3))
         )
     start = np.cumsum([0, *(len(v) for v in values[:-1])])
     boxes = (torch.stack(side).detach().numpy() for side in (los, his))
-    return Lattices(torch.cat(values).numpy(), start, torch.stack(counts).numpy(), *boxes)
+    return Lattices(torch.cat(values).numpy(), start, np.array(counts, np.int64), *boxes)
 
 
 def places_of(composite: Composite) -> Places:
