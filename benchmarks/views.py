@@ -146,14 +146,14 @@ def surface_distances(learned: LearnedViews, views: Views) -> dict[str, float]:
     return found
 
 
-def moved_score(learned: LearnedViews, folder: Path) -> float:
+def moved(learned: LearnedViews, folder: Path) -> LearnedViews:
+    """With the thing moved that is moved in the pictures of the moved scene."""
     truth = json.loads((folder.with_name(folder.name + "_truth") / "truth.json").read_text())
     change = SE3.from_matrix(torch.tensor(truth["T_new_old"], dtype=torch.float64))
     instances = [
         i.with_pose(change @ i.T_world_obj) if i.name == f"object_{truth['moved']}" else i for i in learned.instances
     ]
-    test = load_views(folder.with_name(folder.name + "_moved"))
-    return traced_score(learned._replace(instances=tuple(instances)), test)["traced_db"]
+    return learned._replace(instances=tuple(instances))
 
 
 def disturbed(views: Views, degrees: float = 2.0, metres: float = 0.02) -> Views:
@@ -322,7 +322,10 @@ def main() -> int:
         views = disturbed(exact) if name == "disturbed" else exact
         learned, curve = learn(views, test, config, refine=name == "disturbed")
         row = scores_of(learned, test, curve)
-        row |= {"surface_pct": surface_distances(learned, load_views(folder)), "moved_db": moved_score(learned, folder)}
+        after, of_moved = moved(learned, folder), load_views(folder.with_name(folder.name + "_moved"))
+        sheet(after, of_moved, args.out.parent / f"views-{name}-moved.png")
+        row |= {"surface_pct": surface_distances(learned, load_views(folder))}
+        row |= {"moved_db": traced_score(after, of_moved)["traced_db"]}
         if name == "disturbed":
             row |= {"before": pose_errors(tuple(views.cameras), exact.cameras)}
             row |= {"after": pose_errors(learned.cameras, exact.cameras)}

@@ -21,10 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numba
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from compose.composite import Composite
@@ -33,10 +31,10 @@ from compose.types import Instance, Rays
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.fitting import face_points, finish
-from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
-from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
+from objects.siren import OBSERVED_CELLS, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
+from rendering.bundle import Bundle, Seen, ends_of
 from rendering.camera import Camera
 from rendering.first_shapes import Surfaces, boxes_of, first_shape
 from rendering.hulls import BACKGROUND, Carver, measured_ahead
@@ -44,7 +42,7 @@ from rendering.images import save_png
 from rendering.pixels import Lenses, Pixels
 from rendering.posing import align_cameras
 from rendering.views import ViewError, Views
-from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
+from rendering.volume import place_knots, summed
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
 _FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
@@ -219,17 +217,6 @@ def _content(views: Views) -> str:
     return digest.hexdigest()
 
 
-class _Pairs(NamedTuple):
-    """Points within boxes, sorted by instance: ``point``, ``instance [k]``, ``offsets [m + 1]``, distance ``sdf [k]``
-    (metres), and whether they lie well within their box."""
-
-    point: Tensor
-    instance: Tensor
-    offsets: Tensor
-    sdf: Tensor
-    core: Tensor
-
-
 class Learner:
     """Fields while they learn.
 
@@ -243,187 +230,24 @@ class Learner:
     ) -> None:
         self.views, self.config = views, config
         self.labels = torch.tensor(labels)
-        c = config
-        self.fields = [
-            SirenField(
-                Aabb(-0.5 * box.size, 0.5 * box.size),
-                width=c.width,
-                layers=c.layers,
-                color_width=c.color_width,
-                color_layers=c.color_layers,
-                omega_first=c.omega_first,
-                omega_hidden=c.omega_hidden,
-                color_omega_first=c.color_omega_first,
-                feature_width=TINT_WIDTH,
-                tinted=True,
-                observed=True,
-                seed=seed + i,
-            ).requires_grad_(False)
-            for i, box in enumerate(boxes)
-        ]
-        m = len(boxes)
-        for field in self.fields:  # no tint but what polishing finds
-            last = cast(nn.Linear, field.appearance.linears[-1])
-            last.weight[3:], last.bias[3:] = 0.0, 0.0
-        self.half = torch.stack([f.half_extent for f in self.fields])
-        self.theta = _flat([f.distance for f in self.fields])
-        self.color = _flat([f.appearance for f in self.fields])
-        self.trans = torch.stack([box.center for box in boxes]).float()
-        self.lo, self.hi = (torch.stack([getattr(f, k) for f in self.fields]) for k in ("box_lo", "box_hi"))
-        self.places = Places(np.tile(np.eye(3), (m, 1, 1)), self.trans.double().numpy(), np.ones(m), np.arange(m))
-        self.boxes = (self.lo.double().numpy(), self.hi.double().numpy())
-        self.size = float(self.half.max())
+        self.nets = Bundle(boxes, config, seed)
         self.pixels, self.lenses = Pixels(views), Lenses(views.cameras)
         self.progress = True
         self.background = torch.zeros(3)
         self.opaque = self.pixels.alpha is None
         o, d, _ = self.lenses.rays(self.pixels.view, self.pixels.pixel)
-        meets = self._meets(o, d)
+        meets = self.nets.meets(o, d)
         if self.opaque and not meets.all():
             self.background = self.pixels.rgb[~meets].float().mean(0) / 255
         self.pixels.kept(meets.nonzero()[:, 0])
         if len(self.pixels) == 0:
             raise ViewError("fit_views: no pixel looks at a box")
         self.background = torch.logit(self.background.clamp(0.02, 0.98))
-        self.n_threads = torch.get_num_threads()
-        self.lattices = self._lattices()
-
-    # -- asking the networks -------------------------------------------------------------------------------------------
-
-    def _distance(self, x: Tensor, offsets: Tensor, theta: Tensor | None = None) -> Tensor:
-        c = self.config
-        theta = self.theta if theta is None else theta
-        return sine_mlps(
-            theta,
-            x,
-            offsets,
-            1,
-            width=c.width,
-            layers=c.layers,
-            omega_first=c.omega_first,
-            omega_hidden=c.omega_hidden,
-            n_threads=self.n_threads,
-        )[:, 0]
-
-    def _distance_error(self, theta: Tensor, x: Tensor, target: Tensor, falloff: float) -> Tensor:
-        """Sum over networks of the mean absolute error; at distance d it counts falloff / (falloff + |d|)."""
-        c = self.config
-        return weighted_l1(
-            theta,
-            x,
-            target,
-            falloff / (falloff + target[..., 0].abs()),
-            width=c.width,
-            layers=c.layers,
-            omega_first=c.omega_first,
-            omega_hidden=c.omega_hidden,
-            squash=False,
-            n_threads=self.n_threads,
-        ).sum()
-
-    def _look(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours ``[k, 3]``, and their tints ``[k, 3, 3]``."""
-        c = self.config
-        look = sine_mlps(
-            self.color,
-            x,
-            offsets,
-            3 + TINT_WIDTH,
-            width=c.color_width,
-            layers=c.color_layers,
-            omega_first=c.color_omega_first,
-            omega_hidden=c.omega_hidden,
-            n_threads=self.n_threads,
-        )
-        return look[:, :3].sigmoid(), look[:, 3:].view(-1, 3, 3)
-
-    def _in_object(self, p_world: Tensor, instance: Tensor) -> Tensor:
-        return (p_world - self.trans[instance]) / self.half[instance, None]
-
-    def _pairs(self, p_world: Tensor, generator: torch.Generator | None) -> _Pairs:
-        p = p_world.detach().double().numpy()
-        offsets = np.zeros(len(self.fields) + 1, np.int64)
-        _pair_up(p, self.places, self.boxes, np.empty(0, np.int64), offsets)
-        point = np.empty(offsets[-1], np.int64)
-        _pair_up(p, self.places, self.boxes, point, offsets)
-        at, ends = torch.from_numpy(point), torch.from_numpy(offsets)
-        instance = torch.repeat_interleave(torch.arange(len(self.fields)), ends.diff())
-        x = self._in_object(p_world[at], instance)
-        core = ((x * self.half[instance, None]).abs() < _CORE * self.hi[instance]).all(1)
-        sdf = _thinned(self._distance(x, ends), generator) * self.half[instance]
-        return _Pairs(at, instance, ends, sdf, core)
-
-    def _union(self, pairs: _Pairs, n: int) -> tuple[Tensor, Tensor]:
-        """The least distance at each of ``n`` points, and whose it is (-1 where no box is)."""
-        order = pairs.point.argsort(stable=True)
-        rows, sdf = pairs.point[order], pairs.sdf[order]
-        best = segment_reduce(sdf, _ends(rows, n), "min").clamp(max=_FAR)
-        with torch.no_grad():
-            owner = torch.full((n,), -1)
-            first = (sdf == best[rows]).nonzero()[:, 0].flip(0)  # of equal ones the lowest number is written last
-            owner[rows[first]] = pairs.instance[order][first]
-        return best, owner
-
-    def _meets(self, o: Tensor, d: Tensor) -> Tensor:
-        found = torch.zeros(len(o), dtype=torch.bool)
-        for i in range(len(self.fields)):
-            p = o - self.trans[i]
-            a, b = (self.lo[i] - p) / d, (self.hi[i] - p) / d
-            found |= torch.minimum(a, b).amax(-1).clamp(min=0) < torch.maximum(a, b).amin(-1)
-        return found
-
-    @torch.no_grad()
-    def _lattices(self) -> Lattices:
-        value, n_all = [], []
-        for i, field in enumerate(self.fields):
-            axes = field.bounds.axes(self.config.lattice)
-            x = torch.cartesian_prod(*axes) / self.half[i]
-            value.append(self._distance(x, torch.tensor([0, len(x)]), self.theta[i : i + 1]) * self.half[i])
-            n_all.append([len(axis) for axis in axes])
-        n = np.array(n_all, np.int64)
-        start = np.cumsum([0, *(len(v) for v in value[:-1])])
-        return Lattices(torch.cat(value).numpy(), start, n, *self.boxes)
-
-    # -- rays ----------------------------------------------------------------------------------------------------------
-
-    def see(
-        self,
-        o: Tensor,
-        d: Tensor,
-        sharpness: float,
-        jitter: Tensor,
-        marks: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> _Seen:
-        """Renders rays: colour without background, opacity, and what it was made of. With ``generator`` gradients are thinned."""
-        knots = place_knots(
-            o,
-            d,
-            self.lattices,
-            self.places,
-            sharpness=sharpness,
-            jitter=jitter,
-            n_uniform=self.config.n_uniform,
-            marks=marks,
-        )
-        samples, ray = knots.samples(), knots.ray
-        pairs = self._pairs(o[ray] + knots.t[:, None] * d[ray], generator)
-        sdf, owner = self._union(pairs, len(ray))
-        weight, t = weights_of(sdf, samples, sharpness)
-        knot_owner, owner = owner, owner[samples.first + 1]
-        shown = ((weight.detach() > _SHOWN) & (owner >= 0)).nonzero()[:, 0]
-        shown = shown[owner[shown].argsort(stable=True)]
-        own, r = owner[shown], samples.ray_indices[shown]
-        p = o[r] + t[shown, None] * d[r]
-        rgb = _thinned(self._look(self._in_object(p, own), _ends(own, len(self.fields)))[0], generator)
-        rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
-        total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
-        return _Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, knot_owner, weight, owner, p.detach(), own)
 
     def sharpness(self, step: int) -> float:
         """1 / metres."""
         first, last = self.config.sharpness
-        return first * (last / first) ** min(_SHARPENING * step / self.config.steps, 1.0) / self.size
+        return first * (last / first) ** min(_SHARPENING * step / self.config.steps, 1.0) / self.nets.size
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -433,34 +257,34 @@ class Learner:
         carver, ahead, finest = Carver(self.views), [measured_ahead(view) for view in self.views], 0.0
         generator = torch.Generator().manual_seed(0)
         if self.pixels.depth is None:
-            scene = Aabb((self.trans + self.lo).amin(0), (self.trans + self.hi).amax(0))
+            scene = Aabb((self.nets.trans + self.nets.lo).amin(0), (self.nets.trans + self.nets.hi).amax(0))
             voxels = learn_voxels(self.pixels, self.lenses, carver, scene, c.voxels, progress=progress)
             ahead, finest = depths(voxels, self.views.cameras), voxels.cell
             if self.opaque:
                 self.background = voxels.behind.clamp(-4.0, 4.0)
         maps = Surfaces(self.views.cameras, ahead, finest)
         x_all, target_all = [], []
-        for i, field in enumerate(self.fields):
+        for i, field in enumerate(self.nets.fields):
             p, sdf = first_shape(
-                field.bounds, self.trans[i], int(self.labels[i]), c.hull_cells, carver, maps, generator
+                field.bounds, self.nets.trans[i], int(self.labels[i]), c.hull_cells, carver, maps, generator
             )
-            x_all.append(p / self.half[i])
-            target_all.append(sdf / self.half[i])
+            x_all.append(p / self.nets.half[i])
+            target_all.append(sdf / self.nets.half[i])
         x, target = torch.stack(x_all), torch.stack(target_all)[..., None]
-        theta = self.theta.clone().requires_grad_()
-        n = c.hull_points // len(self.fields)
+        theta = self.nets.theta.clone().requires_grad_()
+        n = c.hull_points // len(self.nets.fields)
 
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             k = int(torch.randint(x.shape[1] - n, (), generator=generator))
             cut = slice(k, k + n)
-            return self._distance_error(theta, x[:, cut], target[:, cut], 0.02)
+            return self.nets.distance_error(theta, x[:, cut], target[:, cut], 0.02)
 
         rate = _FIRST_RATE * math.sqrt(n) / c.width
         train = TrainConfig(steps=c.hull_steps, learning_rate=rate, label="first shapes", progress=progress)
         with _one_torch_thread():
             fit([theta], loss_fn, train)
-        self.theta = theta.detach()
-        self.lattices = self._lattices()
+        self.nets.theta = theta.detach()
+        self.nets.refresh()
         self._thin_out(generator)
 
     def _thin_out(self, generator: torch.Generator) -> None:
@@ -471,7 +295,7 @@ class Learner:
             half = torch.full((len(rows), 2), 0.5)
             sharpness = self.sharpness(0)
             knots = place_knots(
-                o, d, self.lattices, self.places, sharpness=sharpness, jitter=half, n_uniform=1, steps=64
+                o, d, self.nets.lattices, self.nets.places, sharpness=sharpness, jitter=half, n_uniform=1, steps=64
             )
             near.append(knots.offsets.diff() > 1)
         kept = torch.cat(near) | (torch.rand(len(px), generator=generator) < _FAR_PIXELS)
@@ -489,15 +313,18 @@ class Learner:
         c = self.config
         self.progress = progress
         self.start(progress)
-        self.theta.requires_grad_()
-        self.color.requires_grad_()
-        groups: list[dict[str, Any]] = [{"params": [self.theta]}, {"params": [self.color], "rate": c.color_rate}]
+        self.nets.theta.requires_grad_()
+        self.nets.color.requires_grad_()
+        groups: list[dict[str, Any]] = [
+            {"params": [self.nets.theta]},
+            {"params": [self.nets.color], "rate": c.color_rate},
+        ]
         if self.opaque:
             self.background.requires_grad_()
             groups.append({"params": [self.background], "rate": 5.0})
         if refine:
             self.lenses.twist.requires_grad_()
-            groups.append({"params": [self.lenses.twist], "rate": c.pose_rate * self.size})
+            groups.append({"params": [self.lenses.twist], "rate": c.pose_rate * self.nets.size})
         train = TrainConfig(
             steps=c.steps,
             learning_rate=c.learning_rate,
@@ -514,12 +341,13 @@ class Learner:
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             nonlocal fresh
             if step % c.refresh == 0 or not fresh:
-                self.lattices, fresh = self._lattices(), True
+                self.nets.refresh()
+                fresh = True
             return self._loss(step, generator)
 
         with _one_torch_thread():  # the kernels spread over threads of their own
             losses = fit(groups, loss_fn, train, on_step=on_step).losses
-            self.lattices = self._lattices()
+            self.nets.refresh()
         self.lenses.twist.requires_grad_(False)
         return losses
 
@@ -531,9 +359,9 @@ class Learner:
         z, marks = None, None
         if px.depth is not None:
             z = px.depth[k] * length
-            band = c.depth_band * float(self.half.min())
+            band = c.depth_band * float(self.nets.half.min())
             marks = z[:, None] + band * torch.tensor([-1.0, 0.0, 1.0])
-        seen = self.see(o, d, self.sharpness(step), jitter, marks, generator)
+        seen = self.nets.see(o, d, self.sharpness(step), jitter, marks, generator)
         self.seen = seen
         want = px.rgb[k].float() / 255
         if px.alpha is not None:
@@ -557,15 +385,15 @@ class Learner:
             loss = loss + c.overlap * self._overlap_loss(seen)
         return loss + c.eikonal * self._eikonal_loss(seen, generator)
 
-    def _overlap_loss(self, seen: _Seen) -> Tensor:
+    def _overlap_loss(self, seen: Seen) -> Tensor:
         """How deep each other object is where one is solid: what is in one is at least as far outside of the others."""
         pairs = seen.pairs
         owner = seen.knot_owner[pairs.point]
         other = (self.labels[pairs.instance] != self.labels[owner]).nonzero()[:, 0]
         shared = -(pairs.sdf[other] + seen.sdf[pairs.point[other]])
-        return shared.clamp(min=0).sum() / (self.size * max(len(seen.sdf), 1))
+        return shared.clamp(min=0).sum() / (self.nets.size * max(len(seen.sdf), 1))
 
-    def _id_loss(self, seen: _Seen, ids: Tensor) -> Tensor:
+    def _id_loss(self, seen: Seen, ids: Tensor) -> Tensor:
         """Cross entropy of the id that a ray shows; the background's is also what is left over."""
         label = torch.where(seen.owner >= 0, self.labels[seen.owner.clamp(min=0)], -2)
         right = label == ids[seen.samples.ray_indices]
@@ -577,17 +405,17 @@ class Learner:
         ray = seen.knots.ray[pairs.point]
         own = (self.labels[pairs.instance] == ids[ray]).nonzero()[:, 0]
         own = own[ray[own].argsort(stable=True)]
-        least = segment_reduce(pairs.sdf[own], _ends(ray[own], len(ids)), "min")
-        pull = torch.where(torch.isfinite(least) & (ids > BACKGROUND), (least / self.size).clamp(min=0), 0.0)
+        least = segment_reduce(pairs.sdf[own], ends_of(ray[own], len(ids)), "min")
+        pull = torch.where(torch.isfinite(least) & (ids > BACKGROUND), (least / self.nets.size).clamp(min=0), 0.0)
         return (loss + 2 * pull)[ids >= 0].sum() / len(ids)
 
-    def _depth_loss(self, seen: _Seen, z: Tensor, ids: Tensor | None) -> Tensor:
+    def _depth_loss(self, seen: Seen, z: Tensor, ids: Tensor | None) -> Tensor:
         """Free before a measured depth, surface at it, solid just behind it; a hinge on signs, robust as an absolute value."""
         pairs = seen.pairs
         ray = seen.knots.ray[pairs.point]
         ahead = z[ray] - seen.knots.t[pairs.point]  # metres to the surface, along the ray
-        half = self.half[pairs.instance]
-        f, band = pairs.sdf / half, self.config.depth_band * float(self.half.min())
+        half = self.nets.half[pairs.instance]
+        f, band = pairs.sdf / half, self.config.depth_band * float(self.nets.half.min())
         known = torch.isfinite(ahead)
         own = known if ids is None else known & (self.labels[pairs.instance] == ids[ray])
         if len(self.labels.unique()) < len(self.labels):  # parts that are cut off at their faces
@@ -604,17 +432,17 @@ class Learner:
         )
         return terms.sum() / len(z)
 
-    def _eikonal_loss(self, seen: _Seen, generator: torch.Generator) -> Tensor:
+    def _eikonal_loss(self, seen: Seen, generator: torch.Generator) -> Tensor:
         """(|gradient| - 1)^2 near the surfaces and all over the boxes; and the faces of the boxes lie outside."""
-        n, m = self.config.n_eikonal, len(self.fields)
+        n, m = self.config.n_eikonal, len(self.nets.fields)
         instance = torch.randint(m, (2 * n,), generator=generator)
-        lo, hi = self.lo / self.half[:, None], self.hi / self.half[:, None]
+        lo, hi = self.nets.lo / self.nets.half[:, None], self.nets.hi / self.nets.half[:, None]
         x = torch.lerp(lo[instance], hi[instance], torch.rand(2 * n, 3, generator=generator))
         if len(seen.p_world):
             pick = torch.randint(len(seen.p_world), (n,), generator=generator)
             instance[:n] = seen.own[pick]
             noise = 0.02 * torch.randn(n, 3, generator=generator)
-            x[:n] = self._in_object(seen.p_world[pick], seen.own[pick]).detach() + noise
+            x[:n] = self.nets.in_object(seen.p_world[pick], seen.own[pick]).detach() + noise
         faces = slice(2 * n - n // 4, 2 * n)
         axis = torch.randint(3, (n // 4,), generator=generator)
         side = torch.randint(2, (n // 4,), generator=generator)
@@ -629,31 +457,22 @@ class Learner:
         x = torch.minimum(
             torch.maximum(x, lo[instance] + 2 * step * ~face[:, None]), hi[instance] - 2 * step * ~face[:, None]
         )
-        f = self._distance((x[:, None] + step * _TETRAHEDRON).reshape(-1, 3), 4 * _ends(instance, m)).view(-1, 4)
+        f = self.nets.distance((x[:, None] + step * _TETRAHEDRON).reshape(-1, 3), 4 * ends_of(instance, m)).view(-1, 4)
         gradient = f @ _TETRAHEDRON / (4 * step)
         error = ((gradient.square().sum(-1) + 1e-8).sqrt() - 1).square()
         return error[~face].mean() + 10 * (_MARGIN - f.mean(1)[face]).clamp(min=0).mean()
 
-    def _spread(self, i: int, n: int, generator: torch.Generator) -> Tensor:
-        """Points of an object's box, in the coordinates of its network: a quarter of them on its faces, edges and corners."""
-        lo, hi = self.lo[i] / self.half[i], self.hi[i] / self.half[i]
-        share, k = torch.rand(n, 3, generator=generator), n // 4
-        at = torch.rand(k, 3, generator=generator) < 0.3
-        at |= torch.arange(3) == torch.randint(3, (k, 1), generator=generator)
-        share[:k] = torch.where(at, share[:k].round(), share[:k])
-        return torch.lerp(lo, hi, share)
-
     def _close(self) -> None:
         """Solids that reach a face of their box are ended there: ``max(f, margin - distance to the faces)`` is learned instead,
         from the field itself, at rising rates until it holds. What is lacking then, a tenth at most, it is moved outwards."""
-        theta = self.theta.detach()
-        for i in range(len(self.fields)):
-            lo, hi = self.lo[i] / self.half[i], self.hi[i] / self.half[i]
-            x = torch.cat([self._spread(i, 1 << 16, torch.Generator().manual_seed(0)), face_points(lo, hi)])
+        theta = self.nets.theta.detach()
+        for i in range(len(self.nets.fields)):
+            lo, hi = self.nets.lo[i] / self.nets.half[i], self.nets.hi[i] / self.nets.half[i]
+            x = torch.cat([self.nets.spread(i, 1 << 16, torch.Generator().manual_seed(0)), face_points(lo, hi)])
             edge = torch.minimum(x - lo, hi - x).amin(1)
             for rate in (*_CLOSING_RATES, 0.0):
                 with torch.no_grad():
-                    f = self._distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
+                    f = self.nets.distance(x, torch.tensor([0, len(x)]), theta[i : i + 1])
                 lacking = 0.2 * _MARGIN - float(f[edge < 1e-6].min())
                 if lacking < 0:
                     break
@@ -661,7 +480,7 @@ class Learner:
                     theta[i] = self._regressed(theta[i], x, torch.maximum(f, _MARGIN - edge), rate)
                 elif lacking < _MOST_LACKING:
                     theta[i, -1] += lacking  # the bias of the distance
-        self.theta = theta
+        self.nets.theta = theta
 
     def _regressed(self, theta: Tensor, x: Tensor, target: Tensor, rate: float) -> Tensor:
         """A distance network that has learned given distances, from the one it starts from."""
@@ -672,7 +491,7 @@ class Learner:
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             k = int(torch.randint(x.shape[1] - 4096, (), generator=generator))
             cut = slice(k, k + 4096)
-            return self._distance_error(row, x[:, cut], target[:, cut], 0.1)
+            return self.nets.distance_error(row, x[:, cut], target[:, cut], 0.1)
 
         with _one_torch_thread():
             fit([row], loss_fn, TrainConfig(steps=200, learning_rate=rate, progress=False))
@@ -685,14 +504,13 @@ class Learner:
         Left out: pixels that something else should be at (by id, or by depth), and those that are half transparent.
         """
         c, px = self.config, self.pixels
-        for theta, field in zip(self.theta, self.fields, strict=True):
-            _unflat(theta, field.distance)
-        poses = [SE3.from_translation(trans.double()) for trans in self.trans]
+        self.nets.write_back()
+        poses = [SE3.from_translation(trans.double()) for trans in self.nets.trans]
         scene = Composite(
-            [Instance(str(i), f, pose) for i, (f, pose) in enumerate(zip(self.fields, poses, strict=True))]
+            [Instance(str(i), f, pose) for i, (f, pose) in enumerate(zip(self.nets.fields, poses, strict=True))]
         )
         x, own, rows, way = [], [], [], []
-        band = 2 * c.depth_band * float(self.half.min())
+        band = 2 * c.depth_band * float(self.nets.half.min())
         order = torch.randperm(len(px), generator=torch.Generator().manual_seed(0))[:_POLISH_PIXELS].sort().values
         for part in order.split(1 << 17):
             o, d, length = self.lenses.rays(px.view[part], px.pixel[part])
@@ -705,7 +523,7 @@ class Learner:
             if px.depth is not None:
                 fits &= ~((px.depth[part] * length - hits.t).abs() > band)  # also where depth is missing
             at = fits.nonzero()[:, 0]
-            x.append(self._in_object(o[at] + hits.t[at, None] * d[at], hits.owner[at]))
+            x.append(self.nets.in_object(o[at] + hits.t[at, None] * d[at], hits.owner[at]))
             own.append(hits.owner[at])
             rows.append(part[at])
             way.append(d[at])
@@ -714,19 +532,19 @@ class Learner:
         if len(x_all) == 0 or steps == 0:
             return
         want = px.rgb[rows_all]
-        self.color = self.color.detach().requires_grad_()
+        self.nets.color = self.nets.color.detach().requires_grad_()
 
         def loss_fn(step: int, generator: torch.Generator) -> Tensor:
             k = torch.randint(len(x_all), (_POLISH_POINTS,), generator=generator)
             k = k[own_all[k].argsort(stable=True)]
-            rgb, tint = self._look(x_all[k], _ends(own_all[k], len(self.fields)))
+            rgb, tint = self.nets.look(x_all[k], ends_of(own_all[k], len(self.nets.fields)))
             seen = rgb + (tint @ way_all[k, :, None])[..., 0]  # objects aren't turned
             return (seen - want[k].float() / 255).square().mean() + c.tint * tint.square().mean()
 
         train = TrainConfig(steps=steps, learning_rate=c.polish_rate, final_rate=0.01, label="colours")
         with _one_torch_thread():
-            fit([self.color], loss_fn, dataclasses.replace(train, progress=self.progress))
-        self.color = self.color.detach()
+            fit([self.nets.color], loss_fn, dataclasses.replace(train, progress=self.progress))
+        self.nets.color = self.nets.color.detach()
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -740,17 +558,16 @@ class Learner:
         if step is None:
             self._close()
             self._polish()
-        for i, field in enumerate(self.fields):
-            _unflat(self.theta[i], field.distance)
-            _unflat(self.color[i], field.appearance)
+        self.nets.write_back()
+        for i, field in enumerate(self.nets.fields):
             if step is None:
-                finish(field, self._spread(i, 8192, torch.Generator().manual_seed(0)) * field.half_extent)
+                finish(field, self.nets.spread(i, 8192, torch.Generator().manual_seed(0)) * field.half_extent)
             label = int(self.labels[i])
             n_parts = int((self.labels == label).sum())
             name = f"object_{label}" if label != BACKGROUND else "object" if self.pixels.ids is None else "background"
             if n_parts > 1:
                 name = f"background_{i}"
-            pose = SE3.from_translation(self.trans[i].double())
+            pose = SE3.from_translation(self.nets.trans[i].double())
             instances.append(Instance(name, field, pose, lit=False))
         _observe(instances, self.cameras())
         background = (1.0, 1.0, 1.0) if not self.opaque else tuple(self.background.detach().sigmoid().tolist())
@@ -778,7 +595,7 @@ class Learner:
         for pixel in torch.arange(n).split(_CHUNK):
             o, d, _ = lenses.rays(torch.zeros(len(pixel), dtype=torch.int64), pixel)
             jitter = torch.full((len(pixel), self.config.n_uniform + self.config.n_fine), 0.5)
-            seen = self.see(o, d, sharpness, jitter)
+            seen = self.nets.see(o, d, sharpness, jitter)
             parts.append(seen.rgb + (1 - seen.opacity[:, None]) * behind)
         return torch.cat(parts).view(camera.height, camera.width, 3)
 
@@ -827,88 +644,3 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
-
-
-class _Thinned(torch.autograd.Function):
-    """Its input; of the gradient's rows ``[n, c]`` that are shorter than a few times the mean most become 0, the rest that long, by
-    chance (``u [n]`` in 0..1) so that the expectation stays: what gave them isn't asked again for what matters little."""
-
-    @staticmethod
-    def forward(ctx, x, u):
-        ctx.save_for_backward(u)
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, *grad_outputs):
-        (u,) = ctx.saved_tensors
-        g = grad_outputs[0]
-        length = g.reshape(len(g), -1).norm(dim=1)
-        least = _THIN * length.mean()
-        scale = torch.where(length >= least, 1.0, torch.where(u * least < length, least / length, 0.0))
-        return g * (scale if g.dim() == 1 else scale[:, None]), None
-
-
-def _thinned(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    if generator is None or not x.requires_grad:
-        return x
-    return cast(Tensor, _Thinned.apply(x, torch.rand(len(x), generator=generator)))
-
-
-class _Seen(NamedTuple):
-    """What rays saw: of each ray colour (without background) and opacity; of each knot the union's distance (metres) and
-    whose it is; of each sample its weight and owner; the surface points that were asked for colour, and whose they are."""
-
-    rgb: Tensor
-    opacity: Tensor
-    knots: Knots
-    samples: Samples
-    pairs: _Pairs
-    sdf: Tensor
-    knot_owner: Tensor
-    weight: Tensor
-    owner: Tensor
-    p_world: Tensor
-    own: Tensor
-
-
-def _ends(rows: Int[Tensor, "k"], n: int) -> Int[Tensor, "n_plus_1"]:
-    """Offsets of sorted row numbers."""
-    count = torch.bincount(rows, minlength=n)
-    return torch.cat([count.new_zeros(1), count.cumsum(0)])
-
-
-def _flat(nets: Sequence[nn.Module]) -> Tensor:
-    return torch.stack([nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets])
-
-
-def _unflat(theta: Tensor, net: nn.Module) -> None:
-    at = 0
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(theta[at : at + p.numel()].view_as(p))  # in place: indices of older weights are known as such
-            at += p.numel()
-
-
-@numba.njit(cache=True)
-def _pair_up(p, places, boxes, point, offsets):
-    """The points within the box of each instance: counts them, or writes their numbers where ``point`` has room."""
-    rot, trans, scale, asset = places
-    lo, hi = boxes
-    k = 0
-    for i in range(len(scale)):
-        a = asset[i]
-        for j in range(len(p)):
-            inside = True
-            for c in range(3):
-                x = 0.0
-                for e in range(3):
-                    x += rot[i, e, c] * (p[j, e] - trans[i, e])
-                x /= scale[i]
-                if x < lo[a, c] or x > hi[a, c]:
-                    inside = False
-                    break
-            if inside:
-                if len(point):
-                    point[k] = j
-                k += 1
-        offsets[i + 1] = k

@@ -14,9 +14,10 @@ from objects import SE3
 from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
+from rendering.bundle import _thinned
 from rendering.first_shapes import boxes_of
 from rendering.hulls import Carver, distance_from_fused, fused, measured_ahead
-from rendering.learning import Learner, _thinned
+from rendering.learning import Learner
 from rendering.voxels import VoxelTraining
 
 SMALL = ViewsConfig(
@@ -149,16 +150,16 @@ def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_i
     ]
     learner = Learner(views, boxes, [0, 1], config)
     learner.start(progress=False)
-    learner.lattices = learner._lattices()
-    learner.theta.requires_grad_()
+    learner.nets.refresh()
+    learner.nets.theta.requires_grad_()
     px = learner.pixels
     rows = (px.view == 0).nonzero()[:, 0]
     o, d, length = learner.lenses.rays(px.view[rows], px.pixel[rows])
-    seen = learner.see(o, d, learner.sharpness(0), torch.full((len(rows), 16), 0.5))
+    seen = learner.nets.see(o, d, learner.sharpness(0), torch.full((len(rows), 16), 0.5))
     want = px.rgb[rows].float() / 255
     loss = (seen.rgb - want).square().sum() + learner._id_loss(seen, px.ids[rows])
     loss = loss + learner._depth_loss(seen, px.depth[rows] * length, px.ids[rows])
-    gradient = torch.autograd.grad(loss, [learner.theta])[0].norm(dim=1)
+    gradient = torch.autograd.grad(loss, [learner.nets.theta])[0].norm(dim=1)
     assert float(gradient[0]) > 0
     assert float(gradient[1]) < 1e-4 * float(gradient[0])
 
@@ -184,13 +185,13 @@ def test_objects_that_share_space_are_pushed_apart():
     box = Aabb(-0.5 * torch.ones(3), 0.5 * torch.ones(3))
     learner = Learner(views, [box, box], [0, 1], SMALL)
     o, d, _ = learner.lenses.rays(learner.pixels.view[:64], learner.pixels.pixel[:64])
-    learner.theta[1] = learner.theta[0]  # the same solid twice
-    learner.theta[:, -1] -= 0.3  # with an inside
-    learner.lattices = learner._lattices()
-    learner.theta.requires_grad_()
-    loss = learner._overlap_loss(learner.see(o, d, 50.0, torch.full((64, 16), 0.5)))
+    learner.nets.theta[1] = learner.nets.theta[0]  # the same solid twice
+    learner.nets.theta[:, -1] -= 0.3  # with an inside
+    learner.nets.refresh()
+    learner.nets.theta.requires_grad_()
+    loss = learner._overlap_loss(learner.nets.see(o, d, 50.0, torch.full((64, 16), 0.5)))
     assert float(loss.detach()) > 0
-    gradient = torch.autograd.grad(loss, [learner.theta])[0]
+    gradient = torch.autograd.grad(loss, [learner.nets.theta])[0]
     assert float(gradient[:, -1].max()) < 0  # more distance, less overlap
 
 
