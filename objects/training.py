@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from objects.files import write_atomically
 
+_LINE_S = 30.0  # between lines in a log
+
 LossFn = Callable[[int, torch.Generator], Tensor]
 OnStep = Callable[[int, float], str | None]
 
@@ -48,7 +50,7 @@ class TrainConfig:
         betas: Decay of Adam's two averages.
         seed: Seed of the generator that the loss function draws from.
         label: What the progress bar says.
-        progress: Whether to show a bar; it needs a terminal, and appears after 2 s.
+        progress: Whether to show a bar, after 2 s; where there is no terminal, a line every half minute.
         checkpoint: File to resume from and to save to; removed by the caller.
         checkpoint_every: Steps between checkpoints.
     """
@@ -159,16 +161,17 @@ def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 class _Progress:
-    """A bar on stderr once a run has lasted 2 s; nothing where stderr is no terminal."""
+    """A bar on stderr once a run has lasted 2 s; where stderr is no terminal (a log), a line every half minute."""
 
     def __init__(self, config: TrainConfig, start: int) -> None:
-        self.active = config.progress and sys.stderr.isatty()
         self.config, self.start = config, start
         self.bar: tqdm | None = None
 
     def __enter__(self) -> _Progress:
-        self.began = time.monotonic()
-        if self.active:
+        self.began = self.told = time.monotonic()
+        if self.config.progress and self.start:
+            print(f"{self.config.label}: going on from step {self.start} of {self.config.steps}", file=sys.stderr)
+        if self.config.progress and sys.stderr.isatty():
             self.bar = tqdm(
                 total=self.config.steps, initial=self.start, desc=self.config.label, unit="step", delay=2, leave=False
             )
@@ -179,6 +182,11 @@ class _Progress:
             if step % 20 == 0 or note:
                 self.bar.set_postfix_str(note or f"loss {loss:.3g}", refresh=False)
             self.bar.update(1)
+        elif self.config.progress and time.monotonic() - self.told > _LINE_S:
+            self.told = time.monotonic()
+            left = (self.told - self.began) / (step + 1 - self.start) * (self.config.steps - step - 1)
+            words = f"step {step + 1} of {self.config.steps}, {note or f'loss {loss:.3g}'}, {left / 60:.1f} min left"
+            print(f"{self.config.label}: {words}", file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -61,6 +61,13 @@ class Carver:
         _carve(*inputs)
         return torch.from_numpy(count)
 
+    def shown(self, p_world: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:
+        """How many pictures each place would be in, if nothing hid it."""
+        count = np.zeros(len(p_world), dtype=np.int64)
+        inputs: Any = (p_world.double().numpy(), *self.sights, count)
+        _count(*inputs)
+        return torch.from_numpy(count)
+
 
 def measured_ahead(view: View) -> Float[Tensor, "h w"]:
     """Metres along the ray of each pixel to what was measured; NaN where nobody knows, inf where alpha says that nothing is."""
@@ -123,6 +130,13 @@ def _projected(p_world, lens, size, rot, trans):
     if not (0 <= column < size[0] and 0 <= row < size[1]):
         return -1.0, -1.0, z, 0.0
     return column, row, z, np.sqrt(x * x + y * y + z * z)
+
+
+@numba.njit(parallel=True, cache=True)
+def _count(p_world, lens, size, start, rot, trans, count):
+    for i in numba.prange(len(p_world)):
+        for v in range(len(start)):
+            count[i] += _projected(p_world[i], lens[v], size[v], rot[v], trans[v])[0] >= 0
 
 
 @numba.njit(parallel=True, cache=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import time
@@ -30,6 +31,7 @@ from compose.segments import segment_reduce
 from compose.types import Instance, Rays
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
+from objects.files import load_field, save_field, write_atomically
 from objects.fitting import face_points, finish
 from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, SirenField
@@ -46,7 +48,7 @@ from rendering.volume import place_knots, summed
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
 _FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
-_VERSION = 5  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 6  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
@@ -128,12 +130,14 @@ class LearnedViews(NamedTuple):
         background: sRGB where nothing is.
         sharpness: Of the opacity at the end (1 / metres), for `render_volume`.
         cameras: Those of the pictures, refined if that was asked for.
+        psnr_db: Of the last rays that were learned from, rendered as volumes; NaN where nobody looked.
     """
 
     instances: tuple[Instance, ...]
     background: tuple[float, float, float]
     sharpness: float
     cameras: tuple[Camera, ...]
+    psnr_db: float = math.nan
 
 
 def fit_views(
@@ -148,7 +152,8 @@ def fit_views(
 ) -> LearnedViews:
     """Learns what posed pictures show: an object for each instance id and a background, or one object where there are no ids.
 
-    A killed run goes on where it was when it is called again with the same arguments: its state is in the cache folder.
+    A killed run goes on where it was when it is called again with the same arguments, and what was learned once isn't learned
+    again: both are in the cache folder.
 
     Args:
         views: Pictures, from `load_views`. Alpha, instance ids and depth are used where they are there.
@@ -173,10 +178,13 @@ def fit_views(
             "fit_views: alpha (or the object masks) is below 0.5 all over every picture: there is nothing to learn"
         )
     key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
-    views = align_cameras(views, seed=seed, progress=progress) if refine else views
+    folder = cache_folder("views")
+    if (known := _recalled(folder / key, views)) is not None:
+        return known
+    given, views = views, align_cameras(views, seed=seed, progress=progress) if refine else views
     boxes, labels = boxes_of(views)
     learner = Learner(views, boxes, labels, config, seed)
-    checkpoint = cache_folder("views") / f"{key}.safetensors"
+    checkpoint = folder / f"{key}.safetensors"
     last, smooth = time.monotonic(), -1.0
 
     def told(step: int, loss: float) -> str:
@@ -187,21 +195,63 @@ def fit_views(
             last = time.monotonic()
         if on_step is not None:
             on_step(step, loss)
-        return f"loss {loss:.3g}, {-10 * math.log10(max(smooth, 1e-12)):.1f} dB"
+        return f"loss {loss:.3g}, {_db(smooth):.1f} dB"
 
     try:
         learner.learn(told, checkpoint, seed, progress, refine)
     except CheckpointError:  # damaged: from the beginning
         checkpoint.unlink()
         return fit_views(
-            views, seed=seed, config=config, refine=refine, preview=preview, progress=progress, on_step=on_step
+            given, seed=seed, config=config, refine=refine, preview=preview, progress=progress, on_step=on_step
         )
     if preview is not None:
         save_png(learner.compared(config.steps - 1), preview)
-    learned = learner.learned()  # until here a killed run goes on from the checkpoint
+    learned = learner.learned()._replace(psnr_db=_db(smooth))  # until here a killed run goes on from the checkpoint
     with contextlib.suppress(OSError):
+        _kept(learned, folder / key)
         checkpoint.unlink(missing_ok=True)
     return learned
+
+
+def _db(error: float) -> float:
+    return -10 * math.log10(max(error, 1e-12))
+
+
+def _kept(learned: LearnedViews, folder: Path) -> None:
+    """Writes what was learned; ``learned.json`` comes last, so what is there is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, instance in enumerate(learned.instances):
+        save_field(instance.field, folder / f"{i}.safetensors")
+    objects = [{"name": i.name, "T_world_obj": _numbers(i.T_world_obj)} for i in learned.instances]
+    facts = {"objects": objects, "cameras": [_numbers(camera.T_world_cam) for camera in learned.cameras]}
+    facts |= {"background": learned.background, "sharpness": learned.sharpness, "psnr_db": learned.psnr_db}
+    write_atomically(folder / "learned.json", json.dumps(facts).encode())
+
+
+def _recalled(folder: Path, views: Views) -> LearnedViews | None:
+    """What `_kept` wrote; None where there is nothing whole."""
+    try:
+        facts = json.loads((folder / "learned.json").read_text(encoding="utf-8"))
+        instances = tuple(
+            Instance(row["name"], load_field(folder / f"{i}.safetensors"), _pose_of(row["T_world_obj"]), lit=False)
+            for i, row in enumerate(facts["objects"])
+        )
+        cameras = tuple(
+            dataclasses.replace(camera, T_world_cam=_pose_of(pose))
+            for camera, pose in zip(views.cameras, facts["cameras"], strict=True)
+        )
+        r, g, b = facts["background"]
+        return LearnedViews(instances, (r, g, b), facts["sharpness"], cameras, facts["psnr_db"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _numbers(pose: SE3) -> list[float]:
+    return [*pose.quat_wxyz.tolist(), *pose.translation.tolist()]
+
+
+def _pose_of(numbers: list[float]) -> SE3:
+    return SE3(torch.tensor(numbers[:4], dtype=torch.float64), torch.tensor(numbers[4:], dtype=torch.float64))
 
 
 def _content(views: Views) -> str:
@@ -334,7 +384,7 @@ class Learner:
             label="learn",
             progress=progress,
             checkpoint=checkpoint,
-            checkpoint_every=10 * c.refresh,
+            checkpoint_every=2 * c.refresh,
         )
         fresh = False
 

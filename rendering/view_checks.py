@@ -42,8 +42,8 @@ def check_views(views: Views, where: str = "views") -> None:
 
     Warns:
         UserWarning: One view only; pictures whose mask, or depth, is empty throughout; depth that disagrees between the
-            views for a reason unknown; cameras upside down; without depth, cameras that look away from the point that they
-            surround, which a sweep from the middle of a room may do.
+            views for a reason unknown; cameras upside down; cameras that look away from the point that they
+            surround, without depth that agrees, which a sweep from the middle of a room may do.
 
     Raises:
         ViewError: Cameras with OpenCV axes in a file that wants OpenGL ones, or depth in a wrong unit; the text says by
@@ -101,7 +101,7 @@ def _check_axes_and_unit(views: Views, where: str) -> None:
         )
     if meeting is not None and has_depth and not told and float(np.mean(meeting.ahead > 0)) >= 0.9:
         _check_depth_of_meeting(views, meeting, where)
-    if meeting is not None and away and not has_depth:
+    if meeting is not None and away and not (has_depth and told):
         warnings.warn(
             f"{where}: all cameras look away from the point {_rounded(meeting.p_world)} that they surround: right for a "
             "sweep from the middle of a room, but if they stand around an object, their axes are not OpenGL's (x right, "

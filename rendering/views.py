@@ -248,8 +248,8 @@ class Views(Sequence[View]):
         meeting = axes_meeting(self.cameras)
         if meeting is None or np.mean(meeting.ahead > 0) < 0.9:
             raise ViewError(
-                "Views.scene_box: there is no depth, and the optical axes don't meet in front of the cameras; "
-                "give depth, or choose the box yourself"
+                "without depth, pictures must surround what they show, and the optical axes of these don't meet in front of "
+                "the cameras: are their axes right (x right, y up, z back in a transforms.json)? Else give depth"
             )
         cut_out = all(view._alpha is not None for view in self)
         side = min if cut_out else max

@@ -102,7 +102,7 @@ def learn_voxels(
         train = TrainConfig(
             steps=steps, learning_rate=_RATE, final_rate=0.1, seed=seed, label="voxels", progress=progress
         )
-        voxels = _fitted(voxels, pixels, lenses, training.rays, train)
+        voxels = _fitted(voxels, _pace(carver, voxels), pixels, lenses, training.rays, train)
     return voxels
 
 
@@ -143,12 +143,23 @@ def _between(voxels: Voxels, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([density, *colors]), known
 
 
-def _fitted(voxels: Voxels, pixels: Pixels, lenses: Lenses, rays: int, train: TrainConfig) -> Voxels:
+def _pace(carver: Carver, voxels: Voxels) -> Float[Tensor, "n 1"]:
+    """How fast each row learns: in proportion to the pictures that its vertex is in, so that fog before a single camera doesn't
+    explain what that camera sees (Sun, Sun, Chen, as above)."""
+    count = carver.shown(torch.from_numpy(np.argwhere(voxels.index >= 0) * voxels.cell + voxels.lo)).float()
+    return (count / count.max().clamp(min=1))[:, None]
+
+
+def _fitted(
+    voxels: Voxels, pace: Float[Tensor, "n 1"], pixels: Pixels, lenses: Lenses, rays: int, train: TrainConfig
+) -> Voxels:
     """The field after learning at one fineness, without the vertices that light passes."""
-    rows, behind = voxels.rows.clone().requires_grad_(), voxels.behind.clone().requires_grad_()
+    first, moved = voxels.rows, torch.zeros_like(voxels.rows).requires_grad_()
+    behind = voxels.behind.clone().requires_grad_()
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         nonlocal voxels
+        rows = first + pace * moved
         if step == train.steps // 2:
             voxels = _without_the_clear(voxels._replace(rows=rows.detach()))
         k = torch.randint(len(pixels), (rays,), generator=generator)
@@ -161,7 +172,8 @@ def _fitted(voxels: Voxels, pixels: Pixels, lenses: Lenses, rays: int, train: Tr
             want = torch.lerp(back, want, pixels.alpha[k, None].float() / 255)
         return _SquaredError.apply(rows, back, voxels, o, d, want, jitter, _DECIDE)  # pyright: ignore[reportReturnType]
 
-    fit([rows, behind], loss_fn, train)
+    fit([moved, behind], loss_fn, train)
+    rows = first + pace * moved
     return _without_the_clear(voxels._replace(rows=rows.detach(), behind=behind.detach()))
 
 

@@ -16,20 +16,19 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from scenes.paths import Report, Settings, output_file, path_of
+from scenes import paths
+from scenes.paths import Report, Settings, defaults_of, flat, output_file, path_of
 from scenes.verbs import build, edit, fit, info, render
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 VERBS: dict[str, Callable[[Settings], Report]] = {
     "fit": fit,
@@ -49,7 +48,7 @@ def read_settings(verb: str, arguments: list[str]) -> Settings:
     Raises:
         ValueError: An argument that is no ``key=value``, an unknown key, one given twice, a value of the wrong type.
     """
-    defaults = _defaults(verb)
+    defaults = defaults_of(verb)
     given: dict[str, list[str]] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -68,23 +67,11 @@ def read_settings(verb: str, arguments: list[str]) -> Settings:
         else:
             overrides.append(f"{key}={_literal(key, values[0], defaults[key])}")
     try:
-        with initialize_config_dir(str(CONFIGS), job_name="sirenscape", version_base="1.3"):
+        with initialize_config_dir(str(paths.CONFIGS), job_name="sirenscape", version_base="1.3"):
             composed = OmegaConf.to_container(compose(verb, overrides=overrides), resolve=False)
     except HydraException as error:
         raise ValueError(f"values that cannot be read: {error}") from error
-    return _flat(composed)
-
-
-def _defaults(verb: str) -> Settings:
-    return _flat(yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8")))
-
-
-def _flat(values: Any, prefix: str = "") -> Settings:
-    """Nested settings by dotted keys, ``camera.eye``."""
-    flat: Settings = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return flat(composed)
 
 
 def _literal(key: str, text: str, default: Any) -> str:
@@ -121,7 +108,7 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 def help_of(verb: str) -> str:
     """What a verb does and a table of its keys, their defaults and meanings."""
     meanings, comment, section = {}, [], ""
-    for line in (CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
+    for line in (paths.CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
         if line.lstrip().startswith("#"):
             comment.append(line.lstrip("# "))
         elif match := re.match(r"( *)(\w+):( *\S)?", line):
@@ -131,7 +118,7 @@ def help_of(verb: str) -> str:
             comment = []
     rows = [
         {"key": key, "default": "" if value in (None, []) else value, "meaning": meanings[key]}
-        for key, value in _defaults(verb).items()
+        for key, value in defaults_of(verb).items()
     ]
     meaning = inspect.getdoc(VERBS[verb]) or ""
     if verb == "edit":
@@ -175,6 +162,7 @@ def _shown(value: Any) -> str:
 # -- main ------------------------------------------------------------------------------------------------------------
 
 
+_STOPPED = "stopped; what was being learned goes on when the same command is given again"
 _OUT_OF_MEMORY = (
     "not enough memory; a further object of a kind takes about 1 KB, each kind about 200 KB, a picture 50 bytes a pixel: "
     "give fewer objects, a smaller picture, or a machine with more"
@@ -184,9 +172,13 @@ _OUT_OF_MEMORY = (
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0; 2 for an error of the user's, told in one line; 130 after Ctrl-C."""
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        print("sirenscape: stopped", file=sys.stderr)
+        print(
+            "sirenscape: stopped; what was being learned goes on when the same command is given again", file=sys.stderr
+        )
         return 130
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as torch says it
@@ -200,6 +192,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("sirenscape:", " ".join(message.split()) or type(error).__name__, file=sys.stderr)
         return 2
     return 0
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code."""
+    print("sirenscape: note:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def _run(arguments: list[str]) -> None:

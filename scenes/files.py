@@ -145,7 +145,7 @@ def save_scene(graph: SceneGraph, path: str | os.PathLike[str]) -> None:
             no room, no permission, no such parent folder. The old scene is then untouched.
     """
     folder = Path(path)
-    _check_target(folder)
+    check_target(folder)
     undo, redo = kept_history(graph)
     nodes = [node for _, node in sorted(graph._nodes.items()) if node.id != ROOT]
     used = _fields_of([*nodes, *_records(undo), *_records(redo)])
@@ -170,11 +170,18 @@ def save_scene(graph: SceneGraph, path: str | os.PathLike[str]) -> None:
         raise SceneFileError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _check_target(folder: Path) -> None:
+def check_target(folder: Path) -> None:
+    """Whether a scene can be saved there.
+
+    Raises:
+        SceneFileError: A name of another kind, no folder to put it in, or something else in the way.
+    """
     if folder.suffix != ".scene":
         raise SceneFileError(f"{folder}: expected a name that ends in .scene, got {folder.name!r}")
     if not folder.parent.is_dir():
         raise SceneFileError(f"{folder}: there is no folder {folder.parent}")
+    if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
+        raise SceneFileError(f"{folder}: cannot be written: no permission")
     if folder.exists() and not folder.is_dir():
         raise SceneFileError(f"{folder}: a file is in the way")
     if folder.is_dir() and not (folder / "scene.json").exists() and any(p.name != "fields" for p in folder.iterdir()):

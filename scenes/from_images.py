@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from objects.pose import SE3
 from objects.training import FitError
 from rendering import Camera, LearnedViews, Views, ViewsConfig, fit_views, load_views
-from scenes.paths import Settings, path_of
+from scenes.paths import Settings, numbers, picture_folder
 from scenes.plan import Plan
 from scenes.store import one_pose
 from scenes.track import Track
@@ -17,14 +18,16 @@ def read_images(settings: Settings) -> Views:
     """The pictures of ``images=``.
 
     Raises:
-        ValueError: A folder that is missing or holds no usable pictures.
+        ValueError: A folder that is missing or holds no usable pictures, a key that is out of its range.
     """
-    folder = path_of(settings["images"])
-    if not folder.is_dir():
-        raise ValueError(f"images: expected a folder of pictures, there is no folder {settings['images']!r}")
-    if settings["every"] < 1:
-        raise ValueError(f"every: expected 1 or more, got {settings['every']}")
-    return load_views(folder, every=settings["every"], depth=settings["depth"])
+    folder = picture_folder("images", settings["images"])
+    for key, least, most in (("every", 1, math.inf), ("image_steps", 1, math.inf), ("image_width", 8, 1024)):
+        if not least <= settings[key] <= most:
+            words = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise ValueError(f"{key}: expected {words}, got {settings[key]}")
+    intrinsics = None if settings["intrinsics"] is None else numbers("intrinsics", settings["intrinsics"], 4)
+    unit = None if settings["depth_unit"] is None else numbers("depth_unit", settings["depth_unit"], 1)[0]
+    return load_views(folder, every=settings["every"], depth=settings["depth"], intrinsics=intrinsics, depth_unit=unit)
 
 
 def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedViews:
@@ -33,10 +36,6 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
     Raises:
         ValueError: Pictures from which nothing can be learned.
     """
-    if settings["image_steps"] < 1:
-        raise ValueError(f"image_steps: expected 1 or more, got {settings['image_steps']}")
-    if not 8 <= settings["image_width"] <= 1024:
-        raise ValueError(f"image_width: expected 8 to 1024, got {settings['image_width']}")
     steps, usual = settings["image_steps"], ViewsConfig()
     # A short look is short from its beginning.
     voxels = usual.voxels._replace(steps=min(usual.voxels.steps, steps + 10))

@@ -9,7 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
 Settings = dict[str, Any]
+
+
+def defaults_of(verb: str) -> Settings:
+    """The keys of a verb and their defaults."""
+    return flat(yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8")))
+
+
+def flat(values: Any, prefix: str = "") -> Settings:
+    """Nested settings by dotted keys, ``camera.eye``."""
+    found: Settings = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,18 @@ def input_file(key: str, value: str) -> Path:
         raise ValueError(f"{key}: no file {value!r}" + _lookalikes(path))
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{key}: the file {value!r} is empty")
+    return path
+
+
+def picture_folder(key: str, value: str) -> Path:
+    """The folder of pictures that a key names.
+
+    Raises:
+        ValueError: No such folder (names that look alike are suggested).
+    """
+    path = path_of(value)
+    if not path.is_dir():
+        raise ValueError(f"{key}: expected a folder of pictures, there is no folder {value!r}" + _lookalikes(path))
     return path
 
 

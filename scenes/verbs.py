@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scenes.paths import (
     Report,
     Settings,
+    defaults_of,
     input_file,
     layer_names,
     numbers,
@@ -23,10 +24,21 @@ from scenes.paths import (
 )
 
 if TYPE_CHECKING:
+    from rendering import LearnedViews
     from scenes.graph import SceneGraph
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
+
+_NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
+_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "intrinsics", "depth_unit")
+# The kinds of input of `fit` that a key says something for; all, where it isn't listed.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
+    **dict.fromkeys(("point_steps",), ("points",)),
+    **dict.fromkeys(_NETWORKS, ("mesh", "points")),
+    **dict.fromkeys(_FOR_IMAGES, ("images",)),
+}
 
 
 def fit(settings: Settings) -> Report:
@@ -39,12 +51,17 @@ def fit(settings: Settings) -> Report:
     if bool(meshes) + bool(clouds) + bool(settings["images"]) != 1:
         got = ", ".join(key for key in ("mesh", "points", "images") if settings[key]) or "none of them"
         raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got {got}")
-    if clouds and settings["init"] is not None:
-        raise ValueError("init: expected only together with mesh=, got it with points=")
     for key, value in settings.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (0 <= value < 2**63 if key == "seed" else value > 0):
             raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
+    kind = "mesh" if meshes else "points" if clouds else "images"
+    for key, value in defaults_of("fit").items():
+        owners = _ONLY_FOR.get(key, (kind,))
+        if kind not in owners and settings[key] != value:
+            other = {"steps": "image_steps", "width": "image_width"} if kind == "images" else {}
+            hint = f"; did you mean {other[key]!r}?" if key in other else ""
+            raise ValueError(f"{key}: it is for {' and '.join(f'{o}=' for o in owners)}, not for {kind}={hint}")
     if settings["images"]:
         return _fit_images(settings)
     sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
@@ -88,8 +105,6 @@ def fit(settings: Settings) -> Report:
 
 
 def _fit_images(settings: Settings) -> Report:
-    if settings["init"] is not None:
-        raise ValueError("init: expected only together with mesh=, got it with images=")
     out = settings["out"]
     if not out:
         raise ValueError("out: expected out=FILE.safetensors, or a folder for pictures with instance masks")
@@ -104,18 +119,37 @@ def _fit_images(settings: Settings) -> Report:
         raise ValueError(f"out: these pictures have instance masks; expected a folder for several objects, got {out!r}")
     if not single and not (path.is_dir() or out.endswith("/")):
         raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
-    preview = output_file("out", str(path.with_suffix(".png") if single else path / "preview.png"))
+    if not single and (path / "scene.json").is_file():
+        raise ValueError(f"out: expected a folder for fields, got the scene {out!r}")
+    preview = _preview(path) if single else output_file("out", str(path / "preview.png"))
     learned = learn_images(views, settings, preview)
     rows = []
     for instance in learned.instances:
         target = path if single else path / f"{instance.name}.safetensors"
         save_field(instance.field, target)
-        place = instance.T_world_obj.translation.tolist()
+        place = "(" + ", ".join(f"{x:.3f}" for x in instance.T_world_obj.translation.tolist()) + ")"
         rows.append(
             {"object": instance.name, "box": instance.field.bounds.size.tolist(), "at": place, "file": str(target)}
         )
-    command = _command("build", images=settings["images"], out="NAME.scene")
-    return Report(rows, f"Next, for a scene with all of them in their places: {command}", f"preview: {preview}")
+    usual = defaults_of("fit")
+    same = {key: settings[key] for key in ("seed", *_FOR_IMAGES) if settings[key] != usual[key]}
+    command = _command("build", images=settings["images"], **same, out="NAME.scene")
+    return Report(
+        rows,
+        f"Next, for a scene with all of them in their places (nothing is learned again): {command}",
+        _quality(learned, preview),
+        {"psnr_db": learned.psnr_db},
+    )
+
+
+def _preview(beside: Path) -> Path:
+    """Where a picture goes that shows how far learning is."""
+    return output_file("out", str(beside.with_name(f"{beside.stem}-preview.png")))
+
+
+def _quality(learned: LearnedViews, preview: Path) -> str:
+    seen = f"preview: {preview}\n" if preview.is_file() else ""
+    return f"{seen}the pictures are explained to {learned.psnr_db:.1f} dB (PSNR of what was learned from)"
 
 
 def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[Path]:
@@ -157,10 +191,12 @@ def build(settings: Settings) -> Report:
     if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
         raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
 
-    from scenes.files import load_scene, save_scene
+    from scenes.files import check_target, load_scene, save_scene
     from scenes.plan import build as build_plans
 
     notes: list[str] = []
+    check_target(target)
+    note = _replaced(target)
     if source.is_dir():
         graph = load_scene(source)
     else:
@@ -178,11 +214,11 @@ def build(settings: Settings) -> Report:
             raise ValueError(f"{source}: {error}") from error
         graph.log.append(f"build from {source.name}")
     save_scene(graph, target)
-    text = "\n".join(f"note: {note}" for note in notes)
+    text = "\n".join(f"note: {word}" for word in notes) + note
     return Report(
         [_counts(graph) | {"file": str(target)}],
         f"Next: {_command('render', scene=target, out='scene.png')}",
-        text,
+        text.strip(),
         {"notes": notes},
     )
 
@@ -190,19 +226,31 @@ def build(settings: Settings) -> Report:
 def _build_images(settings: Settings) -> Report:
     if settings["scene"]:
         raise ValueError("scene: expected scene=FILE or images=FOLDER, got both")
-    target = _scene_target(settings["out"], [])
+    if not settings["out"]:
+        raise ValueError("out: expected out=NAME.scene")
 
-    from scenes.files import save_scene
+    from scenes.files import check_target, save_scene
     from scenes.from_images import learn_images, plans_of, read_images
     from scenes.plan import build as build_plans
 
     views = read_images(settings)
-    preview = output_file("out", str(target.with_suffix(".png")))
-    graph = build_plans(plans_of(learn_images(views, settings, preview)))
+    target = _scene_target(settings["out"], [])
+    check_target(target)  # before, not after what takes long
+    note = _replaced(target)
+    preview = _preview(target)
+    learned = learn_images(views, settings, preview)
+    graph = build_plans(plans_of(learned))
     graph.log.append(f"build from {path_of(settings['images']).name}")
     save_scene(graph, target)
     command = _command("render", scene=target, out="scene.png", layers="rgb,seen")
-    return Report([_counts(graph) | {"file": str(target)}], f"Next: {command}", f"preview: {preview}")
+    rows = [_counts(graph) | {"file": str(target)}]
+    return Report(rows, f"Next: {command}", _quality(learned, preview) + note, {"psnr_db": learned.psnr_db})
+
+
+def _replaced(target: Path) -> str:
+    """A line on what a build replaces."""
+    there = (target / "scene.json").is_file()
+    return f"\nnote: the scene that was {target} before is replaced, with its edits and their history" if there else ""
 
 
 def edit(settings: Settings) -> Report:
@@ -287,12 +335,12 @@ def render(settings: Settings) -> Report:
         for layer, file in files.items():
             save_layer(frame, layer, file, graph, time, settings["level"])
         row = {
-            "seen": f"{100 * float((frame.owner >= 0).float().mean()):.1f} %",
+            "covered": f"{100 * float((frame.owner >= 0).float().mean()):.1f} %",
             "width": camera.width,
             "height": camera.height,
         }
     rows = [{"layer": layer} | row | {"file": str(file)} for layer, file in files.items()]
-    dark = "rgb" in files and not graph.lights_at(time)
+    dark = "rgb" in files and not graph.lights_at(time) and any(graph[path].lit for path in graph if graph[path].field)
     note = "The scene has no light: colours are shown as they are. A light: edit do='add sun; light sun directional'"
     return Report(rows, note if dark else "")
 

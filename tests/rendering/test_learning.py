@@ -119,7 +119,7 @@ def test_what_was_never_seen_is_marked(learned):
     assert float(above.seen[above.owner < 0].sum()) == 0
 
 
-def test_a_killed_run_goes_on_to_the_same_bits():
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     views = seen_by(things()[1:2], cameras(6), depth=False, ids=False, alpha=True)
     config = ViewsConfig(**{**vars(SMALL), "steps": 12, "refresh": 1, "rays": 64, "lattice": 16, "hull_steps": 5})
 
@@ -127,7 +127,9 @@ def test_a_killed_run_goes_on_to_the_same_bits():
         if step == 10:
             raise KeyboardInterrupt
 
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "whole"))
     whole = fit_views(views, config=config, progress=False)
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "killed"))
     with pytest.raises(KeyboardInterrupt):
         fit_views(views, config=config, progress=False, on_step=stop)
     steps = []
@@ -135,6 +137,28 @@ def test_a_killed_run_goes_on_to_the_same_bits():
     assert steps[0] == 10
     for a, b in zip(whole.instances[0].field.parameters(), again.instances[0].field.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_was_learned_once_comes_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path))
+    views = seen_by(things(), cameras(6), depth=True, ids=True)
+    config = ViewsConfig(**{**vars(SMALL), "steps": 3, "rays": 64, "lattice": 16, "hull_steps": 5})
+    first = fit_views(views, config=config, refine=True, progress=False)
+    assert math.isfinite(first.psnr_db) and not list((tmp_path / "views").glob("*.safetensors"))
+    steps: list[int] = []
+    again = fit_views(views, config=config, refine=True, progress=False, on_step=lambda step, loss: steps.append(step))
+    assert steps == [] and again[1:3] == first[1:3] and again.psnr_db == first.psnr_db
+    for a, b in zip(first.instances, again.instances, strict=True):
+        assert (a.name, a.lit) == (b.name, b.lit)
+        assert torch.equal(a.T_world_obj.as_matrix(), b.T_world_obj.as_matrix())
+        for key, value in a.field.state_dict().items():
+            assert torch.equal(value, b.field.state_dict()[key])
+    for a, b in zip(first.cameras, again.cameras, strict=True):
+        torch.testing.assert_close(a.T_world_cam.as_matrix(), b.T_world_cam.as_matrix(), atol=1e-12, rtol=0)
+    facts = next(tmp_path.glob("views/*/learned.json"))
+    facts.write_text("{}")  # damaged: learned again
+    fit_views(views, config=config, refine=True, progress=False, on_step=lambda step, loss: steps.append(step))
+    assert steps == [0, 1, 2]
 
 
 def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_it():

@@ -214,6 +214,20 @@ def test_applied_transform_is_kept_and_not_undone(tmp_path):
     same_pose(views[0].camera, cameras[0])
 
 
+def test_a_misspelt_key_of_frames_is_named_once(tmp_path):
+    write_set(tmp_path)
+    path = tmp_path / "transforms.json"
+    data = json.loads(path.read_text())
+    for frame in data["frames"]:
+        frame |= {"instance_paht": "ids/00.png", "sharpness": 3.0}
+    path.write_text(json.dumps(data))
+    with pytest.warns(
+        UserWarning, match="'instance_paht', which means nothing here; did you mean 'instance_path'"
+    ) as caught:
+        load_views(tmp_path)
+    assert len(caught) == 1
+
+
 def test_frames_without_picture_are_left_out_with_one_warning(tmp_path):
     write_set(tmp_path)
     (tmp_path / "rgb/01.png").unlink()
@@ -524,7 +538,7 @@ def test_a_tum_folder_is_read_by_the_nearest_times(tmp_path):
 
 def test_tum_intrinsics_stand_in_calibration_txt_or_are_asked_for(tmp_path):
     cameras = write_tum(tmp_path)
-    with pytest.raises(ViewError, match=r"doesn't tell the focal length: give intrinsics=\(fx, fy, cx, cy\)"):
+    with pytest.raises(ViewError, match=r"doesn't tell the focal length: give intrinsics=fx,fy,cx,cy"):
         load_views(tmp_path)
     numbers = " ".join(str(v) for v in tum_intrinsics(cameras[0]))
     (tmp_path / "calibration.txt").write_text(f"# fx fy cx cy\n{numbers} 0.1 0 0 0 0\n")

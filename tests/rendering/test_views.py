@@ -137,7 +137,7 @@ def test_scene_box_without_depth_and_alpha_is_where_the_axes_meet():
 
 def test_scene_box_of_axes_that_dont_meet_is_refused():
     cameras = [Camera.look_at((x, 0, 0), (x, 5, 0), WIDTH, HEIGHT) for x in (0.0, 1.0, 2.0)]
-    with pytest.raises(ViewError, match="axes don't meet in front"):
+    with pytest.raises(ViewError, match="optical axes of these don't meet in front"):
         Views([View(c, torch.zeros(HEIGHT, WIDTH, 3)) for c in cameras]).scene_box()
 
 
@@ -181,6 +181,13 @@ def test_a_sweep_from_the_middle_of_a_room_is_no_error_and_with_depth_no_warning
         check_views(room)
     with pytest.warns(UserWarning, match="look away from the point .* right for a sweep"):
         check_views(Views([opaque(v, depth=None) for v in room]))
+
+
+def test_cameras_with_depth_that_are_turned_away_are_warned_of():
+    half_turn_y = SE3.from_axis_angle((0.0, 1.0, 0.0), math.pi)
+    views = [opaque(sphere_view(c), camera=with_pose(c, c.T_world_cam @ half_turn_y)) for c in around()]
+    with pytest.warns(UserWarning, match="look away from the point"):
+        check_views(Views(views))
 
 
 @pytest.mark.parametrize("depth", [True, False])

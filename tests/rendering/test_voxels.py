@@ -14,7 +14,18 @@ from objects.aabb import Aabb
 from rendering import Camera, RenderConfig, View, Views, render
 from rendering.hulls import Carver, fused
 from rendering.pixels import Lenses, Pixels
-from rendering.voxels import _EMPTY, _STEP, Voxels, VoxelTraining, _grid, _leaps, _SquaredError, depths, learn_voxels
+from rendering.voxels import (
+    _EMPTY,
+    _STEP,
+    Voxels,
+    VoxelTraining,
+    _grid,
+    _leaps,
+    _pace,
+    _SquaredError,
+    depths,
+    learn_voxels,
+)
 
 
 def small_field() -> Voxels:
@@ -157,6 +168,20 @@ def test_pictures_that_leave_no_place_give_no_voxels():
     )
     assert len(voxels.rows) == 0
     assert not torch.isfinite(depths(voxels, [camera])[0]).any()
+
+
+def test_what_few_pictures_show_learns_slowly():
+    places = [(2.0, 0.0, 0.0), (0.0, 2.0, 0.0), (-2.0, 0.0, 0.0), (0.0, -2.0, 0.0)]
+    cameras = [Camera.look_at(p, (0.0, 0.0, 0.0), 20, 20, 30.0) for p in places]
+    carver = Carver(Views([View(camera, torch.zeros(20, 20, 3)) for camera in cameras]))
+    voxels = _grid(carver, Aabb((-1.8,) * 3, (1.8,) * 3), 8)
+    pace = _pace(carver, voxels)[:, 0]
+    n = len(voxels.index)
+    assert float(pace[voxels.index[n // 2, n // 2, n // 2]]) == 1.0  # in all four
+    assert (
+        float(pace[voxels.index[n - 1, n // 2, n // 2]]) == 0.5
+    )  # before one camera, and at the far end for the opposite one
+    assert float(pace[voxels.index[0, 0, 0]]) == 0.0
 
 
 def test_the_colour_behind_opaque_pictures_is_learned():

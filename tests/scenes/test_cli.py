@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from objects import Aabb, FitConfig, PointsConfig, SirenField, load_field
 from rendering import ViewsConfig
-from scenes import cli
+from scenes import cli, paths
 from scenes.point_files import OrientedPoints, read_points
 
 PATHS = [
@@ -67,7 +67,7 @@ def echo(tmp_path, monkeypatch):
         seen.append(settings)
         return cli.Report([{"object": "duck", "bytes": 12345, "box": [0.5, 1.0, 2.25]}], "Next: nothing")
 
-    monkeypatch.setattr(cli, "CONFIGS", folder)
+    monkeypatch.setattr(paths, "CONFIGS", folder)
     monkeypatch.setitem(cli.VERBS, "echo", run)
     return lambda *arguments: (cli.main(["echo", *arguments]), seen[-1] if seen else None)
 
@@ -161,7 +161,7 @@ def test_a_report_is_printed_and_kept_in_the_summary(echo, capsys, tmp_path):
 def test_help_of_a_verb_lists_every_key_with_default_and_meaning(capsys, arguments):
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    for key, value in yaml.safe_load((cli.CONFIGS / "fit.yaml").read_text()).items():
+    for key, value in yaml.safe_load((paths.CONFIGS / "fit.yaml").read_text()).items():
         (line,) = [line for line in lines if line.split()[:1] == [key]]
         words = line.split()
         assert value in (None, []) or words[1] == cli._shown(value)
@@ -175,8 +175,8 @@ def test_a_comment_of_several_lines_is_one_meaning(echo, capsys):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_its_configuration_and_every_configuration_its_verb(verb):
-    assert {path.stem for path in cli.CONFIGS.glob("*.yaml")} == set(cli.VERBS)
-    assert "summary" in cli._defaults(verb)
+    assert {path.stem for path in paths.CONFIGS.glob("*.yaml")} == set(cli.VERBS)
+    assert "summary" in paths.defaults_of(verb)
     assert cli.VERBS[verb].__doc__
 
 
@@ -206,7 +206,7 @@ def test_the_version_is_that_of_the_distribution(capsys):
             2,
             f"sirenscape: {cli._OUT_OF_MEMORY}\n",
         ),
-        (KeyboardInterrupt(), 130, "sirenscape: stopped\n"),
+        (KeyboardInterrupt(), 130, f"sirenscape: {cli._STOPPED}\n"),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, message):
@@ -321,7 +321,7 @@ def test_fit_refuses_a_bad_mesh_in_one_line(tmp_path, monkeypatch, capsys, conte
 
 
 def test_the_defaults_of_fit_are_those_of_the_library():
-    defaults = cli._defaults("fit")
+    defaults = paths.defaults_of("fit")
     for config, names in (
         (FitConfig(), {"steps": "steps", "warm_steps": "warm_steps"}),
         (PointsConfig(), {"steps": "point_steps"}),
@@ -332,7 +332,7 @@ def test_the_defaults_of_fit_are_those_of_the_library():
             key: getattr(config, key) for key in networks | names
         }
     for verb in ("fit", "build"):
-        defaults, pictures = cli._defaults(verb), ViewsConfig()
+        defaults, pictures = paths.defaults_of(verb), ViewsConfig()
         assert (defaults["image_steps"], defaults["image_width"]) == (pictures.steps, pictures.width)
 
 

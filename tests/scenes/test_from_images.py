@@ -61,7 +61,7 @@ def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
     place = scene.pose("object_1")[0].translation
     assert float((place - torch.tensor([0.0, 0.1, 0.3])).norm()) < 0.1
     assert "layers=rgb,seen" in out
-    assert load_png("learned.png").shape == (18, 48, 3)
+    assert load_png("learned-preview.png").shape == (18, 48, 3)
     assert main(["render", "scene=learned.scene", "out=a.png", "layers=rgb,seen"]) == 0
     assert load_png("a-seen.png").shape == (18, 24, 3)
 
@@ -93,11 +93,22 @@ def test_fit_of_one_object_writes_one_file(folder, capsys):
         (["fit", "images=shots", "out=a/", "image_width=0"], "image_width"),
         (["fit", "images=shots", "mesh=a.obj", "out=a/"], "got mesh, images"),
         (["fit", "imges=shots", "out=a/"], "did you mean 'images'"),
+        (["fit", "images=shot", "out=a/"], "did you mean 'shots'"),
+        (["fit", "images=shots", "out=a/", "width=64"], "did you mean 'image_width'"),
+        (["fit", "mesh=a.obj", "out=a/", "image_steps=5"], "image_steps: it is for images=, not for mesh="),
+        (["fit", "images=shots", "out=old.scene/"], "got the scene"),
+        (["fit", "images=shots", "out=a/", "depth_unit=1mm"], "depth_unit: expected a number"),
+        (["build", "images=shots", "out=full.scene"], "got one with 'notes.txt'"),
+        (["build", "images=shots", "out=file.scene"], "a file is in the way"),
         (["build", "images=shots", "scene=a.yaml", "out=a.scene"], "got both"),
         (["build", "images=shots", "out=a.blend"], "out"),
     ],
 )
 def test_what_cannot_be_learned_is_said_in_one_line(folder, capsys, arguments, message):
+    for name, file in (("full.scene", "notes.txt"), ("old.scene", "scene.json")):
+        (folder / name).mkdir()
+        (folder / name / file).write_text("{}")
+    (folder / "file.scene").write_text("")
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert message in err and err.count("\n") == 1

@@ -261,13 +261,12 @@ def test_a_scene_without_camera_or_light_is_seen_whole(folder, capsys):
 
 @pytest.mark.parametrize("verb", ["build", "edit", "render", "info"])
 def test_help_shows_every_key_with_its_default_and_meaning(verb, capsys):
-    import yaml
 
-    from scenes.cli import CONFIGS, _flat
+    from scenes.paths import defaults_of
 
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0
-    for key in _flat(yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text())):
+    for key in defaults_of(verb):
         row = next(line for line in out.splitlines() if line.startswith(f"{key} "))
         assert len(row.split()) > 3, row
     if verb == "edit":
