@@ -162,7 +162,6 @@ def _shown(value: Any) -> str:
 # -- main ------------------------------------------------------------------------------------------------------------
 
 
-_STOPPED = "stopped; what was being learned goes on when the same command is given again"
 _OUT_OF_MEMORY = (
     "not enough memory; a further object of a kind takes about 1 KB, each kind about 200 KB, a picture 50 bytes a pixel: "
     "give fewer objects, a smaller picture, or a machine with more"
@@ -171,14 +170,14 @@ _OUT_OF_MEMORY = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0; 2 for an error of the user's, told in one line; 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _note
-            _run(sys.argv[1:] if arguments is None else arguments)
+            _run(arguments)
     except KeyboardInterrupt:
-        print(
-            "sirenscape: stopped; what was being learned goes on when the same command is given again", file=sys.stderr
-        )
+        learns = arguments[:1] in (["fit"], ["build"])
+        print("sirenscape: stopped" + "; the same command goes on where it was" * learns, file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as torch says it

@@ -340,7 +340,8 @@ def render(settings: Settings) -> Report:
             "height": camera.height,
         }
     rows = [{"layer": layer} | row | {"file": str(file)} for layer, file in files.items()]
-    dark = "rgb" in files and not graph.lights_at(time) and any(graph[path].lit for path in graph if graph[path].field)
+    nodes = [graph[path] for path in graph]
+    dark = "rgb" in files and not graph.lights_at(time) and any(n.lit for n in nodes if n.field is not None)
     note = "The scene has no light: colours are shown as they are. A light: edit do='add sun; light sun directional'"
     return Report(rows, note if dark else "")
 

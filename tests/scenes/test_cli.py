@@ -206,7 +206,7 @@ def test_the_version_is_that_of_the_distribution(capsys):
             2,
             f"sirenscape: {cli._OUT_OF_MEMORY}\n",
         ),
-        (KeyboardInterrupt(), 130, f"sirenscape: {cli._STOPPED}\n"),
+        (KeyboardInterrupt(), 130, "sirenscape: stopped; the same command goes on where it was\n"),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, message):
