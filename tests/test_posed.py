@@ -24,7 +24,6 @@ def farthest(p, mesh) -> float:
 def test_the_folders_fit_together(tmp_path, monkeypatch):
     from examples import posed
 
-    monkeypatch.setattr(posed, "N_TRAIN", 3)
     monkeypatch.setattr(posed, "N_TEST", 2)
     files = []
     for i in range(2):
@@ -32,7 +31,7 @@ def test_the_folders_fit_together(tmp_path, monkeypatch):
         mesh.visual.vertex_colors = [200, 60 * i, 30, 255]
         mesh.export(tmp_path / f"{i}.ply")
         files.append(str(tmp_path / f"{i}.ply"))
-    posed.make(tmp_path / "shots", files)
+    posed.make(tmp_path / "shots", files, n_train=3)
     views, test = load_views(tmp_path / "shots"), load_views(tmp_path / "shots", split="test")
     moved = load_views(tmp_path / "shots_moved")
     assert (len(views), len(test), len(moved)) == (3, 2, 2)
