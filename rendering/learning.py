@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.segments import segment_reduce
@@ -314,7 +315,10 @@ class Learner:
                 self.background = voxels.behind.clamp(-4.0, 4.0)
         maps = Surfaces(self.views.cameras, ahead, finest)
         x_all, target_all = [], []
-        for i, field in enumerate(self.nets.fields):
+        hidden = None if progress else True  # None: shown on a terminal only
+        for i, field in enumerate(
+            tqdm(self.nets.fields, desc="carve", unit="box", delay=2, leave=False, disable=hidden)
+        ):
             p, sdf = first_shape(
                 field.bounds, self.nets.trans[i], int(self.labels[i]), c.hull_cells, carver, maps, generator
             )
