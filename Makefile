@@ -55,6 +55,7 @@ bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning tak
 	$(PY) -m benchmarks.distinct
 	$(PY) -m benchmarks.views --set speed posed without-depth disturbed $(if $(wildcard $(DATA)/../lego),lego --lego $(DATA)/../lego) \
 		$(if $(wildcard $(DATA)/../room_hololens),room --room $(DATA)/../room_hololens)
+	$(PY) -m benchmarks.views --set few --steps 300
 	@if [ -d "$(DATA)" ]; then \
 		$(PY) -m benchmarks.fit --data "$(DATA)" && $(PY) -m benchmarks.render_check --data "$(DATA)"; \
 	else echo "benchmarks.fit and benchmarks.render_check skipped: no folder $(DATA) (make bench DATA=FOLDER)"; fi

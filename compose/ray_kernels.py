@@ -597,9 +597,8 @@ def _propose(scene, search, r, candidates, k, c, known, apart):
         cell = scene.stand.scale[i] * min(scene.cells.cell[a, 0], scene.cells.cell[a, 1], scene.cells.cell[a, 2])
         # A parabola that strays from its line by the bound over a cell has a second derivative of 8 bounds.
         reach, doubt = (0.5 * apart + error) / cell, abs(slope - known)
-        if (
-            search.rounds[r] == 2
-        ):  # known over about a cell (from its plane): what bends away from it takes an eighth of that
+        if search.rounds[r] == 2:
+            # Known from a cell's plane, so over about a cell: a bend takes an eighth of that at least to make it so wrong.
             doubt *= min(8.0 * reach, 1.0)
         doubt = max(doubt, 8.0 * candidates.dent[k, c] * reach)
         error *= min(doubt / -slope, 1.0)

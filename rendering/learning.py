@@ -32,7 +32,7 @@ from compose.segments import segment_reduce
 from compose.types import Instance, Rays
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
-from objects.files import load_field, save_field, write_atomically
+from objects.files import FieldFileError, load_field, save_field, write_atomically
 from objects.fitting import face_points, finish
 from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, SirenField
@@ -162,7 +162,7 @@ def fit_views(
         config: How to learn.
         refine: Whether to correct the poses of the cameras on the way; good for a few degrees and centimetres.
         preview: A PNG that is written every few seconds: a learned picture beside the one it should become.
-        progress: Show a bar with loss and PSNR (on a terminal, once it takes longer than 2 s).
+        progress: Show a bar with loss and PSNR (once it takes longer than 2 s; in a log, a line every half minute).
         on_step: Called with step and loss after each step.
 
     Returns:
@@ -208,7 +208,7 @@ def fit_views(
     if preview is not None:
         save_png(learner.compared(config.steps - 1), preview)
     learned = learner.learned()._replace(psnr_db=_db(smooth))  # until here a killed run goes on from the checkpoint
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, FieldFileError):  # a full disk loses nothing but the next run's time
         _kept(learned, folder / key)
         checkpoint.unlink(missing_ok=True)
     return learned

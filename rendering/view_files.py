@@ -29,6 +29,16 @@ from rendering.views import ViewError, Views
 Path_ = str | os.PathLike[str]
 
 # What each camera model of a transforms.json may bend; all are pinholes with the polynomial lens of OpenCV.
+# What a frame may say beside its lens.
+_KEYS = (
+    "file_path",
+    "transform_matrix",
+    "depth_file_path",
+    "mask_path",
+    "instance_path",
+    "depth_unit_scale_factor",
+    "time",
+)
 _MODELS = {
     "PINHOLE": (),
     "SIMPLE_PINHOLE": (),
@@ -121,17 +131,6 @@ def _no_data(folder: Path) -> ViewError:
     )
 
 
-_KEYS = (
-    "file_path",
-    "transform_matrix",
-    "depth_file_path",
-    "mask_path",
-    "instance_path",
-    "depth_unit_scale_factor",
-    "time",
-)
-
-
 def _left_out(where: Path, names: Sequence[str], total: int, why: str) -> None:
     warnings.warn(f"{where}: left out {len(names)} of {total} frames, {why}; the first is {names[0]}", stacklevel=4)
 
@@ -171,24 +170,22 @@ def _nerfstudio_shots(path: Path, split: str | None, every: int, options: ReadOp
             )
         if not frames:
             raise ViewError(f"{path}: none of the pictures in '{split}_filenames' is the file_path of a frame")
-    shots, absent, misspelt = [], [], {}
+    shots, absent = [], []
     for i, frame in list(enumerate(frames))[::every]:
         where = f"{path}: frames[{i}]"
         if not isinstance(frame, Mapping) or not isinstance(frame.get("file_path"), str):
             raise ViewError(f"{where}: expected an object with a text 'file_path', got {_short(frame)}")
-        misspelt |= {
-            key: close[0]
-            for key in frame
-            if (close := difflib.get_close_matches(key, _KEYS, 1, 0.85)) and key not in _KEYS
-        }
         where = f"{where} ({frame['file_path']})"
         picture = _picture_at(path.parent, frame["file_path"])
         if picture is None:
             absent.append(frame["file_path"])
         else:
             shots.append(_shot({**data, **frame}, picture, path.parent, where, options))
-    for key, meant in misspelt.items():
-        warnings.warn(f"{path}: frames have {key!r}, which means nothing here; did you mean {meant!r}?", stacklevel=4)
+    for key in sorted({key for frame in frames[::every] for key in frame}.difference(_KEYS)):
+        if meant := difflib.get_close_matches(key, _KEYS, 1, 0.85):
+            warnings.warn(
+                f"{path}: frames have {key!r}, which means nothing here; did you mean {meant[0]!r}?", stacklevel=4
+            )
     total = len(shots) + len(absent)
     if not shots:
         raise ViewError(f"{path}: none of the {total} pictures is there, first {path.parent / absent[0]}")

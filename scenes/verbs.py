@@ -196,7 +196,7 @@ def build(settings: Settings) -> Report:
 
     notes: list[str] = []
     check_target(target)
-    note = _replaced(target)
+    replaced = _replaced(target)
     if source.is_dir():
         graph = load_scene(source)
     else:
@@ -214,11 +214,11 @@ def build(settings: Settings) -> Report:
             raise ValueError(f"{source}: {error}") from error
         graph.log.append(f"build from {source.name}")
     save_scene(graph, target)
-    text = "\n".join(f"note: {word}" for word in notes) + note
+    text = "\n".join(f"note: {note}" for note in [*notes, *replaced])
     return Report(
         [_counts(graph) | {"file": str(target)}],
         f"Next: {_command('render', scene=target, out='scene.png')}",
-        text.strip(),
+        text,
         {"notes": notes},
     )
 
@@ -236,7 +236,7 @@ def _build_images(settings: Settings) -> Report:
     views = read_images(settings)
     target = _scene_target(settings["out"], [])
     check_target(target)  # before, not after what takes long
-    note = _replaced(target)
+    replaced = _replaced(target)
     preview = _preview(target)
     learned = learn_images(views, settings, preview)
     graph = build_plans(plans_of(learned))
@@ -244,13 +244,14 @@ def _build_images(settings: Settings) -> Report:
     save_scene(graph, target)
     command = _command("render", scene=target, out="scene.png", layers="rgb,seen")
     rows = [_counts(graph) | {"file": str(target)}]
-    return Report(rows, f"Next: {command}", _quality(learned, preview) + note, {"psnr_db": learned.psnr_db})
+    text = "\n".join([_quality(learned, preview), *(f"note: {note}" for note in replaced)])
+    return Report(rows, f"Next: {command}", text, {"psnr_db": learned.psnr_db})
 
 
-def _replaced(target: Path) -> str:
-    """A line on what a build replaces."""
+def _replaced(target: Path) -> list[str]:
+    """What to say of a scene that a build replaces."""
     there = (target / "scene.json").is_file()
-    return f"\nnote: the scene that was {target} before is replaced, with its edits and their history" if there else ""
+    return [f"the scene that was {target} before is replaced, with its edits and their history"] * there
 
 
 def edit(settings: Settings) -> Report:

@@ -108,6 +108,18 @@ def test_checkpoint_of_another_run_or_damaged_is_refused(tmp_path):
         _run(TrainConfig(steps=50, checkpoint=path))
 
 
+def test_a_log_gets_lines_and_hears_that_a_run_goes_on(tmp_path, monkeypatch, capsys):
+    config = TrainConfig(steps=20, checkpoint=tmp_path / "run.safetensors", checkpoint_every=10, label="thing")
+    with pytest.raises(KeyboardInterrupt):
+        _run(config, stop_at=15)
+    assert capsys.readouterr().err == ""  # nothing within half a minute
+    monkeypatch.setattr("objects.training._LINE_S", -1.0)
+    _run(config)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "thing: going on from step 10 of 20"
+    assert lines[1].startswith("thing: step 11 of 20, loss ") and lines[1].endswith(" min left") and len(lines) == 11
+
+
 def test_loss_that_is_not_finite_raises_and_keeps_the_weights():
     weights = torch.ones(3, requires_grad=True)
 

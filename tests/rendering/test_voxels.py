@@ -178,9 +178,8 @@ def test_what_few_pictures_show_learns_slowly():
     pace = _pace(carver, voxels)[:, 0]
     n = len(voxels.index)
     assert float(pace[voxels.index[n // 2, n // 2, n // 2]]) == 1.0  # in all four
-    assert (
-        float(pace[voxels.index[n - 1, n // 2, n // 2]]) == 0.5
-    )  # before one camera, and at the far end for the opposite one
+    # Just before one camera; the opposite one sees it from afar.
+    assert float(pace[voxels.index[n - 1, n // 2, n // 2]]) == 0.5
     assert float(pace[voxels.index[0, 0, 0]]) == 0.0
 
 

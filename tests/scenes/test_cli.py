@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,18 @@ def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code,
     monkeypatch.setitem(cli.VERBS, "fit", run)
     assert cli.main(["fit"]) == code
     assert capsys.readouterr().err == message
+
+
+def test_a_warning_is_one_line_without_code(monkeypatch, capsys):
+    def run(settings):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("a\n  thing", stacklevel=1)
+        return cli.Report([])
+
+    monkeypatch.setitem(cli.VERBS, "fit", run)
+    assert cli.main(["fit"]) == 0
+    assert capsys.readouterr().err == "sirenscape: note: a thing\n"
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("bug")])

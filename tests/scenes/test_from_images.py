@@ -64,6 +64,7 @@ def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
     assert load_png("learned-preview.png").shape == (18, 48, 3)
     assert main(["render", "scene=learned.scene", "out=a.png", "layers=rgb,seen"]) == 0
     assert load_png("a-seen.png").shape == (18, 24, 3)
+    assert "no light" not in capsys.readouterr().out  # lights don't act on what pictures taught
 
 
 def test_fit_writes_a_field_for_each_object(folder, capsys):

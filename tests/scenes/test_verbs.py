@@ -261,7 +261,6 @@ def test_a_scene_without_camera_or_light_is_seen_whole(folder, capsys):
 
 @pytest.mark.parametrize("verb", ["build", "edit", "render", "info"])
 def test_help_shows_every_key_with_its_default_and_meaning(verb, capsys):
-
     from scenes.paths import defaults_of
 
     code, out, _ = run(capsys, verb, "--help")
