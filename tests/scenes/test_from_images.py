@@ -65,6 +65,8 @@ def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
     assert main(["render", "scene=learned.scene", "out=a.png", "layers=rgb,seen"]) == 0
     assert load_png("a-seen.png").shape == (18, 24, 3)
     assert "no light" not in capsys.readouterr().out  # lights don't act on what pictures taught
+    code, out, err = run(capsys, "build", "images=shots", "out=learned.scene", "image_steps=3", "image_width=32")
+    assert (code, err) == (0, "") and "the scene that was learned.scene before is replaced" in out
 
 
 def test_fit_writes_a_field_for_each_object(folder, capsys):
