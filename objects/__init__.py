@@ -15,7 +15,7 @@ from objects.siren import SirenField
 
 if TYPE_CHECKING:
     from objects.fitting import FitConfig, fit_mesh, fit_meshes
-    from objects.mesh import MeshError
+    from objects.mesh_files import MeshError
     from objects.points import PointsConfig, fit_points
     from objects.training import FitError, FitResult, TrainConfig, fit
 
@@ -54,7 +54,7 @@ _LEARNING = {
     **dict.fromkeys(("FitConfig", "fit_mesh", "fit_meshes"), "fitting"),
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
-    "MeshError": "mesh",
+    "MeshError": "mesh_files",
 }
 
 

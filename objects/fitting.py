@@ -25,7 +25,9 @@ from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
-from objects.mesh import GREY, Meshlike, MeshSource, read_mesh
+from objects.mesh import MeshSource, read_mesh
+from objects.mesh_files import Meshlike
+from objects.paint import GREY
 from objects.siren import SineMlp, SirenField
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 

@@ -1,4 +1,4 @@
-"""Triangle meshes as teachers: read any file trimesh reads, find the solid it means, sample its surface, colour, distance.
+"""Triangle meshes as teachers: find the solid they mean, sample its surface, colour, distance.
 
 Inside is where the generalised winding number is at least 1/2 (Jacobson, Kavan, Sorkine-Hornung 2013, by the fast
 summation of Barill et al. 2018), so meshes with holes or of several overlapping bodies have an inside too. Distances are
@@ -10,43 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import igl
 import manifold3d
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int
-from trimesh.visual import ColorVisuals, TextureVisuals
 
-GREY = 0.7  # colour of a mesh that has none
-MAX_FACES = 5_000_000
+from objects.mesh_files import MAX_FACES, MeshError, Meshlike, read_parts
+from objects.paint import GREY, Paint
+
 _SUBDIVISIONS = 25  # faces are cut to this part of the extent before buried ones are dropped
 _MAX_CUT_FACES = 200_000
 _SLIT = 2e-3  # gaps narrower than this share of the extent count as filled (convex parts that nearly touch)
-
-
-class MeshError(ValueError):
-    """A mesh that cannot be learned; the message names the argument, what was expected and what came."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Paint:
-    """Colour of a run of faces: by corner (``corner_rgb``), or by an image looked up at the corners' ``uv``."""
-
-    corner_rgb: Float[np.ndarray, "f 3 3"] | None = None
-    uv: Float[np.ndarray, "f 3 2"] | None = None
-    image: Float[np.ndarray, "h w 3"] | None = None
-
-    def at(self, face: Int[np.ndarray, "n"], barycentric: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        if self.corner_rgb is not None:
-            return np.einsum("nc,ncd->nd", barycentric, self.corner_rgb[face])
-        if self.uv is None or self.image is None:
-            raise ValueError("_Paint: expected corner_rgb, or uv and image")
-        uv = np.einsum("nc,ncd->nd", barycentric, self.uv[face])
-        return _bilinear(self.image, uv)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +42,7 @@ class MeshSource:
     _winding: tuple[np.ndarray, np.ndarray]  # what inside means: vertices and faces before buried walls were dropped
     _one_body: bool
     _painted: tuple[np.ndarray, np.ndarray]  # vertices and faces that the paints belong to
-    _paints: tuple[_Paint, ...]
+    _paints: tuple[Paint, ...]
     _paint_counts: tuple[int, ...]
 
     @property
@@ -124,14 +102,11 @@ class MeshSource:
         return digest.hexdigest()
 
 
-Meshlike = str | os.PathLike[str] | trimesh.Trimesh | trimesh.Scene
-
-
 def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
     """Reads and checks a mesh; every part of a scene, with its colours.
 
     Args:
-        mesh: A file that trimesh reads, or a mesh or scene of trimesh.
+        mesh: A mesh file, a mesh or scene of trimesh, or parts that were read (`objects.mesh_files.read_parts`).
         argument: What errors call it.
 
     Raises:
@@ -139,11 +114,10 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
             faces, or no volume enclosed.
     """
     name = f"{argument} {str(mesh)!r}" if isinstance(mesh, str | os.PathLike) else argument
-    parts = mesh_parts(mesh, name)
-    vertices = np.concatenate([np.asarray(p.vertices, np.float64) for p in parts])
-    counts = [len(p.vertices) for p in parts]
-    offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    faces = np.concatenate([np.asarray(p.faces, np.int64) + o for p, o in zip(parts, offsets, strict=True)])
+    parts = read_parts(mesh, name)
+    vertices = np.concatenate([p.vertices for p in parts])
+    offsets = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
+    faces = np.concatenate([p.faces + o for p, o in zip(parts, offsets, strict=True)])
     if len(faces) > MAX_FACES:
         raise MeshError(f"{name}: expected at most {MAX_FACES:,} faces, got {len(faces):,}; simplify the mesh first")
     if len(faces) and not (0 <= faces.min() and faces.max() < len(vertices)):
@@ -164,18 +138,13 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
         if isinstance(error, MeshError):
             raise
         raise MeshError(f"{name}: expected triangles that enclose a volume; reading them failed: {error}") from error
-    paints = tuple(_paint(p) for p in parts)
-    has_color = any(p is not None for p in paints)
-    filled = tuple(
-        p or _Paint(corner_rgb=np.full((len(m.faces), 3, 3), GREY)) for p, m in zip(paints, parts, strict=True)
-    )
     source = MeshSource(
         *surface,
-        has_color=has_color,
+        has_color=any(p.paint is not None for p in parts),
         _winding=winding,
         _one_body=one_body,
         _painted=(np.ascontiguousarray(vertices), faces),
-        _paints=filled,
+        _paints=tuple(p.paint or Paint(corner_rgb=np.full((len(p.faces), 3, 3), GREY)) for p in parts),
         _paint_counts=tuple(len(p.faces) for p in parts),
     )
     if one_body:
@@ -186,41 +155,6 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
         if ((source.signed_distance(p) < 0) != (source.winding(p) >= 0.5)).any():
             object.__setattr__(source, "_one_body", False)
     return source
-
-
-def mesh_parts(mesh: Meshlike, name: str) -> Sequence[trimesh.Trimesh]:
-    """The triangle meshes of a file or scene, in its frame."""
-    if isinstance(mesh, str | os.PathLike):
-        path = Path(mesh)
-        if not path.is_file():
-            raise MeshError(f"{name}: expected a mesh file, got {'a folder' if path.is_dir() else 'no such file'}")
-        if path.stat().st_size == 0:
-            raise MeshError(f"{name}: expected a mesh file, got an empty one")
-        try:
-            loaded = trimesh.load(path, process=False)
-        except MemoryError:
-            raise
-        except Exception as error:  # trimesh's readers raise whatever their parsers do
-            raise MeshError(
-                f"{name}: expected a mesh file that trimesh reads, got {type(error).__name__}: {error}"
-            ) from error
-    else:
-        loaded = mesh
-    if isinstance(loaded, trimesh.Trimesh):
-        return [loaded]
-    if not isinstance(loaded, trimesh.Scene):
-        raise MeshError(f"{name}: expected a path, a trimesh.Trimesh or a trimesh.Scene, got {type(loaded).__name__}")
-    parts = []
-    for node in loaded.graph.nodes_geometry:
-        transform, key = loaded.graph[node]
-        geometry = loaded.geometry[key]
-        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
-            part = geometry.copy()
-            part.apply_transform(transform)
-            parts.append(part)
-    if not parts:
-        raise MeshError(f"{name}: expected triangles, got a scene without any")
-    return parts
 
 
 # -- the solid -------------------------------------------------------------------------------------------------------
@@ -354,54 +288,3 @@ def _outer_faces(
     right, wrong = right[~inside(right, _SLIT)], wrong[~inside(wrong, -_SLIT)]
     kept = np.concatenate([f[right], f[wrong][:, ::-1]])
     return np.ascontiguousarray(v), np.ascontiguousarray(kept)
-
-
-# -- colour ----------------------------------------------------------------------------------------------------------
-
-
-def _paint(mesh: trimesh.Trimesh) -> _Paint | None:
-    """How a mesh is coloured; None where its file doesn't say."""
-    visual, n_faces = mesh.visual, len(mesh.faces)
-    if isinstance(visual, ColorVisuals):
-        if visual.kind == "vertex":
-            return _Paint(corner_rgb=_rgb(visual.vertex_colors)[mesh.faces])
-        if visual.kind == "face":
-            return _Paint(corner_rgb=np.repeat(_rgb(visual.face_colors)[:, None], 3, 1))
-        return None
-    if not isinstance(visual, TextureVisuals):
-        return None
-    material = visual.material
-    image = getattr(material, "baseColorTexture", None)
-    if image is None:
-        image = getattr(material, "image", None)
-    factor = getattr(material, "baseColorFactor", None)
-    if image is not None and visual.uv is not None and len(visual.uv) == len(mesh.vertices):
-        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-        if factor is not None:
-            pixels = pixels * _rgb(np.asarray(factor)[None])[0].astype(np.float32)
-        uv = np.nan_to_num(np.asarray(visual.uv, np.float64))[:, :2]
-        return _Paint(uv=uv[mesh.faces], image=pixels)
-    if factor is None:
-        factor = getattr(material, "diffuse", None)
-    if factor is None:
-        return None
-    return _Paint(corner_rgb=np.broadcast_to(_rgb(np.asarray(factor)[None]), (n_faces, 3, 3)).copy())
-
-
-def _rgb(colors: np.ndarray) -> Float[np.ndarray, "n 3"]:
-    colors = np.asarray(colors)
-    scale = 255.0 if colors.dtype.kind in "iu" else 1.0
-    return colors[:, :3].astype(np.float64) / scale
-
-
-def _bilinear(image: Float[np.ndarray, "h w 3"], uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
-    """Image at texture coordinates (v up, repeating)."""
-    h, w = image.shape[:2]
-    x, y = uv[:, 0] * (w - 1), (1 - uv[:, 1]) * (h - 1)
-    x0, y0 = np.floor(x), np.floor(y)
-    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
-    x0, y0 = x0.astype(np.int64), y0.astype(np.int64)
-    x1, y1 = (x0 + 1) % w, (y0 + 1) % h
-    x0, y0 = x0 % w, y0 % h
-    top = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
-    return top * (1 - fy) + (image[y1, x0] * (1 - fx) + image[y1, x1] * fx) * fy

@@ -24,13 +24,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-import trimesh
 import yaml
 from msgspec import Meta, Struct
 
 from objects.field import Field
 from objects.files import load_field
-from objects.mesh import Meshlike, mesh_parts
+from objects.mesh_files import Meshlike, read_parts
 from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from rendering.camera import Camera
@@ -387,16 +386,11 @@ def _prepared(file: Path, up: str, size: float | None, origin: str) -> Meshlike:
     """A mesh turned, sized and shifted before it is learned; the file itself where nothing is asked."""
     if up == "z" and size is None and origin == "file":
         return file
-    parts = [part.copy() for part in mesh_parts(file, f"mesh {str(file)!r}")]
-    turn = {
-        "x": [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]],
-        "y": [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
-        "z": np.eye(4),
-    }[up]
-    for part in parts:
-        part.apply_transform(np.array(turn, dtype=float))
-    lo = np.min([part.bounds[0] for part in parts], axis=0)
-    hi = np.max([part.bounds[1] for part in parts], axis=0)
+    turn = np.eye(4)
+    turn[:3, :3] = {"x": [[0, 1, 0], [0, 0, 1], [1, 0, 0]], "y": [[1, 0, 0], [0, 0, -1], [0, 1, 0]], "z": np.eye(3)}[up]
+    parts = [part.transformed(turn) for part in read_parts(file, f"mesh {str(file)!r}")]
+    lo = np.min([part.vertices.min(0) for part in parts], axis=0)
+    hi = np.max([part.vertices.max(0) for part in parts], axis=0)
     place = np.eye(4)
     if size is not None:
         place[:3, :3] *= size / float((hi - lo).max())
@@ -404,6 +398,4 @@ def _prepared(file: Path, up: str, size: float | None, origin: str) -> Meshlike:
         middle = 0.5 * (lo + hi)
         middle[2] = middle[2] if origin == "center" else lo[2]
         place[:3, 3] = -place[:3, :3] @ middle
-    for part in parts:
-        part.apply_transform(place)
-    return trimesh.Scene(parts)
+    return [part.transformed(place) for part in parts]

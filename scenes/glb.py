@@ -19,10 +19,7 @@ import torch
 import trimesh
 from jaxtyping import Float
 
-from objects.pose import SE3
-from rendering.camera import Camera
-from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
-from scenes.gltf_file import (
+from objects.gltf_file import (
     LARGE,
     LIGHTS,
     MAX_KEYS,
@@ -37,7 +34,10 @@ from scenes.gltf_file import (
     one_line,
     pick,
 )
-from scenes.gltf_mesh import Meshes
+from objects.gltf_mesh import Meshes
+from objects.pose import SE3
+from rendering.camera import Camera
+from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
 from scenes.plan import Plan
 from scenes.track import Interpolation, Quat, Track, quat_multiply, rotate, unit_quat
 

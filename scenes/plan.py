@@ -10,7 +10,7 @@ from typing import NamedTuple
 from objects.field import Field
 from objects.files import field_hash
 from objects.fitting import fit_meshes
-from objects.mesh import MeshError, Meshlike
+from objects.mesh_files import MeshError, Meshlike
 from objects.training import FitError
 from rendering.camera import Camera
 from rendering.lights import Light

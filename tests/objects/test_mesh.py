@@ -7,7 +7,8 @@ import pytest
 import trimesh
 from PIL import Image
 
-from objects.mesh import MeshError, read_mesh
+from objects.mesh import read_mesh
+from objects.mesh_files import MeshError
 
 RNG = np.random.default_rng(0)
 

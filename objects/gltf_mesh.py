@@ -15,8 +15,9 @@ from PIL import Image
 from trimesh.visual.material import SimpleMaterial
 from trimesh.visual.texture import TextureVisuals
 
-from objects.mesh import GREY, MAX_FACES
-from scenes.gltf_file import BROKEN, DTYPES, SAME, GltfFile, clean, extension, numbers, pick, whole
+from objects.gltf_file import BROKEN, DTYPES, SAME, GltfFile, clean, extension, numbers, pick, whole
+from objects.mesh_files import MAX_FACES
+from objects.paint import GREY
 
 _GLOSS = "KHR_materials_pbrSpecularGlossiness"
 
