@@ -95,7 +95,7 @@ class MeshSource:
         """SHA-256 of geometry and colour."""
         digest = hashlib.sha256()
         arrays = [self.vertices, self.faces, *self._winding, *self._painted]
-        arrays += [a for paint in self._paints for a in (paint.corner_rgb, paint.uv, paint.image) if a is not None]
+        arrays += [a for paint in self._paints for a in paint.arrays()]
         for array in arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
@@ -144,7 +144,7 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
         _winding=winding,
         _one_body=one_body,
         _painted=(np.ascontiguousarray(vertices), faces),
-        _paints=tuple(p.paint or Paint(corner_rgb=np.full((len(p.faces), 3, 3), GREY)) for p in parts),
+        _paints=tuple(p.paint or Paint.flat((GREY, GREY, GREY), len(p.faces)) for p in parts),
         _paint_counts=tuple(len(p.faces) for p in parts),
     )
     if one_body:
