@@ -56,7 +56,7 @@ def gltf_parts(path: Path, notes: list[str]) -> list[MeshPart]:
     if lit[False]:
         file.note("file", "its unlit look was left out; give the node lit: false")
     meshes.tell()
-    notes += file.notes
+    notes += [note.removeprefix("file: ") for note in file.notes]
     if not parts:
         raise ValueError("expected triangles, got a scene without any")
     return parts
@@ -228,7 +228,7 @@ class Meshes:
             raise ValueError(f"{what}: expected a weight for each of {len(targets)} morph targets, got {len(weights)}")
         vertices = vertices.copy()
         for k in np.flatnonzero(weights):
-            target: dict[str, Any] = targets[k] if isinstance(targets[k], dict) else vars(targets[k])  # pyright: ignore
+            target: dict[str, Any] = targets[k] if isinstance(targets[k], dict) else getattr(targets[k], "__dict__", {})
             if target.get("POSITION") is not None:
                 offsets = self._file.floats(target["POSITION"], ("VEC3",), f"{what}: target {k}: POSITION")
                 if len(offsets) != len(vertices):

@@ -343,16 +343,16 @@ class _Painter:
             if uv is None:
                 self._say(f"material {name}: its faces have no texture coordinates; its colour alone was taken")
             elif (image := self._image(material.picture)) is not None:
-                kd = material.kd or (1.0, 1.0, 1.0)
-                if not any(kd):
-                    self._say(f"material {name}: its colour (Kd) is black; its texture alone was taken")
-                    kd = (1.0, 1.0, 1.0)
+                kd = np.clip(material.kd or (1.0, 1.0, 1.0), 0, 1)
+                if np.ptp(kd) < 1e-3 and kd[0] < 1:  # what exporters write beside a texture, from 0 to 0.8
+                    self._say(f"material {name}: its grey (Kd {kd[0]:.2g}) was left out beside its texture")
+                    kd = np.ones(3)
                 if rgb is not None:
                     self._say("its colours by vertex were left out where it has a texture")
                 uv = uv * material.scale + material.offset
                 wrap = "clamp" if material.clamp else "repeat"
                 texture = Texture(image, (wrap, wrap))
-                tint = None if kd == (1.0, 1.0, 1.0) else Paint.flat(np.clip(kd, 0, 1), n_faces).corner_rgb
+                tint = None if (kd == 1).all() else Paint.flat(kd, n_faces).corner_rgb
                 return Paint(tint, uv * (1, -1) + (0, 1), texture)
         if rgb is not None:
             return Paint(rgb)

@@ -7,7 +7,7 @@
 | glTF | base colour, diffuse, emissive texture | 8 bit, 16 bit grey | sRGB | filtered, multiplied in linear light |
 | OBJ | ``v x y z r g b`` | text, (1) | sRGB | interpolated as it is |
 | MTL | ``Kd``; ``Ke`` where ``Kd`` is black | float 0..1 | sRGB | as it is |
-| MTL | ``map_Kd`` | 8 bit, 16 bit grey | sRGB | times ``Kd`` as it is (``Kd`` 0 0 0: picture alone) |
+| MTL | ``map_Kd`` | 8 bit, 16 bit grey | sRGB | times ``Kd`` as it is, but for a grey one (2) |
 | PLY | red green blue, any usual name, by vertex or face | uint8; others (1) | sRGB | interpolated as it is |
 | PLY | ``TextureFile`` | 8 bit, 16 bit grey | sRGB | as it is |
 | OFF | after a vertex or a face | integers 0..255, floats 0..1 | sRGB | as it is |
@@ -16,6 +16,7 @@
 | trimesh | ``PBRMaterial.baseColorFactor`` | uint8, float 0..1 | linear | as in glTF |
 
 (1) By the largest value: 0..1 (floats), else 0..255, 0..65535 or 0..2^32-1 (`shares`); told.
+(2) The format multiplies, but exporters write 0, 0.4, 0.64 or 0.8 beside textures that are right as they are; told.
 
 Alpha is left out everywhere: solids are opaque; readers say so where a file uses it. Texture coordinates: the centre of
 texel i of w lies at (i + 0.5) / w and gives exactly that texel; u goes right, v goes down from the upper edge (files whose

@@ -100,11 +100,12 @@ def test_texture_is_looked_up(tmp_path):
     ramp[..., 0] = np.linspace(0, 255, 64)[None]
     ramp[..., 1] = np.linspace(255, 0, 64)[:, None]  # v points up, rows down
     box = trimesh.creation.box((2, 2, 2))
-    uv = (box.vertices[:, :2] + 1) / 2
+    uv = (0.5 + 63 * (box.vertices[:, :2] + 1) / 2) / 64  # from centre to centre of the outer texels
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(ramp))
     box.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
     for name in ("box.obj", "box.glb"):
         box.export(tmp_path / name)
+        (tmp_path / "material.mtl").write_text("newmtl material_0\nmap_Kd material_0.png\n")
         source = read_mesh(tmp_path / name)
         p, _ = source.sample(500, RNG)
         expected = np.concatenate([(p[:, :2] + 1) / 2, np.zeros((500, 1))], 1)
