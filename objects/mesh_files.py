@@ -17,7 +17,7 @@ import numpy as np
 import trimesh
 from trimesh.visual import ColorVisuals, TextureVisuals
 
-from objects.gltf_file import BROKEN, one_line
+from objects.gltf_file import one_line
 from objects.gltf_mesh import gltf_parts
 from objects.mesh_parts import MAX_FACES, MeshError, MeshPart
 from objects.obj_file import obj_mesh
@@ -97,7 +97,9 @@ def _by_trimesh(path: Path, notes: list[str]) -> list[MeshPart]:
     try:
         with _silent():
             loaded = trimesh.load(path, process=False)
-    except (*BROKEN, ImportError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # trimesh's readers raise whatever their parsers do
         raise ValueError(f"it cannot be read as {kind}; convert it to {usual} ({one_line(error)[:100]})") from error
     if not isinstance(loaded, trimesh.Trimesh | trimesh.Scene):
         raise ValueError("expected triangles, got none")

@@ -124,12 +124,14 @@ class _Text:
             if not words or words[0][0] == "#":
                 continue
             key = words[0]
+            if "#" in line and key in ("v", "vt", "f", "fo"):
+                words = line.partition("#")[0].split()
             if key == "v":
-                self.vertices.append(_uncommented(words[1:]))
+                self.vertices.append(words[1:])
             elif key == "vt":
-                self.uv.append(_uncommented(words[1:]))
+                self.uv.append(words[1:])
             elif key in ("f", "fo"):
-                run.faces.append(_uncommented(words[1:]))
+                run.faces.append(words[1:])
                 run.before.append((len(self.vertices), len(self.uv)))
             elif key == "usemtl":
                 run = self.runs.setdefault(line.split(None, 1)[1].strip() if len(words) > 1 else "", _Run())
@@ -151,13 +153,6 @@ class _Text:
             if not self.vertices:
                 raise ValueError(f"expected an OBJ file, got lines that begin with {few(unknown)}")
             notes.append(f"its lines that begin with {few(unknown)} were left out")
-
-
-def _uncommented(words: list[str]) -> list[str]:
-    for k, word in enumerate(words):
-        if word[0] == "#":
-            return words[:k]
-    return words
 
 
 def _vertices(
@@ -259,7 +254,7 @@ def _parse_mtl(text: str, notes: list[str]) -> dict[str, _Material]:
         if key == "newmtl":
             material = found.setdefault(line.split(None, 1)[1].strip() if rest else "", _Material())
         elif key in ("kd", "ke"):
-            if (rgb := _color(_uncommented(rest))) is None:
+            if (rgb := _color(line.partition("#")[0].split()[1:])) is None:
                 notes.append(f"a colour of its materials is not understood and was left out: {' '.join(words)[:60]}")
             elif key == "kd":
                 material.kd = rgb

@@ -12,6 +12,7 @@ from objects.mesh_parts import MAX_FACES, MeshPart, cut, decoded, floats
 from objects.paint import Paint
 
 _STL_ROW = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("extra", "<u2")])
+_STL_LOOP = re.compile(r"\bloop" + 3 * r"\s+vertex\s+(\S+)\s+(\S+)\s+(\S+)" + r"\s+endloop\b", re.IGNORECASE)
 _OFF_HEAD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF$", re.IGNORECASE)
 
 
@@ -74,13 +75,10 @@ def _stl_paint(header: bytes, extra: Int[np.ndarray, "f"], notes: list[str]) -> 
 
 
 def _stl_text(text: str) -> list[MeshPart]:
-    start = re.search(r"\bfacet\b", text, re.IGNORECASE)  # what comes before is a name
-    found = re.findall(r"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text[start.start() :], re.IGNORECASE) if start else []
-    loops = len(re.findall(r"\bendloop\b", text, re.IGNORECASE))
-    if not found or len(found) != 3 * loops:
-        raise ValueError(
-            f"expected facets of three vertices, got {len(found)} vertices in {loops} facets; is the file whole?"
-        )
+    found = _STL_LOOP.findall(text)
+    loops = len(re.findall(r"\bouter\s+loop\b", text, re.IGNORECASE))
+    if not found or len(found) != loops:
+        raise ValueError(f"expected facets of three vertices, got {len(found)} of {loops} that are; is the file whole?")
     vertices = floats([word for row in found for word in row], "vertex").reshape(-1, 3)
     return [MeshPart(vertices, np.arange(len(vertices)).reshape(-1, 3))]
 
