@@ -20,6 +20,8 @@ import numpy as np
 import pygltflib as gl
 from jaxtyping import Float
 
+from objects.mesh_parts import decoded
+
 LIGHTS = "KHR_lights_punctual"
 DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}  # by componentType
 SAME = 1e-6  # numbers of a file (float32) this close are equal
@@ -224,7 +226,7 @@ def _parse(path: Path, max_nodes: int) -> tuple[gl.GLTF2, dict[int, Any], list[s
         raise ValueError("expected a .glb or .gltf, got an empty file")
     try:
         text, blob = _chunks(data) if data[:4] == b"glTF" else (data, None)
-        content = json.loads(text.decode("utf-8-sig"))
+        content = json.loads(decoded(text))
         version = str(content["asset"]["version"])
         if not version.startswith("2."):
             raise ValueError(f"version {version:.20} of the format")
@@ -245,7 +247,9 @@ def _parse(path: Path, max_nodes: int) -> tuple[gl.GLTF2, dict[int, Any], list[s
                 for entry in accessors
             ]
     except BROKEN as error:
-        text = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
+        text = "its structure is another one"
+        if isinstance(error, ValueError | KeyError):
+            text = f"it has no {error.args[0]!r:.40}" if isinstance(error, KeyError) else one_line(error)
         raise ValueError(f"expected glTF 2 (.glb or .gltf), reading it failed: {text}") from error
     gltf.set_binary_blob(blob)
     for name in ("animations", "buffers", "cameras", "images", "materials", "meshes", "scenes", "textures"):
@@ -281,7 +285,7 @@ def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
         if at > len(data):
             raise ValueError(f"it has {len(data)} of at least {at} bytes; the file is not whole")
         found.setdefault(kind, data[at - length : at])
-    return found[b"JSON"], found.get(b"BIN\0")
+    return found[b"JSON"].rstrip(b"\0"), found.get(b"BIN\0")  # some pad with zero bytes
 
 
 def _flat(kind: type[_T], entry: dict[str, Any]) -> _T:

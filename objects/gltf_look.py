@@ -95,11 +95,11 @@ class Looks:
         self._tell_opacity(material, float(rgba[3]), what, name)
         self._tell_effects(material, metal, name)
         emission = numbers(material.emissiveFactor or [0, 0, 0], 3, f"{what}: emissiveFactor")
+        found, uv_set, matrix = self._texture(texture, what, name)
         if any(e > 0 for e in emission) and not unlit:
-            if not rgba[:3].any():
+            if not rgba[:3].any() or (found is not None and not found.image.any()):
                 return self._emitting(material, np.array(emission), what, name)
             self._miss(name, "its emission was left out; its base colour was taken")
-        found, uv_set, matrix = self._texture(texture, what, name)
         return Look(rgba[:3], found, uv_set, matrix, lit=not unlit)
 
     def _emitting(self, material: gl.Material, emission: np.ndarray, what: str, name: str) -> Look:

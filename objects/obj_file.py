@@ -78,7 +78,6 @@ def obj_mesh(path: Path, notes: list[str]) -> list[MeshPart]:
         notes.append(f"the materials {few(missing)} are in none of its material files; they are grey")
     elif missing and not text.libraries:
         notes.append(f"it names materials ({few(missing)}) but no file of them (mtllib); they are grey")
-    used = [np.zeros(0, np.int64)]
     parts: list[MeshPart] = []
     painter = _Painter(path.parent, notes, any(m.kd or m.picture for m in materials.values()))
     for name, run in text.runs.items():
@@ -86,17 +85,17 @@ def obj_mesh(path: Path, notes: list[str]) -> list[MeshPart]:
             continue
         flat, uv_flat, counts = _corners(run, len(uv))
         triangles = cut(vertices, flat, counts)
-        faces = flat[triangles.corners]
-        if len(faces) == 0:
-            continue
-        coordinates = None if uv_flat is None else uv[np.maximum(uv_flat, 0)]
-        if uv_flat is not None and (uv_flat < 0).any():
-            coordinates = np.where((uv_flat < 0)[:, None], 0.0, uv[np.maximum(uv_flat, 0)])
-        paint = painter.paint(name, materials.get(name), None if rgb is None else rgb[faces],
-                              None if coordinates is None else coordinates[triangles.corners], len(faces))  # fmt: skip
-        index, local = np.unique(faces, return_inverse=True)
-        used.append(index)
-        parts.append(MeshPart(vertices[index], local.reshape(-1, 3), paint))
+        places = None if uv_flat is None else uv_flat[triangles.corners]
+        bare = np.ones(len(triangles.corners), bool) if places is None else (places < 0).any(1)
+        for some in (~bare, bare):  # faces with and without texture coordinates
+            if not some.any():
+                continue
+            faces = flat[triangles.corners[some]]
+            corner_rgb = None if rgb is None else rgb[faces]
+            corner_uv = None if places is None or some is bare else uv[places[some]]
+            paint = painter.paint(name, materials.get(name), corner_rgb, corner_uv, len(faces))
+            index, local = np.unique(faces, return_inverse=True)
+            parts.append(MeshPart(vertices[index], local.reshape(-1, 3), paint))
     if not parts:
         got = (
             "lines or points" if text.others & {"l", "p"} else "curves or surfaces" if text.others & _SHAPES else "none"
@@ -123,7 +122,7 @@ class _Text:
             words = line.split()
             if not words or words[0][0] == "#":
                 continue
-            key = words[0]
+            key = words[0].lower()
             if "#" in line and key in ("v", "vt", "f", "fo"):
                 words = line.partition("#")[0].split()
             if key == "v":
@@ -288,8 +287,7 @@ def _map(material: _Material, text: str) -> None:
 
     def take() -> str:
         nonlocal words
-        head, _, words = words.partition(" ") if " " in words else (words, "", "")
-        words = words.lstrip()
+        head, words = (*words.split(None, 1), "", "")[:2]
         return head
 
     while words.startswith("-"):
@@ -336,7 +334,7 @@ class _Painter:
         """The paint of faces of a material, of given colours by vertex and texture coordinates (v up)."""
         if material is not None and material.picture:
             if uv is None:
-                self._say(f"material {name}: its faces have no texture coordinates; its colour alone was taken")
+                self._say(f"material {name}: faces without texture coordinates; these have its colour alone")
             elif (image := self._image(material.picture)) is not None:
                 kd = np.clip(material.kd or (1.0, 1.0, 1.0), 0, 1)
                 if np.ptp(kd) < 1e-3 and kd[0] < 1:  # what exporters write beside a texture, from 0 to 0.8

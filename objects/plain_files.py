@@ -27,8 +27,11 @@ def stl_mesh(path: Path, notes: list[str]) -> list[MeshPart]:
     """
     data = path.read_bytes()
     count = int.from_bytes(data[80:84], "little") if len(data) >= 84 else -1
-    whole = count >= 0 and len(data) >= 84 + 50 * count
     text = re.match(rb"(?:\xef\xbb\xbf)?\s*solid\b", data, re.IGNORECASE) or data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if not text and count in (0, 0xFFFFFFFF) and len(data) > 84 and (len(data) - 84) % 50 == 0:
+        count = (len(data) - 84) // 50  # writers that don't know it beforehand
+        notes.append(f"its header doesn't say how many triangles it has; all {count:,} were read")
+    whole = count >= 0 and len(data) >= 84 + 50 * count
     if whole and (len(data) == 84 + 50 * count or not text):
         if len(data) > 84 + 50 * count:
             notes.append("what follows its last triangle was left out")

@@ -174,6 +174,7 @@ def textured(tmp_path, options="", kd="Kd 1 1 1", uv=(0.25, 0.25), name="t.png",
         ("-s 0.5", (0.5, 0.75), RED),
         ("-o 0.5 0.25 0", (-0.25, 0.5), RED),
         ("-mm 0 1 -texres 256", (0.25, 0.75), RED),
+        ("-clamp\ton\t-s\t1", (-5, 7), RED),
     ],
 )
 def test_options_of_a_texture(tmp_path, options, uv, rgb):
@@ -214,7 +215,17 @@ def test_a_texture_that_is_missing_or_damaged_leaves_its_colour_and_a_note(tmp_p
     np.testing.assert_allclose(colors(read(path, "the texture 'bad.png' cannot be read")), [GREEN])
     path = textured(tmp_path, kd="Kd 0 1 0")
     write(path, path.read_text().replace("1/1 2/1 3/1", "1 2 3"))
-    np.testing.assert_allclose(colors(read(path, "its faces have no texture coordinates")), [GREEN])
+    np.testing.assert_allclose(
+        colors(read(path, "faces without texture coordinates; these have its colour alone")), [GREEN]
+    )
+
+
+def test_faces_beside_a_texture_that_have_no_coordinates(tmp_path):
+    path = textured(tmp_path, kd="Kd 0 1 0", uv=(0.25, 0.75))
+    write(path, path.read_text().replace("f 1/1", "f 2/1 3/1 4/1\nf 3 4 5\nF 1/1"))
+    parts = read(path, "material a: faces without texture coordinates")
+    assert [len(part.faces) for part in parts] == [2, 1]
+    np.testing.assert_allclose(colors(parts), [(0, 0, 0), (0, 0, 0), GREEN])  # the texture is red, its tint green
 
 
 def test_colours_by_vertex_in_obj(tmp_path):
@@ -480,6 +491,8 @@ def test_colours_of_stl(tmp_path):
     extra = np.where(np.arange(12) < 6, red_low, 0x8000)
     (tmp_path / "x.stl").write_bytes(stl(b"COLOR=" + bytes([0, 0, 255, 255]), extra))
     np.testing.assert_allclose(colors(read(tmp_path / "x.stl")), [RED] * 6 + [BLUE] * 6)
+    (tmp_path / "x.stl").write_bytes(stl()[:80] + bytes(4) + stl()[84:])
+    assert volume(read(tmp_path / "x.stl", "all 12 were read")) == pytest.approx(6)
     (tmp_path / "x.stl").write_bytes(stl(extra=7))
     assert read(tmp_path / "x.stl", "attribute bytes")[0].paint is None
 
