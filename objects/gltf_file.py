@@ -352,6 +352,11 @@ def extension(item: Any, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def fields_of(item: Any) -> dict[str, Any]:
+    """An object of pygltflib, or what it left as JSON, as a dict."""
+    return item if isinstance(item, dict) else getattr(item, "__dict__", {})
+
+
 def clean(name: Any) -> str:
     """A name fit for a path of names, or nothing."""
     if not isinstance(name, str):

@@ -10,7 +10,7 @@ import numpy as np
 import pygltflib as gl
 from jaxtyping import Float, Int
 
-from objects.gltf_file import GltfFile, clean, extension, numbers, pick, whole
+from objects.gltf_file import GltfFile, clean, extension, fields_of, numbers, pick, whole
 from objects.mesh_parts import few
 from objects.paint import PictureError, Texture, Wrap, read_picture
 
@@ -83,7 +83,7 @@ class Looks:
             names.append(name)
 
     def _read(self, material: gl.Material, what: str, name: str) -> Look:
-        gloss, metal = extension(material, _GLOSS), _fields(material.pbrMetallicRoughness)
+        gloss, metal = extension(material, _GLOSS), fields_of(material.pbrMetallicRoughness)
         if gloss is not None:
             factor, texture = gloss.get("diffuseFactor"), gloss.get("diffuseTexture")
             if gloss.get("specularGlossinessTexture") is not None:
@@ -139,7 +139,7 @@ class Looks:
         nothing = (None, 0, np.eye(2, 3))
         if texture is None:
             return nothing
-        info = _fields(texture)
+        info = fields_of(texture)
         entry = pick(self._gltf.textures, info.get("index"), gl.Texture, f"{what}: texture")
         webp = (extension(entry, "EXT_texture_webp") or {}).get("source")
         source = entry.source if webp is None else webp
@@ -187,11 +187,6 @@ class Looks:
             except PictureError as error:
                 self._miss(name, f"its texture {label!r} cannot be read and was left out: {error}")
         return self._images[index]
-
-
-def _fields(item: Any) -> dict[str, Any]:
-    """An object of pygltflib, or what it left as JSON, as a dict."""
-    return item if isinstance(item, dict) else getattr(item, "__dict__", {})
 
 
 def _moved(moved: dict[str, Any], what: str) -> Float[np.ndarray, "2 3"]:

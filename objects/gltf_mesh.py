@@ -10,7 +10,7 @@ import numpy as np
 import pygltflib as gl
 from jaxtyping import Float, Int
 
-from objects.gltf_file import GltfFile, clean, extension, numbers, pick
+from objects.gltf_file import GltfFile, clean, extension, fields_of, numbers, pick
 from objects.gltf_look import Look, Looks
 from objects.gltf_nodes import MAX_DEPTH, MAX_NODES, Nodes
 from objects.mesh_parts import MAX_FACES, MeshPart
@@ -228,7 +228,7 @@ class Meshes:
             raise ValueError(f"{what}: expected a weight for each of {len(targets)} morph targets, got {len(weights)}")
         vertices = vertices.copy()
         for k in np.flatnonzero(weights):
-            target: dict[str, Any] = targets[k] if isinstance(targets[k], dict) else getattr(targets[k], "__dict__", {})
+            target = fields_of(targets[k])
             if target.get("POSITION") is not None:
                 offsets = self._file.floats(target["POSITION"], ("VEC3",), f"{what}: target {k}: POSITION")
                 if len(offsets) != len(vertices):

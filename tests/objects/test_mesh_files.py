@@ -563,3 +563,38 @@ def test_meshes_of_trimesh_go_the_same_way():
     )
     with pytest.warns(UserWarning, match="mesh: its texture was left out"):
         read_parts(without, "mesh")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["x.obj", "text.ply", "binary.ply", "x.off", "text.stl", "binary.stl"])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, name):
+    """A few bytes of a good file changed, removed or doubled at random."""
+    rows = ["v 0 0 0 # a", "vt 0 1", *obj_lines(), "f -1/1 -2/1 -3/1 \\", "-4/1"]
+    good = {
+        "x.obj": "\n".join(rows).encode(),
+        "text.ply": ply_text(PRISM, SIDES).encode(),
+        "binary.ply": BOX.export(file_type="ply"),
+        "x.off": "\n".join(["COFF", "16 10 0", *(f"{row} 1 2 3" for row in off_rows(PRISM, SIDES))]).encode(),
+        "text.stl": BOX.export(file_type="stl_ascii").encode(),
+        "binary.stl": stl(),
+    }[name]
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(150):
+        data = bytearray(good)
+        for at in rng.integers(0, len(data), rng.integers(1, 4)):
+            kind = rng.integers(4)
+            if kind == 0:
+                data[at] = rng.integers(256)
+            elif kind == 1:
+                del data[at : at + int(rng.integers(1, 9))]
+            elif kind == 2:
+                data[at:at] = data[at : at + int(rng.integers(1, 30))]
+            else:
+                data[at : at + 1] = rng.choice([b"-1", b"nan", b"1e999", b"99999999999", b"\n", b"/", b"\0", b"#"])
+        (tmp_path / name).write_bytes(data)
+        try:
+            read_parts(tmp_path / name, "mesh")
+        except MeshError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert 10 < refused < 150

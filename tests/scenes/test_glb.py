@@ -17,11 +17,13 @@ from PIL import Image
 from objects.gltf_mesh import gltf_parts
 from objects.mesh import read_mesh
 from rendering.lights import DirectionalLight, PointLight
+from scenes.description import read_description
 from scenes.glb import MAX_NODES, read_glb
 from scenes.track import Sim3
 
 Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 BOX = trimesh.creation.box((1.0, 2.0, 3.0)).apply_translation((0.3, 0.2, 0.1))
+Z_UP_BOUNDS = np.sort(BOX.bounds @ Z_UP.T, 0)
 CODES = {"<f4": 5126, "|i1": 5120, "<i2": 5122, "|u1": 5121, "<u2": 5123, "<u4": 5125}
 KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
 
@@ -622,6 +624,42 @@ def test_quantized_sparse_and_interleaved_numbers(maker, tmp_path):
     wanted[5] = 1, -1, 0
     np.testing.assert_allclose(solid(plan.shape).vertices, wanted, atol=1e-6)
     assert notes == []
+
+
+def test_every_door_reads_a_quantized_file_alike(maker, tmp_path):
+    """As gltfpack writes it: shares of 32767 beneath a node that scales; in the default scene of two."""
+    rows = np.round(BOX.vertices / 4 * 32767)
+    names = gl.Attributes(POSITION=maker.accessor(np.pad(rows, ((0, 0), (0, 1))), "<i2", normalized=True))
+    maker.gltf.accessors[0].type = "VEC3"
+    maker.gltf.bufferViews[0].byteStride = 8
+    primitive = gl.Primitive(attributes=names, indices=maker.accessor(BOX.faces.ravel(), "<u2"))
+    mesh = maker.mesh(primitive)
+    maker.gltf.extensionsRequired = maker.gltf.extensionsUsed = ["KHR_mesh_quantization"]
+    maker.node("a", mesh=mesh, scale=[4, 4, 4])
+    other = maker.node("other scene", mesh=mesh, translation=[100, 0, 0])
+    maker.gltf.scenes[0].nodes.remove(other)
+    maker.gltf.scenes.append(gl.Scene(nodes=[other]))
+    (plan,), notes = maker.read(tmp_path)
+    assert notes == []
+    np.testing.assert_allclose(plan.scale * solid(plan.shape).extents, BOX.extents, rtol=1e-4)
+    file = tmp_path / "scene.glb"
+    np.testing.assert_allclose(np.ptp(read_mesh(file).vertices, 0), BOX.extents, rtol=1e-4)
+    (tmp_path / "d.yaml").write_text("nodes: {a: {mesh: scene.glb, up: y}}")
+    (described,) = read_description(tmp_path / "d.yaml")
+    np.testing.assert_allclose(solid(described.shape).bounds, Z_UP_BOUNDS, rtol=1e-3)
+
+
+def test_one_mesh_of_a_file_says_what_only_a_scene_can_show(maker, tmp_path):
+    unlit = maker.material()
+    maker.gltf.materials[unlit].extensions = {"KHR_materials_unlit": {}}
+    node = maker.node("a", mesh=maker.mesh(maker.primitive(BOX, material=unlit)), extensions=maker.light(type="point"))
+    maker.animate(node, "translation", [0, 1], [[0, 0, 0], [1, 0, 0]])
+    notes = []
+    gltf_parts(maker.write(tmp_path / "scene.glb"), notes)
+    assert notes == [
+        "its lights and animations were left out; build scene= takes them",
+        "its unlit look was left out; give the node lit: false",
+    ]
 
 
 def test_a_skin_stands_at_rest_as_joints_times_inverse_binds_say(maker, tmp_path):
