@@ -178,7 +178,7 @@ def _coordinates(rows: list[list[str]]) -> Float[np.ndarray, "n 2"]:
     if any(len(row) < 1 for row in rows):
         raise ValueError("expected numbers for each texture coordinate (vt)")
     uv = floats([word for row in rows for word in (*row[:2], "0")[:2]], "vt").reshape(-1, 2)
-    return np.nan_to_num(uv)
+    return np.clip(np.nan_to_num(uv), -1e9, 1e9)
 
 
 def _corners(run: _Run, n_uv: int) -> tuple[Int[np.ndarray, "c"], Int[np.ndarray, "c"] | None, Int[np.ndarray, "p"]]:
@@ -295,7 +295,7 @@ def _map(material: _Material, text: str) -> None:
         if option in _VECTORS:
             numbers = []
             while len(numbers) < 3 and re.match(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(\s|$)", words):
-                numbers.append(float(take()))
+                numbers.append(min(max(float(take()), -1e9), 1e9))
             default = 1.0 if option == "-s" else 0.0
             u, v = ([*numbers, default, default])[:2]
             if option == "-s":

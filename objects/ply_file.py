@@ -322,7 +322,7 @@ def ply_mesh(path: Path, notes: list[str]) -> list[MeshPart]:
         corners = _strips(strips)
     if not isinstance(corners, Lists) or len(corners.counts) == 0:
         raise ValueError("expected faces, got points alone; learn them by points= (they need normals)")
-    flat = corners.values.astype(np.int64)
+    flat = _whole(corners.values)
     triangles = cut(vertices, flat, corners.counts)
     faces = flat[triangles.corners]
     rgb, names = file.colors("vertex", notes)
@@ -357,11 +357,15 @@ def _coordinates(file: PlyFile, table: dict[str, Column], corners: Lists, flat: 
     """Texture coordinates of each corner, v up, and the names of what holds them."""
     stored = table.get("texcoord")
     if isinstance(stored, Lists) and (stored.counts == 2 * corners.counts).all():
-        return stored.values.astype(np.float64).reshape(-1, 2), {"texcoord", "texnumber"}
+        return _uv(stored.values).reshape(-1, 2), {"texcoord", "texnumber"}
     for names in _UV:
         if (found := file.plain("vertex", names)) is not None:
-            return found.astype(np.float64)[flat], set(names)
+            return _uv(found)[flat], set(names)
     return None, set()
+
+
+def _uv(stored: np.ndarray) -> np.ndarray:
+    return np.clip(np.nan_to_num(stored.astype(np.float64)), -1e9, 1e9)
 
 
 def _left_out(file: PlyFile, taken: set[str]) -> list[str]:
@@ -385,6 +389,12 @@ def _left_out(file: PlyFile, taken: set[str]) -> list[str]:
     return notes + [f"its elements {few(others)} were left out"] * bool(others)
 
 
+def _whole(values: np.ndarray) -> Int[np.ndarray, "n"]:
+    if values.dtype.kind == "f" and not ((np.abs(values) < 2**53) & (values == np.round(values))).all():
+        raise ValueError("a face names a vertex by what is no whole number; is the file whole?")
+    return values.astype(np.int64)
+
+
 def _rows(column: Column) -> int:
     return len(column.counts) if isinstance(column, Lists) else len(column)
 
@@ -394,7 +404,7 @@ def _strips(strips: Column) -> Lists | None:
     if not isinstance(strips, Lists):
         return None
     faces: list[np.ndarray] = []
-    values = strips.values.astype(np.int64)
+    values = _whole(strips.values)
     start = 0
     for stop in [*np.flatnonzero(values < 0), len(values)]:
         strip = values[start:stop]

@@ -42,7 +42,10 @@ def triangulate(
 
 def _triangles(corners: Float[np.ndarray, "p n 3"], n: int) -> Int[np.ndarray, "p m 3"]:
     """Triangles of polygons of ``n`` corners."""
-    corners = np.nan_to_num(corners - corners[:, :1])
+    corners = np.where(np.isfinite(corners), corners, 0.0)
+    corners = corners / np.maximum(np.abs(corners).max((1, 2), keepdims=True), 1e-300)
+    corners = corners - corners[:, :1]
+    corners = corners / np.maximum(np.abs(corners).max((1, 2), keepdims=True), 1e-300)
     normal = np.cross(corners, np.roll(corners, -1, 1)).sum(1)  # twice the area, along the normal of the best plane
     size = np.linalg.norm(normal, axis=1, keepdims=True)
     normal, level = normal / np.maximum(size, 1e-300), _LEVEL * size

@@ -74,6 +74,13 @@ def test_corners_on_a_straight_edge_give_no_triangles_without_area():
             assert area(points[triangles]).min() > 1e-3
 
 
+def test_polygons_far_from_the_origin_keep_their_notches():
+    flat = 1e-3 * SHAPES["U"] + np.array([4e5, 5e6])
+    points = np.column_stack([flat, np.full(8, 3e2)])
+    triangles, _ = triangulate(points, np.array([8]))
+    assert area(points[triangles]).sum() == pytest.approx(7e-6, rel=1e-3)
+
+
 def test_polygons_of_all_sizes_in_one_call():
     shapes = [U, SHAPES["quad"], SHAPES["quad"][:3], U[:2], U[:0], SHAPES["dart"], U]
     points = np.concatenate([turned(shape) for shape in shapes])
@@ -93,6 +100,8 @@ def test_polygons_of_all_sizes_in_one_call():
         np.outer(np.arange(6.0), [1, 2, 3]),
         np.full((5, 3), np.nan),
         np.array([[0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0], [0.5, 2, 0]], float),
+        np.column_stack([U, np.zeros(8)]) * 1e300,
+        np.where(np.arange(15).reshape(5, 3) == 7, np.inf, 1.0),
         np.repeat(np.column_stack([U, np.zeros(8)]), 2, axis=0),
     ],
 )
