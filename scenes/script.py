@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from objects.aabb import Aabb
 from objects.files import load_field
 from objects.pose import SE3
 from rendering.camera import Camera
@@ -57,6 +60,12 @@ class Words:
             return float(got)
         except ValueError:
             raise ValueError(f"expected {what}, a number, got {got!r}; usage: {self._usage}") from None
+
+    def seed(self) -> int:
+        value = self.number("a seed")
+        if not (0 <= value < 2**53 and value == int(value)):
+            raise ValueError(f"expected a seed, a whole number of 0 or more, got {value:g}")
+        return int(value)
 
     def whole(self, what: str) -> int:
         value = self.number(what)
@@ -127,8 +136,39 @@ def _rotate(graph: SceneGraph, words: Words) -> None:
     graph.rotate(path, axis, degrees, about=about, **_how(words))
 
 
+def _drop(graph: SceneGraph, words: Words) -> None:
+    path, how = words.take("a path"), {}
+    while (word := words.option_of("onto", "along", "time")) is not None:
+        if word == "onto":
+            how[word] = words.take("a path")
+        elif word == "along":
+            how["direction"] = words.numbers(3, "x y z")
+        else:
+            how[word] = words.number("a time in seconds")
+    graph.drop(path, **how)
+
+
+def _place_free(graph: SceneGraph, path: str, words: Words) -> None:
+    how: dict[str, Any] = {}
+    while (word := words.option_of("near", "on", "within", "gap", "seed", "time")) is not None:
+        if word == "near":
+            how[word] = words.numbers(3, "x y z")
+        elif word == "on":
+            how[word] = words.take("a path")
+        elif word == "within":
+            how["region"] = Aabb(*(torch.tensor(words.numbers(3, "x y z")) for _ in range(2)))
+        elif word == "seed":
+            how[word] = words.seed()
+        else:
+            how[word] = words.number("a time in seconds" if word == "time" else "metres")
+    graph.place_free(path, **how)
+
+
 def _place(graph: SceneGraph, words: Words) -> None:
-    path, _ = words.take("a path"), words.keyword("at")
+    path = words.take("a path")
+    if words.keyword("at", "free") == "free":
+        _place_free(graph, path, words)
+        return
     position, rotation = words.numbers(3, "x y z"), words.numbers(4, "a quaternion w x y z")
     graph.place(path, SE3(unit_quat(rotation), position), **_how(words))  # pyright: ignore[reportArgumentType]
 
@@ -237,7 +277,15 @@ VERBS: dict[str, Verb] = {
         "in place, or about a point",
         _rotate,
     ),
-    "place": Verb("place PATH at X Y Z QW QX QY QZ [frame world|parent] [time T]", "a whole pose", _place),
+    "place": Verb(
+        "place PATH at X Y Z QW QX QY QZ [frame world|parent] [time T] | free [near X Y Z] [on OTHER] [within X Y Z X Y Z]"
+        " [gap G] [seed N] [time T]",
+        "a whole pose; or the nearest place where it overlaps nothing",
+        _place,
+    ),
+    "drop": Verb(
+        "drop PATH [onto OTHER] [along X Y Z] [time T]", "down (or along) until it touches what is there", _drop
+    ),
     "scale": Verb("scale PATH by FACTOR", "it and all beneath it", _scale),
     "replace": Verb("replace PATH with FILE", "another field in its place", _replace),
     "duplicate": Verb("duplicate PATH as NEW", "a copy that shares weights", _duplicate),
