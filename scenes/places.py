@@ -149,7 +149,8 @@ class Places(Questions):
         surfaces; plus 1e-6 of the size of what it meets). It is moved and not turned: it may stand on an edge.
 
         Args:
-            onto: A node: only it and what is beneath it count; what is in between is passed. By default all other objects count.
+            onto: An object: it alone counts (of a group, all beneath it), and what is in between is passed. By default all others
+                count.
             direction: In the world.
             time: As for `move`; where things stand then decides.
 
@@ -204,7 +205,7 @@ class Places(Questions):
 
         Args:
             near: Where its origin should be (world, metres); where it is by default.
-            on: A node to lay it on; its height then follows.
+            on: An object (or a group) to lay it on; its height then follows.
             region: A world box in which its surface must lie.
             gap: Least distance to all others but ``on`` (metres).
             seed: In which direction the search begins.
@@ -261,7 +262,7 @@ class Places(Questions):
     def _sides(
         self, scene: Composite, path: str, onto: str | None, verb: str
     ) -> tuple[list[int], list[int], list[int]]:
-        """Instances beneath a node; all others; and those of them beneath ``onto``."""
+        """Instances beneath a node; all others; and those of them that are ``onto``, or beneath it where that is a group."""
 
         def beneath(node: str) -> list[int]:
             top = self.path_of(self._nodes[self._id(node)])
@@ -271,7 +272,10 @@ class Places(Questions):
         if not mine:
             raise ValueError(f"{verb} {path}: expected a visible object, or a group with one")
         others = sorted(set(range(len(scene))) - set(mine))
-        below = others if onto is None else [i for i in beneath(onto) if i in set(others)]
+        below = others
+        if onto is not None:
+            carries = [i for i in beneath(onto) if i in set(others)]
+            below = [i for i in carries if scene._names[i] == self.path_of(self[onto])] or carries
         if not below and (onto is not None or verb == "drop"):
             raise ValueError(f"{verb} {path}: there is no visible object {f'in {onto}' if onto else 'to land on'}")
         return mine, others, below

@@ -16,7 +16,7 @@ import torch
 from scipy.spatial import KDTree
 
 from compose.composite import Composite
-from compose.contact import clearance, overlapping_boxes, surface_points
+from compose.contact import clearance, overlaps, surface_points
 from compose.types import Rays
 from objects.aabb import Aabb
 from objects.pose import SE3
@@ -150,22 +150,22 @@ def _backed_off(body: Body, ground: Ground, shift: np.ndarray, found: Contact) -
 
 
 def overlapping(body: Body, others: list[int], shift: np.ndarray, gap: float = 0.0) -> Iterator[tuple[int, int, float]]:
-    """Pairs of an instance of the body and one of ``others`` that come nearer than ``gap`` (metres), and how deep they overlap."""
+    """Pairs of an instance of the body and one of ``others`` that come nearer than ``gap`` (metres), and how deep they overlap
+    (below 0: minus their distance)."""
     scene = body.scene_at(shift)
-    lo, hi = scene._box_lo, scene._box_hi
+    lo, hi = scene._box_lo - 0.5 * gap, scene._box_hi + 0.5 * gap
+    rest = np.array(others, dtype=np.int64)
+    pairs = [(i, j) for i in body.rows for j in rest[((lo[i] <= hi[rest]) & (hi[i] >= lo[rest])).all(1)].tolist()]
     if gap > 0:
-        pairs = [
-            (i, int(j)) for i in body.rows for j in others if ((lo[i] - gap <= hi[j]) & (hi[i] + gap >= lo[j])).all()
-        ]
-    else:
-        mine, theirs = set(body.rows), set(others)
-        both = overlapping_boxes(scene).tolist()
-        pairs = [(i, j) for i, j in both if i in mine and j in theirs]
-        pairs += [(j, i) for i, j in both if j in mine and i in theirs]
-    for i, j in pairs:
-        depth = -clearance(scene, i, j).distance
-        if depth > -gap:
-            yield i, j, depth
+        found = [(i, j, -clearance(scene, i, j).distance) for i, j in pairs]
+        yield from (pair for pair in found if pair[2] > -gap)
+        return
+    rows = sorted({row for pair in pairs for row in pair})
+    mine = set(body.rows)
+    for first, second, depth, _ in overlaps(_part(scene, rows), min_depth=0.0):
+        i, j = rows[first], rows[second]
+        if (i in mine) != (j in mine):
+            yield (i, j, depth) if i in mine else (j, i, depth)
 
 
 def _offsets(reach: float, seed: int, across: np.ndarray) -> Iterator[np.ndarray]:
