@@ -326,6 +326,12 @@ def statements(script: str) -> list[list[str]]:
         raise ValueError(f"{script!r}: a quote is not closed") from error
 
 
+def _short(text: str, most: int) -> str:
+    """In one line of so many characters at most."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def run_script(graph: SceneGraph, script: str) -> list[str]:
     """Carries out all statements, or none: at the first mistake the scene is put back as it was.
 
@@ -351,7 +357,7 @@ def run_script(graph: SceneGraph, script: str) -> list[str]:
             left.end()
         except (ValueError, OSError) as error:
             graph.go_back(before)
-            raise ValueError(f"{shlex.join(words)}: {error}") from error
+            raise ValueError(f"{_short(shlex.join(words), 150)}: {_short(str(error), 400)}") from error
         except BaseException:
             graph.go_back(before)
             raise
