@@ -21,6 +21,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ def work(channel: Connection, seed: int, folder: str) -> None:
         place.mkdir()
         copied(files, place)
         index = sorted(FORMATS).index(name)
-        how = damage(place, np.random.default_rng([seed, index, number]))
+        how = damage(place, place / main, np.random.default_rng([seed, index, number]))
         channel.send(("begun", how))
-        channel.send(_outcome(lambda name=name, main=main: FORMATS[name].read(place / main)))
+        channel.send(outcome(lambda name=name, main=main: FORMATS[name].read(place / main)))
 
 
 def _limit_memory() -> None:
@@ -69,7 +70,8 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _outcome(read: Any) -> tuple[str, str]:
+def outcome(read: Callable[[], object]) -> tuple[str, str]:
+    """Whether a reader gave a result (``read``), refused clearly or is at ``fault``; and the text of that."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -115,8 +117,8 @@ class Worker:
                 raise RuntimeError(f"{name}: the worker did not begin")
             _, how = self._channel.recv()
             if self._channel.poll(SECONDS):
-                outcome, text = self._channel.recv()
-                return outcome, text, how
+                found, text = self._channel.recv()
+                return found, text, how
             self.stop(keep=True)
             return "fault", f"no answer within {SECONDS:g} s", how
         except (EOFError, ConnectionError, OSError):
@@ -142,9 +144,9 @@ def run(cases: list[tuple[str, int]], seed: int, out: Path, bar: tqdm) -> list[d
     """All cases, one after the other; what came of each."""
     worker, rows = Worker(seed), []
     for name, number in cases:
-        outcome, text, how = worker.run(name, number)
-        rows.append({"format": name, "number": number, "outcome": outcome, "text": text, "damage": how})
-        if outcome == "fault":
+        found, text, how = worker.run(name, number)
+        rows.append({"format": name, "number": number, "outcome": found, "text": text, "damage": how})
+        if found == "fault":
             kept = out / f"{name}-{number}"
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(worker.folder / "case", kept)

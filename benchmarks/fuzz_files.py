@@ -265,12 +265,13 @@ _WORDS = (
 )
 
 
-def damage(folder: Path, rng: np.random.Generator) -> str:
-    """Damages one file of a folder and says how."""
+def damage(folder: Path, main: Path, rng: np.random.Generator) -> str:
+    """Damages one file of a folder, most often ``main`` or what says how the rest is to be read; says how."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     path = files[rng.integers(len(files))]
-    if rng.random() < 0.5:  # what says how the rest is to be read is damaged more often
-        path = next((p for p in files if p.suffix in (".json", ".gltf", ".yaml", ".txt", ".obj")), path)
+    telling = [p for p in files if p == main or (main.is_dir() and p.suffix in (".json", ".txt"))]
+    if rng.random() < 0.6:
+        path = telling[rng.integers(len(telling))]
     data = path.read_bytes()
     structural = rng.random() < 0.5
     changed = _by_structure(path.suffix, data, rng) if structural else None

@@ -219,33 +219,33 @@ class Places(Questions):
         """
         from scenes.settle import Body, Ground, find_free
 
-        gap = number(gap, f"place {path}: gap")
+        gap = number(gap, f"place_free {path}: gap")
         if gap < 0 or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"place {path}: gap and seed must be 0 or more, got {gap:g} and {seed!r}")
+            raise ValueError(f"place_free {path}: gap and seed must be 0 or more, got {gap:g} and {seed!r}")
         if region is not None and not isinstance(region, Aabb):
-            raise ValueError(f"place {path}: region must be an Aabb, got {type(region).__name__}")
+            raise ValueError(f"place_free {path}: region must be an Aabb, got {type(region).__name__}")
         node, _, ref, _ = self._place(path, time, "world")
         scene = self.at(ref)
-        mine, others, below = self._sides(scene, path, on, "place")
+        mine, others, below = self._sides(scene, path, on, "place_free")
         origin = np.array(self._world(node.id, ref).trans)
-        start = np.zeros(3) if near is None else np.array(vector(near, f"place {path}: near")) - origin
+        start = np.zeros(3) if near is None else np.array(vector(near, f"place_free {path}: near")) - origin
         ground = None if on is None else Ground(scene, below, np.array([0.0, 0.0, -1.0]))
         try:
-            shift = find_free(Body(scene, mine, "place"), others, ground, start, region, gap, seed)
+            shift = find_free(Body(scene, mine, "place_free"), others, ground, start, region, gap, seed)
         except ValueError as error:
-            raise ValueError(f"place {path}: {error}") from None
+            raise ValueError(f"place_free {path}: {error}") from None
         if shift is None:
             raise ValueError(
-                f"place {path}: no free place was found; give another near=, a larger region= or a smaller gap="
+                f"place_free {path}: no free place was found; give another near=, a larger region= or a smaller gap="
             )
-        text = f"place {quoted(path)} free"
+        text = f"put {quoted(path)}"
         text += "" if near is None else f" near {' '.join(map(shown, near))}"
         text += "" if on is None else f" on {quoted(on)}"
         if region is not None:
             text += " within " + " ".join(map(shown, [*region.lo.tolist(), *region.hi.tolist()]))
         text += f" gap {shown(gap)}" * (gap > 0) + f" seed {seed}" * (seed > 0)
         self._shift(path, text, shift.tolist(), time)
-        return vector((origin + shift).tolist(), "place")
+        return vector((origin + shift).tolist(), "place_free")
 
     # -- places --------------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,8 @@ def _drop(graph: SceneGraph, words: Words) -> None:
     graph.drop(path, **how)
 
 
-def _place_free(graph: SceneGraph, path: str, words: Words) -> None:
+def _put(graph: SceneGraph, words: Words) -> None:
+    path = words.take("a path")
     how: dict[str, Any] = {}
     while (word := words.option_of("near", "on", "within", "gap", "seed", "time")) is not None:
         if word == "near":
@@ -165,10 +166,7 @@ def _place_free(graph: SceneGraph, path: str, words: Words) -> None:
 
 
 def _place(graph: SceneGraph, words: Words) -> None:
-    path = words.take("a path")
-    if words.keyword("at", "free") == "free":
-        _place_free(graph, path, words)
-        return
+    path, _ = words.take("a path"), words.keyword("at")
     position, rotation = words.numbers(3, "x y z"), words.numbers(4, "a quaternion w x y z")
     graph.place(path, SE3(unit_quat(rotation), position), **_how(words))  # pyright: ignore[reportArgumentType]
 
@@ -277,11 +275,11 @@ VERBS: dict[str, Verb] = {
         "in place, or about a point",
         _rotate,
     ),
-    "place": Verb(
-        "place PATH at X Y Z QW QX QY QZ [frame world|parent] [time T] | free [near X Y Z] [on OTHER] [within X Y Z X Y Z]"
-        " [gap G] [seed N] [time T]",
-        "a whole pose; or the nearest place where it overlaps nothing",
-        _place,
+    "place": Verb("place PATH at X Y Z QW QX QY QZ [frame world|parent] [time T]", "a whole pose", _place),
+    "put": Verb(
+        "put PATH [near X Y Z] [on OTHER] [within LO HI] [gap G] [seed N] [time T]",
+        "where it overlaps nothing, near a place; LO, HI: corners of a box",
+        _put,
     ),
     "drop": Verb(
         "drop PATH [onto OTHER] [along X Y Z] [time T]", "down (or along) until it touches what is there", _drop
