@@ -52,7 +52,7 @@ def input_file(key: str, value: str) -> Path:
     if path.is_dir():
         raise ValueError(f"{key}: expected a file, got the folder {value!r}")
     if not path.exists():
-        raise ValueError(f"{key}: no file {value!r}" + _lookalikes(path))
+        raise ValueError(f"{key}: no file {value!r}" + lookalikes(path))
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{key}: the file {value!r} is empty")
     return path
@@ -66,7 +66,7 @@ def picture_folder(key: str, value: str) -> Path:
     """
     path = path_of(value)
     if not path.is_dir():
-        raise ValueError(f"{key}: expected a folder of pictures, there is no folder {value!r}" + _lookalikes(path))
+        raise ValueError(f"{key}: expected a folder of pictures, there is no folder {value!r}" + lookalikes(path))
     return path
 
 
@@ -80,7 +80,7 @@ def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
         raise ValueError(f"{key}: expected {key}=NAME.scene" + (", a .yaml or a .glb file" if or_file else ""))
     path = path_of(value)
     if not path.exists():
-        raise ValueError(f"{key}: there is no {value!r}" + _lookalikes(path))
+        raise ValueError(f"{key}: there is no {value!r}" + lookalikes(path))
     if path.is_dir():
         if not (path / "scene.json").is_file():
             raise ValueError(f"{key}: expected a scene folder, got {value!r} without a scene.json")
@@ -115,10 +115,11 @@ def path_of(value: str) -> Path:
     return Path.home() / value[2:] if value.startswith("~/") else Path(value)
 
 
-def _lookalikes(path: Path) -> str:
+def lookalikes(path: Path) -> str:
+    """A hint after a file that isn't there: names in its folder that are nearly the same."""
     folder = path.parent
     if not folder.is_dir():
-        return f": there is no folder {str(folder)!r}" + _lookalikes(folder) if folder != path else ""
+        return f": there is no folder {str(folder)!r}" + lookalikes(folder) if folder != path else ""
     names = {name.lower(): name for name in sorted(entry.name for entry in folder.iterdir())}
     close = difflib.get_close_matches(path.name.lower(), names, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(str(folder / names[name])) for name in close)}?" if close else ""
