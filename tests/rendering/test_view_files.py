@@ -185,10 +185,13 @@ def test_a_mask_is_opacity_or_says_what_is_valid(tmp_path):
     mask[:, :30] = 1  # 0 and 1 mean the same as 0 and 255
     write_png(tmp_path / "mask.png", mask)
     write_set(tmp_path, frame_entries=[{"mask_path": "mask.png"}] * 5)
-    view = loads_in_silence(tmp_path)[0]
+    view = loads_in_silence(tmp_path, masks="empty")[0]
     assert torch.equal(view.alpha, torch.from_numpy(mask).float()) and view.valid.all()
-    view = loads_in_silence(tmp_path, masks="valid")[0]
+    view = loads_in_silence(tmp_path, masks="ignore")[0]
     assert view.alpha is None and torch.equal(view.valid, torch.from_numpy(mask).bool())
+    with pytest.warns(UserWarning, match=r"a mask is 0 are ignored, as nerfstudio does .* give masks=empty") as caught:
+        view = load_views(tmp_path)[0]
+    assert len(caught) == 1 and view.alpha is None and torch.equal(view.valid, torch.from_numpy(mask).bool())
 
 
 def test_instance_ids_are_found_in_a_folder_by_the_name_of_the_picture(tmp_path):
@@ -222,7 +225,7 @@ def test_a_misspelt_key_of_frames_is_named_once(tmp_path):
         frame |= {"instance_paht": "ids/00.png", "sharpness": 3.0}
     path.write_text(json.dumps(data))
     with pytest.warns(
-        UserWarning, match="'instance_paht', which means nothing here; did you mean 'instance_path'"
+        UserWarning, match=r"nothing is made of 'instance_paht' \(did you mean 'instance_path'"
     ) as caught:
         load_views(tmp_path)
     assert len(caught) == 1
@@ -239,7 +242,7 @@ def test_frames_without_picture_are_left_out_with_one_warning(tmp_path):
     assert len(caught) == 1 and [v.name for v in views] == ["rgb/00.png", "rgb/02.png", "rgb/03.png"]
     for i in (0, 2, 3):
         (tmp_path / f"rgb/0{i}.png").unlink()
-    with pytest.raises(ViewError, match="none of the 5 pictures is there"):
+    with pytest.raises(ViewError, match=r"none of the 5 pictures is there and can be read, first .*rgb/00.png"):
         load_views(tmp_path)
 
 
@@ -247,7 +250,14 @@ def test_all_empty_masks_are_warned_of_by_name(tmp_path):
     write_png(tmp_path / "mask.png", np.zeros((HEIGHT, WIDTH), np.uint8))
     write_set(tmp_path, frame_entries=[{}, {"mask_path": "mask.png"}, {}, {}, {}])
     with pytest.warns(UserWarning, match="empty all over in 1 picture, first rgb/01.png"):
-        load_views(tmp_path)
+        load_views(tmp_path, masks="empty")
+    with pytest.warns(
+        UserWarning, match="the mask is 0 all over, so nothing is learned from, in 1 picture, first rgb/01.png"
+    ):
+        assert not load_views(tmp_path, masks="ignore")[1].valid.any()
+    edit(tmp_path, lambda data: [frame.update(mask_path="mask.png") for frame in data["frames"]])
+    with pytest.raises(ViewError, match="masks are 0 all over in all 5 pictures: nothing is left"):
+        load_views(tmp_path, masks="ignore")
 
 
 def in_frame(**changes):
@@ -303,8 +313,6 @@ def transposed(matrix):
         (in_frame(fl_x=-70.0), "fl_x must be greater than 0, got -70"),
         (in_frame(fl_y=math.nan), "fl_y must be a finite number, got nan"),
         (in_frame(k1=0.1), "k1 is 0.1, but camera_model PINHOLE has no k1"),
-        (in_frame(depth_file_path="depth/2.png"), "depth/2.png: there is no such file; put it back"),
-        (in_frame(mask_path="mask.png"), "mask.png: there is no such file"),
         (in_frame(depth_file_path=3), "depth_file_path must be a text, got 3"),
         (in_frame(time="now"), "time must be a finite number, got 'now'"),
         (in_file(depth_unit_scale_factor=0), "depth_unit_scale_factor (metres for each step) must be greater than 0"),
@@ -320,7 +328,7 @@ def test_what_is_wrong_in_transforms_json_is_named_with_its_place(tmp_path, chan
     with pytest.raises(ViewError, match=re.escape(message)) as error:
         load_views(tmp_path)
     assert str(error.value).startswith(str(tmp_path))
-    if change.__qualname__.startswith(("in_frame", "in_matrix")) and "no such file" not in message:
+    if change.__qualname__.startswith(("in_frame", "in_matrix")):
         assert "frames[2] (rgb/02.png)" in str(error.value)
 
 
@@ -330,7 +338,7 @@ def test_what_is_wrong_in_transforms_json_is_named_with_its_place(tmp_path, chan
         (b"", "is empty"),
         (b"  \n", "is empty"),
         (b'{"frames": [\n  {"file_path": }]}', "damaged JSON at line 2, column 17"),
-        (b"\xff\xfe\x00", "expected JSON in UTF-8"),
+        (b"\xff\xfe\x00", "expected text in UTF-8"),
         (b"{}", "expected a list 'frames' with at least one frame, got nothing"),
         (b"[1, 2]", "expected a list 'frames'"),
         (b"[" * 100_000, "nested too deeply"),
@@ -385,15 +393,50 @@ def test_layers_that_dont_fit_their_picture_are_refused(tmp_path, pixels, key, m
     assert "layer.png" in str(error.value)
 
 
-def test_a_picture_that_is_cut_off_is_named(tmp_path):
+def test_pictures_that_are_damaged_are_left_out_with_one_warning(tmp_path):
     write_set(tmp_path)
     whole = (tmp_path / "rgb/02.png").read_bytes()
     (tmp_path / "rgb/02.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ViewError, match=r"rgb/02.png: the picture is damaged"):
-        load_views(tmp_path)
+    (tmp_path / "rgb/04.png").write_bytes(whole[: len(whole) // 2])
+    why = r"left out 2 of 5 frames, whose picture or mask can't be read; the first is rgb/02.png \(.*: the picture is damaged"
+    with pytest.warns(UserWarning, match=why) as caught:
+        assert [v.name for v in load_views(tmp_path)] == ["rgb/00.png", "rgb/01.png", "rgb/03.png"]
+    assert len(caught) == 1
+    (tmp_path / "rgb/04.png").write_bytes(whole)
     (tmp_path / "rgb/02.png").write_bytes(b"no picture")
-    with pytest.raises(ViewError, match=r"rgb/02.png: expected a picture"):
+    with pytest.warns(UserWarning, match=r"left out 1 of 5 frames.*rgb/02.png: expected a picture"):
         load_views(tmp_path)
+    for i in range(5):
+        (tmp_path / f"rgb/{i:02}.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ViewError, match=r"none of the 5 pictures is there .*first .*rgb/00.png: the picture is damaged"
+    ):
+        load_views(tmp_path)
+
+
+def test_depth_and_ids_that_are_missing_are_left_out_and_a_frame_without_its_mask_too(tmp_path):
+    layer, mask = np.full((HEIGHT, WIDTH), 2000, np.uint16), np.full((HEIGHT, WIDTH), 255, np.uint8)
+    for i in range(5):
+        write_png(tmp_path / f"d{i}.png", layer + 100 * (i % 2))
+        write_png(tmp_path / f"m{i}.png", mask)
+    more = [{"depth_file_path": f"d{i}.png", "instance_path": f"d{i}.png", "mask_path": f"m{i}.png"} for i in range(5)]
+    write_set(tmp_path, frame_entries=more)
+    (tmp_path / "d1.png").write_bytes(b"no picture")
+    (tmp_path / "m3.png").unlink()
+    with pytest.warns(UserWarning, match="left out") as caught:
+        views = load_views(tmp_path, masks="ignore")
+    texts = [str(w.message) for w in caught]
+    assert any("left out depth that can't be read in 1 picture, first rgb/01.png (" in text for text in texts)
+    assert any("left out instance ids that can't be read in 1 picture, first rgb/01.png (" in text for text in texts)
+    assert any("left out 1 of 5 frames" in text and "m3.png: there is no such file" in text for text in texts)
+    assert [v.name for v in views] == [f"rgb/0{i}.png" for i in (0, 1, 2, 4)]
+    assert views[1].depth is None and views[1].ids is None and views[0].depth is not None
+    for i in range(5):
+        (tmp_path / f"d{i}.png").unlink(missing_ok=True)
+    with pytest.raises(
+        ViewError, match=r"nothing of the depth can be read; first .*d0.png: there is no such file; put it back"
+    ):
+        load_views(tmp_path, masks="ignore")
 
 
 def test_depth_in_npy_may_be_smaller_than_the_picture_and_must_not_be_negative(tmp_path):
