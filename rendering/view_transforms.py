@@ -120,6 +120,8 @@ def _decisions(top: Mapping[str, Any], rows: list, shots: list[Shot], options: R
         said.append("depth isn't read, as enable_depth_loading is false")
     elif "depth_path" in keys.renamed and not any("depth_unit_scale_factor" in row for _, _, row in rows):
         said.append("depth_path without integer_depth_scale: 0.001 m a step are taken; else give depth_unit=")
+    if any(shot.picture.with_name(f"dynamic_mask_{shot.picture.stem}.png").is_file() for shot in shots):
+        said.append("dynamic_mask_*.png beside pictures isn't read: name masks as mask_path, 0 where not to learn from")
     if top.get("applied_scale", 1) != 1:
         more = ", and depth is multiplied by it, as nerfstudio does" if any(shot.depth for shot in shots) else ""
         said.append(f"lengths are those of the file, metres times its applied_scale {top['applied_scale']:g}{more}")
@@ -253,8 +255,9 @@ def _size(frame: Mapping[str, Any], picture: Path, name: str, notes: Notes) -> t
             return stored, False
         if turned != stored and {"cx", "cy"} <= set(frame):
             cx, cy = number(frame, "cx"), number(frame, "cy")
-            if (cx > cy) != (stored[0] > stored[1]) and cx != cy:
-                return turned, True
+            if cx != cy:
+                upright = (cx > cy) != (stored[0] > stored[1])
+                return turned if upright else stored, upright
         notes.add(_TURNED, name)
         return stored, False
     if fits(turned):

@@ -14,7 +14,7 @@ from scipy import ndimage, optimize
 from compose import Composite, Instance
 from objects.pose import SE3
 from objects.primitives import Box, Sphere
-from rendering import Camera, RenderConfig, render, save_transforms
+from rendering import Camera, RenderConfig, render, save_transforms, view_files, view_photos
 from rendering.images import save_depth_png, save_png
 from rendering.lens import Lens, undistortion
 from rendering.view_files import load_views
@@ -623,6 +623,35 @@ def test_damaged_tum_poses_are_named(tmp_path, line, message):
         load_views(tmp_path, intrinsics=intrinsics)
 
 
+def test_tum_files_of_other_systems_and_with_gaps_are_read(tmp_path):
+    intrinsics = tum_intrinsics(write_tum(tmp_path)[0])
+    for name in ("rgb", "depth", "groundtruth"):
+        text = (tmp_path / f"{name}.txt").read_text().replace("/", "\\")
+        text = "% another comment\n// and another\n\n" + text
+        (tmp_path / f"{name}.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    steps = np.array(Image.open(tmp_path / "depth/1.png"))
+    steps[:5] = 65535
+    write_png(tmp_path / "depth/1.png", steps)
+    (tmp_path / "depth/3.png").unlink()
+    (tmp_path / "rgb/4.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="left out|missing") as caught:
+        views = load_views(tmp_path, intrinsics=intrinsics)
+    texts = [str(w.message) for w in caught]
+    assert [v.name for v in views] == [f"rgb/{i}.png" for i in range(4)]
+    assert views[1].depth[:5].isnan().all() and views[3].depth is None and views[2].depth is not None
+    assert any("depth 65535 is taken as missing in 1 picture, first rgb/1.png" in text for text in texts)
+    assert any("left out depth that can't be read in 1 picture, first rgb/3.png" in text for text in texts)
+    assert any("left out 1 of 5 frames" in text and "rgb/4.png: expected a picture" in text for text in texts)
+    assert len(caught) == 3
+
+
+def test_tum_paths_that_climb_out_are_refused(tmp_path):
+    intrinsics = tum_intrinsics(write_tum(tmp_path)[0])
+    (tmp_path / "depth.txt").write_text((tmp_path / "depth.txt").read_text().replace("depth/2.png", "../2.png"))
+    with pytest.raises(ViewError, match=r"depth.txt: depth at 1305031102.212000: '../2.png' climbs out"):
+        load_views(tmp_path, intrinsics=intrinsics)
+
+
 # -- photos ------------------------------------------------------------------------------------------------------------
 
 
@@ -688,6 +717,23 @@ def test_photos_find_their_cameras_the_same_each_time(tmp_path):
     assert bool((box.lo < 0).all()) and bool((box.hi > 0).all())
 
 
+def test_photos_held_upright_give_a_world_that_stands_upright_by_their_exif_orientation(tmp_path):
+    pytest.importorskip("pycolmap", reason="pycolmap finds the cameras of photos; it is not installed")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(N_PHOTOS):
+        angle = math.radians(-60 + 120 * i / (N_PHOTOS - 1))
+        eye = (1.6 * math.cos(angle), 1.6 * math.sin(angle), 0.8 + 0.3 * (i % 2))
+        stored = np.rot90(photo(Camera.look_at(eye, (0, 0, 0.2), *PHOTO_SIZE[::-1], 60.0)))
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"p{i:02}.jpg", exif=exif, quality=95)
+    views = load_views(tmp_path)
+    assert len(views) == N_PHOTOS and tuple(views[0].rgb.shape[:2]) == PHOTO_SIZE
+    # Seen from above, cameras that stand around something in a plane all have their tops towards z.
+    tops = np.stack([-view.camera.T_world_cam.rotation()[:, 1].numpy() for view in views])
+    ahead = np.stack([view.camera.T_world_cam.rotation()[:, 2].numpy() for view in views])
+    assert (tops[:, 2] > 0.7).all() and (np.abs(ahead[:, 2]) < 0.6).all()
+
+
 def test_photos_without_pycolmap_say_what_to_install(tmp_path, monkeypatch):
     real = importlib.import_module
 
@@ -703,6 +749,37 @@ def test_photos_without_pycolmap_say_what_to_install(tmp_path, monkeypatch):
         ViewError, match="finding cameras needs pycolmap, which is not installed: pip install 'sirenscape"
     ):
         load_views(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "program"), [("cameras_sphere.npz", "IDR and NeuS"), ("meta_data.json", "SDFStudio"), ("sparse", "COLMAP")]
+)
+def test_cameras_of_other_programs_are_named_where_nothing_else_is_read(tmp_path, name, program):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ViewError, match=rf"no transforms.json.*; {name} \({program}\) isn't read: convert it"):
+        load_views(tmp_path)
+
+
+def test_what_lies_beside_photos_and_isnt_read_is_said(tmp_path, monkeypatch):
+    for i in range(4):
+        write_png(tmp_path / f"images/{i}.png", checks())
+    whole = (tmp_path / "images/1.png").read_bytes()
+    (tmp_path / "images/1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "sparse").mkdir()
+    (tmp_path / "masks").mkdir()
+
+    def found(folder, names):
+        cameras = {name: (camera, Lens()) for name, camera in zip(names, around(3), strict=True)}
+        return view_photos.FoundCameras(cameras, torch.zeros(0, 3))
+
+    monkeypatch.setattr(view_files, "find_cameras", found)
+    with pytest.warns(UserWarning, match=r"isn't read|aren't read|left out") as caught:
+        views = load_views(tmp_path)
+    texts = [str(w.message) for w in caught]
+    assert [v.name for v in views] == [f"images/{i}.png" for i in (0, 2, 3)] and len(texts) == 3
+    assert any("sparse (COLMAP) isn't read: the cameras were found anew" in text for text in texts)
+    assert any("the masks in masks/ aren't read" in text for text in texts)
+    assert any("left out 1 of 4 frames" in text and "images/1.png: the picture is damaged" in text for text in texts)
 
 
 def test_too_few_photos_are_refused(tmp_path):
