@@ -39,6 +39,24 @@ _CAMERAS = {
     "bundle.out": "Bundler",
 }
 _MASKS = ("mask", "masks")
+# Pictures, too, which aren't read.
+_OTHERS = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".gif",
+    ".exr",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".orf",
+    ".rw2",
+)
 
 
 def load_views(
@@ -125,12 +143,15 @@ def load_views(
 
 def _photo_shots(root: Path, every: int, notes: Notes) -> tuple[list[Shot], torch.Tensor]:
     known = {name: program for name, program in _CAMERAS.items() if (root / name).exists()}
+    other = []
     for folder in (root, root / "images"):
         names = sorted(p.name for p in folder.glob("*") if p.suffix.lower() in PICTURES and p.is_file())[::every]
+        other += sorted(p.name for p in folder.glob("*") if p.suffix.lower() in _OTHERS and p.is_file())
         if names:
             break
     else:
-        hint = "".join(
+        hint = f"; {len(other)} pictures like {other[0]} aren't read: convert them to JPEG or PNG" if other else ""
+        hint += "".join(
             f"; {name} ({program}) isn't read: convert it to a transforms.json" for name, program in known.items()
         )
         raise ViewError(
@@ -150,6 +171,10 @@ def _photo_shots(root: Path, every: int, notes: Notes) -> tuple[list[Shot], torc
     for name, program in known.items():
         notes.texts.append(
             f"{name} ({program}) isn't read: the cameras were found anew; to keep them, write a transforms.json"
+        )
+    if other:
+        notes.texts.append(
+            f"left out {len(other)} pictures in formats that aren't read, first {other[0]}: convert them to JPEG"
         )
     for name in _MASKS:
         if (root / name).is_dir():
