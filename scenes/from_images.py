@@ -25,9 +25,18 @@ def read_images(settings: Settings) -> Views:
         if not least <= settings[key] <= most:
             words = f"{least} or more" if most == math.inf else f"{least} to {most}"
             raise ValueError(f"{key}: expected {words}, got {settings[key]}")
+    if settings["masks"] not in (None, "ignore", "empty"):
+        raise ValueError(f"masks: expected ignore or empty, got {settings['masks']!r}")
     intrinsics = None if settings["intrinsics"] is None else numbers("intrinsics", settings["intrinsics"], 4)
     unit = None if settings["depth_unit"] is None else numbers("depth_unit", settings["depth_unit"], 1)[0]
-    return load_views(folder, every=settings["every"], depth=settings["depth"], intrinsics=intrinsics, depth_unit=unit)
+    return load_views(
+        folder,
+        every=settings["every"],
+        depth=settings["depth"],
+        masks=settings["masks"],
+        intrinsics=intrinsics,
+        depth_unit=unit,
+    )
 
 
 def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedViews:

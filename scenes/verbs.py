@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 _NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
-_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "intrinsics", "depth_unit")
+_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
 # The kinds of input of `fit` that a key says something for; all, where it isn't listed.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
