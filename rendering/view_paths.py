@@ -34,7 +34,8 @@ def text_of(path: Path) -> str:
 
 
 def beside(root: Path, name: str, what: str) -> str:
-    """The path of a file in a folder, relative to it, with ``/`` between its parts; ``\\`` and spaces around it are no part of it.
+    """The path of a file relative to a folder, with ``/`` between its parts; ``\\`` and spaces around it are no part of it. Files
+    elsewhere on this machine are only read, so they may be named, too; those with absolute paths keep them.
 
     Args:
         root: The folder.
@@ -42,7 +43,7 @@ def beside(root: Path, name: str, what: str) -> str:
         what: The place that says it, for messages.
 
     Raises:
-        ViewError: No name, an absolute path that leads elsewhere, or a path that climbs out of the folder.
+        ViewError: No name, or an absolute path that leads nowhere.
     """
     path = name.strip().replace("\\", "/")
     if not path:
@@ -51,15 +52,9 @@ def beside(root: Path, name: str, what: str) -> str:
         for start in (Path.cwd() / root, root.resolve()):
             if Path(os.path.normpath(path)).is_relative_to(start):
                 return Path(os.path.normpath(path)).relative_to(start).as_posix()
-        raise ViewError(
-            f"{what}: {name!r} is an absolute path, of another machine or another place: write paths relative to {root}"
-        )
-    path = os.path.normpath(path)
-    if path == ".." or path.startswith("../"):
-        raise ViewError(
-            f"{what}: {name!r} climbs out of the folder {root}: move the file into it, or transforms.json to where both are"
-        )
-    return path
+        if not _is_file(Path(path)):
+            raise ViewError(f"{what}: {name!r} is an absolute path of another machine: write paths relative to {root}")
+    return os.path.normpath(path)
 
 
 def located(root: Path, path: str, suffixes: Sequence[str] = ()) -> Path | None:
