@@ -59,7 +59,7 @@ def test_of_learned_objects_distances_and_names_are_those_of_fine_meshes(sirens,
     p = _points(instances, 3000, 4)
     scene = Composite(instances)
     got = scene.closest(p)
-    want, owner = closest_reference(instances, p, 1e-4)
+    want, owner = closest_reference(in_double(instances), p, 2e-4)
     room = TOLERANCE * scene.diagonals[got.owner]
     error = (got.sdf - want).abs()
     assert float((error <= room).double().mean()) > 0.995, float((error / room).max())
