@@ -23,9 +23,10 @@ from compose.batch import FieldBatch
 from compose.bvh import EMPTY, Bvh, node_count
 from compose.cells import Cells
 from compose.kernels import Stand, Tree
+from compose.nearest import Surfaces, nearest_surfaces
 from compose.siren_kernel import serves
 from compose.trace import Elsewhere, TraceCount, TraceScene, trace_rays
-from compose.types import Hits, Instance, Rays, SceneSample, SurfaceSample
+from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.pose import SE3
@@ -67,6 +68,12 @@ class _Assets:
     @cached_property
     def cells(self) -> Cells:
         return Cells.of_fields([(f, t, self._certify and serves(f)) for f, t in self.rows])
+
+    @cached_property
+    def surfaces(self) -> Surfaces:
+        from compose.surfaces import surfaces_of  # its libraries take a while to load
+
+        return surfaces_of(list(self.rows))
 
     @cached_property
     def observed(self) -> tuple[Int[np.ndarray, "a"], Float[np.ndarray, "k n n n"]]:
@@ -233,6 +240,16 @@ class Composite:
         return torch.from_numpy(stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset])
 
     @property
+    def surface_errors(self) -> Float[Tensor, "m"]:
+        """How far the surface of each instance may be off where it is asked, metres: for formulas the rounding of float32
+        coordinates in its box, for other fields the roughness of what is learned, a share of the box diagonal."""
+        stand = self._stand
+        farthest = np.maximum(np.abs(stand.box_lo), np.abs(stand.box_hi)).max(1, initial=0)
+        rough = _ROUGHNESS * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)
+        analytic = np.array([field.analytic for field in self._assets.fields], dtype=bool)
+        return torch.from_numpy(stand.scale * np.where(analytic, _ROUNDING * farthest, rough)[stand.asset])
+
+    @property
     def bounds(self) -> Aabb | None:
         """World box around the boxes of all instances, None for an empty scene."""
         if len(self) == 0:
@@ -320,9 +337,9 @@ class Composite:
                 box counts for what was not asked), owner is -1, colour and features are 0.
 
         Returns:
-            Sample in float64; with ``band=inf`` exactly the least of what all fields say. (What a field says outside of its
-            box is a bound that is too small the farther the box is, see `Field.forward`.) Equal distances go to the
-            lower instance.
+            Sample in float64; with ``band=inf`` exactly the least of what all fields say, which is what is rendered. What a
+            learned field says away from its surface is only about its distance, and outside of its box a bound that is too
+            small (see `Field.forward`): who plans motions asks `closest`. Equal distances go to the lower instance.
 
         Raises:
             ValueError: Points that are not finite or not ``[n, 3]``, or a band that is not greater than 0.
@@ -348,6 +365,28 @@ class Composite:
             rgb = rgb.index_put((rows,), got.rgb)
             feature = feature.index_put((rows,), got.feature)
         return SceneSample(sdf, rgb, feature, owner)
+
+    def closest(self, p_world: Float[Tensor, "n 3"]) -> ClosestSample:
+        """The nearest surface to each point: true distance, whose it is, where, and in which direction.
+
+        What planners and controllers ask. `query` asks the fields themselves, for their colours and features and with
+        gradients to weights and poses; its distances are true only near surfaces.
+
+        Exact solids (primitives, placed or not) are exact; of other fields distances are true to a thousandth of the diagonal
+        of their box (`compose.surfaces.TOLERANCE`) but for parts of them that are thinner than 1/200 of it. Their surfaces are
+        taken from the fields when this is first asked (about half a second each), and kept in the cache folder. Inside of solids
+        the distance is minus that to the surface of the solid in which the point lies deepest.
+
+        Returns:
+            Sample in float64, without graph. In a scene without surfaces: inf, -1, NaN and zeros.
+
+        Raises:
+            ValueError: Points that are not finite or not ``[n, 3]``.
+        """
+        _check_points("closest", p_world)
+        points = np.ascontiguousarray(p_world.detach().double().numpy())
+        found = nearest_surfaces(self._routed, self._stand, self._assets.surfaces, points)
+        return ClosestSample._make(map(torch.from_numpy, found))
 
     def trace(self, rays: Rays) -> Hits:
         """First hits: for each ray the first change of sign from + to - of any instance.
@@ -584,6 +623,9 @@ class _Instances(Sequence[Instance]):
         scale = s._scale[i] if s._scale.requires_grad else float(s._scale[i])
         return Instance(s._names[i], s._fields[i], s._poses[i], scale, s._times[i], bool(s._lit[i]))
 
+
+_ROUNDING = 8 * 2.0**-24  # of the largest coordinate in a box
+_ROUGHNESS = 2e-4  # of the box diagonal
 
 _FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
 

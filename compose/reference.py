@@ -10,12 +10,15 @@ import copy
 import math
 from collections.abc import Sequence
 
+import igl
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from compose.types import Hits, Instance, Rays, SceneSample
 from objects.field import Field, FieldSample
+from objects.primitives import Primitive
 
 _STEPS = 2000  # marching steps along the diagonal of an instance's box
 _BLOCK = 64  # of these steps taken in one call
@@ -43,6 +46,24 @@ def query_reference(instances: Sequence[Instance], p_world: Float[Tensor, "n 3"]
     rgb = torch.stack([s.rgb for s in samples])[owner, torch.arange(n)]
     features = [torch.nn.functional.pad(s.feature, (0, width - s.feature.shape[1])) for s in samples]
     return SceneSample(sdf, rgb, torch.stack(features)[owner, torch.arange(n)], owner)
+
+
+@torch.no_grad()
+def closest_reference(
+    instances: Sequence[Instance], p_world: Float[Tensor, "n 3"], tolerance: float = 2e-5
+) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
+    """Signed distance to the nearest surface, and the owner: each field as a fine mesh, libigl's distance to all of it, the sign
+    by the field itself. Primitives by their formula. ``tolerance`` of the mesh is a share of the longest edge of the box."""
+    each = []
+    for i in instances:
+        p_obj = (i.T_world_obj.inverse() @ p_world.double()) / i.scale
+        sdf = i.field(p_obj).sdf
+        if not isinstance(i.field, Primitive):
+            mesh = i.field.to_mesh(tolerance * float(i.field.bounds.size.max()))
+            squared, _, _ = igl.point_mesh_squared_distance(p_obj.numpy(), mesh.vertices, np.asarray(mesh.faces))
+            sdf = torch.from_numpy(np.sqrt(squared)) * torch.where(sdf < 0, -1.0, 1.0)
+        each.append(sdf.double() * i.scale)
+    return torch.stack(each).min(0)
 
 
 @torch.no_grad()

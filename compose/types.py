@@ -136,3 +136,14 @@ class SurfaceSample(NamedTuple):
     rgb: Float[Tensor, "n 3"]
     feature: Float[Tensor, "n f"]
     normal: Float[Tensor, "n 3"]
+
+
+class ClosestSample(NamedTuple):
+    """The nearest surfaces to ``n`` points: signed distance ``sdf [n]`` (metres, negative inside), ``owner [n]`` (index of the
+    instance, -1 for none), the nearest ``point [n 3]`` of its surface and the ``gradient [n 3]`` of the distance (unit), world
+    frame."""
+
+    sdf: Float[Tensor, "n"]
+    owner: Int[Tensor, "n"]
+    point: Float[Tensor, "n 3"]
+    gradient: Float[Tensor, "n 3"]

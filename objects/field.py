@@ -2,7 +2,7 @@
 
 A field is a map from a point in the object's frame to signed distance (negative inside), colour and features. A subclass
 says only what happens *inside* its box; `Field.forward` continues it to all of space, so that composition, indices and
-renderers never meet a point where a field is undefined.
+renderers never meet a point where a field is undefined. Exact solids need no rule: their own distance holds everywhere.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Field(nn.Module, ABC):
     """
 
     kind: ClassVar[str] = ""
+    # Whether `inside` may be asked at any point and is a bound there (never above the distance to the surface, as outside of an
+    # exact solid): then it is, and the rule below only keeps it from falling under the distance to the box.
+    everywhere: ClassVar[bool] = False
     box_lo: Tensor
     box_hi: Tensor
     lipschitz_estimate: Tensor
@@ -115,15 +118,21 @@ class Field(nn.Module, ABC):
         Returns:
             The sample; differentiable with respect to points, weights and time. Outside the box the distance is
             ``sqrt(|p - q|^2 + max(sdf(q), 0)^2)`` with ``q`` the nearest point of the box, colour and features are
-            those of ``q``.
+            those of ``q``. Fields that are known `everywhere` (exact solids and what is made of fields by set operations) go on
+            as they are, at least ``|p - q|``.
         """
         q = p_obj.clamp(self.box_lo, self.box_hi)
+        if self.everywhere:
+            sample = self.inside(p_obj, time)
+            return sample._replace(sdf=_at_least_gap(p_obj, q, sample.sdf))
         sample = self.inside(q, time)
         return sample._replace(sdf=_extended(p_obj, q, sample.sdf))
 
     def sdf(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None) -> Float[Tensor, "n"]:
         """Signed distance alone, equal to ``forward(p_obj, time).sdf``."""
         q = p_obj.clamp(self.box_lo, self.box_hi)
+        if self.everywhere:
+            return _at_least_gap(p_obj, q, self.inside_sdf(p_obj, time))
         return _extended(p_obj, q, self.inside_sdf(q, time))
 
     def in_double(self) -> Self:
@@ -135,6 +144,12 @@ class Field(nn.Module, ABC):
         """Where among the features the nine of the tint begin (see `SirenField`); None for colours that look the same from all
         sides."""
         return None
+
+    @property
+    def analytic(self) -> bool:
+        """Whether the surface is that of a formula, so that nothing but rounding is wrong with it; learned ones are rough."""
+        children = self.children_fields()
+        return self.everywhere and all(child.analytic for child in children)
 
     @property
     def deforms(self) -> bool:
@@ -169,6 +184,12 @@ def structure(field: Field) -> dict[str, Any]:
     if children := field.children_fields():
         tree["children"] = [structure(child) for child in children]
     return tree
+
+
+def _at_least_gap(p: Tensor, q: Tensor, sdf: Tensor) -> Tensor:
+    gap2 = (p - q).square().sum(-1)
+    outside = gap2 > 0
+    return torch.where(outside & (sdf < (gap := torch.where(outside, gap2, 1).sqrt())), gap, sdf)
 
 
 def _extended(p: Tensor, q: Tensor, sdf_q: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exact signed distances of simple solids, each of one colour; also the oracles of many tests.
+"""Exact signed distances of simple solids, inside and outside and at any distance, each of one colour; oracles of many tests.
 
 Source of the formulas: Inigo Quilez, "Distance functions", https://iquilezles.org/articles/distfunctions/. All solids are
 centred at the origin of the object frame; those with an axis have it along z.
@@ -36,6 +36,7 @@ class Primitive(Field):
         ValueError: A size that is not within 1e-12..1e12, a colour outside 0..1, a feature that is not a finite vector.
     """
 
+    everywhere = True
     size_names: ClassVar[tuple[str, ...]]
     color: Tensor
     feature: Tensor

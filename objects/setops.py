@@ -1,7 +1,9 @@
 """Solids made of solids: union, intersection, difference, their smooth forms, and a solid put elsewhere.
 
-Children are asked by `Field.forward` and `Field.sdf`, so each goes on outside its own box by its own rule. The results of
-intersection and difference are safe bounds (never above the true distance outside), not exact distances.
+Children are asked by `Field.forward` and `Field.sdf`, so each goes on outside its own box by its own rule, and the result holds
+wherever theirs do. What is exact of exact parts: a solid put elsewhere, everywhere; a union without blend, outside. All else is a
+safe bound (never above the distance to the surface): a union inside, intersections, differences, and all blends. For true
+distances to any of them ask `compose.Composite.closest`.
 
 Source: Inigo Quilez, "Smooth minimum", https://iquilezles.org/articles/smin/ (the quadratic polynomial form, normalised so
 that ``smooth`` is the range of ``|a - b|`` over which the surfaces blend; it moves the surface by at most ``smooth / 4``).
@@ -28,6 +30,7 @@ class _Pair(Field):
     of those of the children, so the Lipschitz estimate is the larger of theirs (and at least 1, that of the rule outside).
     """
 
+    everywhere = True
     flip: float
     flip_b: float
     smooth: Tensor
@@ -152,6 +155,7 @@ class Placed(Field):
     """
 
     kind = "placed"
+    everywhere = True
     quat_wxyz: Tensor
     translation: Tensor
     scale: Tensor

@@ -19,10 +19,6 @@ from compose.types import Rays
 from rendering.camera import Camera, pixel_offsets
 from rendering.lights import Light, Rgb, linear_from_srgb, srgb_from_linear
 
-# Shadow rays start this share of the object's box diagonal off its surface: far more than the error of a hit (1e-6 of
-# the same length), far less than anything that is looked at.
-_SHADOW_OFFSET = 2e-4
-
 _TILE = 16  # pixels along the edge of a square that is traced together
 
 # Neighbouring pixels that differ by more than this are given extra samples. The jump of inverse depth is the second
@@ -246,7 +242,7 @@ class _View:
         # Colours that nothing is done to stay as they are.
         self.in_linear_light = config.antialias > 1 or bool(self.lit.any())
         self.normals = config.normals or self.in_linear_light
-        self.shadow_offset = _SHADOW_OFFSET * composite.diagonals
+        self.surface_errors = composite.surface_errors
 
     def see(self, uv: Float[Tensor, "n 2"]) -> _Samples:
         rays = self.camera.rays(uv)
@@ -265,7 +261,9 @@ class _View:
                 normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
             observed[hit] = self.composite.observed(p_world, owner)
-            color[hit] = self._shade(p_world, normal[hit], self._taken_in(surface.rgb.double().clamp(0, 1)), owner)
+            color[hit] = self._shade(
+                p_world, normal[hit], surface.sdf, self._taken_in(surface.rgb.double().clamp(0, 1)), owner
+            )
         return _Samples(color, depth, normal, hits.owner.long(), feature, observed)
 
     def display(self, color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
@@ -276,13 +274,17 @@ class _View:
     def _taken_in(self, srgb: Tensor) -> Tensor:
         return linear_from_srgb(srgb) if self.in_linear_light else srgb
 
-    def _shade(self, p_world: Tensor, normal: Tensor, albedo: Tensor, owner: Tensor) -> Tensor:
-        """Lambert: albedo times the irradiance of all lights; unlit instances keep their own colour."""
+    def _shade(self, p_world: Tensor, normal: Tensor, sdf: Tensor, albedo: Tensor, owner: Tensor) -> Tensor:
+        """Lambert: albedo times the irradiance of all lights; unlit instances keep their own colour.
+
+        Shadow rays start off the surface by the error of the surface and of the hit (``sdf``, what the field says at it), however
+        large the object is: whatever stands on it casts its shadow.
+        """
         lit = self.lit[owner].nonzero()[:, 0]
         if len(lit) == 0:
             return albedo
         p_world, normal = p_world[lit], normal[lit]
-        start = p_world + self.shadow_offset[owner[lit]][:, None] * normal
+        start = p_world + (self.surface_errors[owner[lit]] - sdf[lit].double())[:, None] * normal
         total = torch.zeros_like(p_world)
         for light in self.lights:
             irradiance = light.irradiance(p_world, normal)

@@ -21,12 +21,13 @@ from scenes.track import Vec, number, vector
 
 
 class Closest(NamedTuple):
-    """The scene at ``n`` points: signed distance ``sdf [n]`` (metres), its ``gradient [n, 3]`` (world), and the ``path`` of the
-    closest object of each (empty in an empty scene)."""
+    """The nearest surfaces to ``n`` points: signed distance ``sdf [n]`` (metres, negative inside), its ``gradient [n, 3]`` (unit),
+    the ``path`` of the object of each (empty in an empty scene), and the nearest ``point [n, 3]`` of it; world frame."""
 
     sdf: Float[Tensor, "n"]
     gradient: Float[Tensor, "n 3"]
     path: list[str]
+    point: Float[Tensor, "n 3"]
 
 
 class Seen(NamedTuple):
@@ -117,23 +118,25 @@ class Questions(NodeStore):
         wanted = set(found if tagged is None else tagged)
         return [path for path in found if path in wanted]
 
-    def closest(self, points: Float[Tensor, "n 3"] | Sequence[Sequence[float]], time: float = 0.0) -> Closest:
-        """Signed distance, gradient and closest object at world points (metres).
+    def closest(self, points: Float[Tensor, "n 3"] | Sequence[Any], time: float = 0.0) -> Closest:
+        """True distance to the nearest surface, gradient and closest object at world points (metres) ``[n, 3]``, or at one
+        ``[3]``, which counts as ``n = 1``.
 
-        Outside an object's box its distance is a lower bound that grows with the distance to the box (see `Field`).
+        Exact for exact solids, to a thousandth of its size for any other object; see `Composite.closest`. Colours, features and
+        gradients with respect to shapes and poses: `Composite.query` of ``at(time)``.
+
+        Raises:
+            ValueError: Points of another shape, or that are not finite.
         """
         p = torch.as_tensor(points, dtype=torch.float64)
+        if p.shape == (3,):
+            p = p[None]
         if p.dim() != 2 or p.shape[1] != 3:
             raise ValueError(f"closest: expected points [n, 3], such as [[1, 0, 0]], got shape {list(p.shape)}")
         scene = self.at(time)
-        with torch.enable_grad():
-            p = p.detach().requires_grad_(True)
-            sample = scene.query(p)
-            gradient = torch.zeros_like(p)
-            if sample.sdf.requires_grad:
-                (gradient,) = torch.autograd.grad(sample.sdf.sum(), p)
-        names = scene._names
-        return Closest(sample.sdf.detach(), gradient, [names[i] if i >= 0 else "" for i in sample.owner.tolist()])
+        found = scene.closest(p)
+        paths = [scene._names[i] if i >= 0 else "" for i in found.owner.tolist()]
+        return Closest(found.sdf, found.gradient, paths, found.point)
 
     def cast(
         self, origins: Float[Tensor, "n 3"] | Sequence[Sequence[float]], directions: Any, time: float = 0.0

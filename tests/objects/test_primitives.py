@@ -104,6 +104,27 @@ def test_distances_equal_the_nearest_of_dense_surface_points(name):
     assert (sdf < 0).any() and (sdf > 0).any()
 
 
+@pytest.mark.parametrize("name", SOLIDS)
+@pytest.mark.parametrize("away", [1.1, 3.0, 30.0])
+def test_distances_are_exact_outside_the_box_too(name, away):
+    field, surface, _ = SOLIDS[name]
+    p = (
+        away
+        * field.bounds.diagonal
+        * torch.nn.functional.normalize(_points_in_box(field) - field.bounds.center, dim=-1)
+    )
+    nearest, _ = KDTree(surface).query(p.numpy())
+    np.testing.assert_allclose(field.in_double().sdf(p).numpy(), nearest, atol=2 * SPACING**2, rtol=0)
+
+
+@every_solid
+def test_distance_is_never_below_that_to_the_box(field):
+    p = 3 * torch.randn(2000, 3, generator=torch.Generator().manual_seed(2))
+    gap = (p - p.clamp(field.box_lo, field.box_hi)).norm(dim=-1)
+    assert ((field.sdf(p) >= gap * (1 - 1e-6)) | (gap == 0)).all()
+    assert torch.equal(field(p).sdf, field.sdf(p))
+
+
 def test_rounded_box_is_the_smaller_box_grown_by_the_rounding():
     size, rounding = np.array([1.0, 0.4, 0.8]), 0.1
     field = Box(size.tolist(), rounding=rounding).in_double()

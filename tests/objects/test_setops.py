@@ -1,5 +1,7 @@
 import math
 
+import igl
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, stack_module_state, vmap
@@ -144,12 +146,32 @@ def test_placed_moves_turns_and_scales_a_field():
     torch.testing.assert_close(surface.amax(0), field.bounds.hi.double(), atol=1e-5, rtol=0)
 
 
+def test_unions_and_placed_solids_are_exact_outside_of_all_boxes():
+    parts = [Placed(Sphere(0.3), SE3.from_translation([x, 0.1, 0.0]), 1.5) for x in (-1.0, 1.2)]
+    field, p = (parts[0] | parts[1]).double(), _points(parts[0] | parts[1], spread=8.0)
+    want = torch.stack([(p - torch.tensor([x, 0.1, 0.0])).norm(dim=-1) - 0.45 for x in (-1.0, 1.2)]).amin(0)
+    outside = ~field.bounds.contains(p)
+    torch.testing.assert_close(field.sdf(p)[outside], want[outside], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.3])
+@every_kind
+def test_far_away_operations_stay_between_the_distances_to_their_box_and_to_their_surface(kind, smooth):
+    field = _operation(kind, smooth).double()
+    p = _points(field, n=300, spread=10.0)
+    p = p[~field.bounds.contains(p)]
+    mesh = field.to_mesh(2e-3)
+    squared, _, _ = igl.point_mesh_squared_distance(p.numpy(), mesh.vertices, np.asarray(mesh.faces))
+    gap = (p - p.clamp(field.box_lo, field.box_hi)).norm(dim=-1)
+    assert (field.sdf(p) >= gap - 1e-9).all()
+    assert (field.sdf(p) <= torch.from_numpy(np.sqrt(squared)) + 1e-2).all()
+
+
 def test_nested_operations_equal_the_formula_of_their_parts():
     ring = Torus(0.5, 0.2)
     field = ((_a() | ring) - _b()).double()
     p = _points(field)
     a, r, b = _a().double().sdf(p), ring.double().sdf(p), _b().double().sdf(p)
-    # The union goes on outside its own box by the rule; inside it is the minimum.
     torch.testing.assert_close(field.sdf(p), torch.maximum(torch.minimum(a, r), -b), atol=1e-12, rtol=0)
 
 

@@ -268,6 +268,23 @@ def test_lamp_behind_the_wall_lights_nothing_in_front_of_it():
     assert (frame.rgb[frame.owner >= 0] == 0).all()
 
 
+@pytest.mark.parametrize("edge", [2.0, 100.0, 400.0])
+def test_a_thin_plate_casts_its_shadow_however_large_the_floor(edge):
+    """Sun 5 degrees high: 30 cm wide and ``1.5 cm / tan 5`` long, whatever the floor's box is."""
+    slope = math.radians(5)
+    slab = Instance("floor", Box((edge, edge, 0.1)), SE3.from_translation([0.0, 0.0, -0.05]))
+    plate = Instance("plate", Box((0.3, 0.3, 0.015)), SE3.from_translation([0.0, 0.0, 0.0075]))
+    sun = DirectionalLight((-math.cos(slope), 0.0, -math.sin(slope)))
+    camera = Camera.look_at((-0.22, 0, 1.5), (-0.22, 0.0001, 0), 128, 128, 12)
+    with_shadow, without = (
+        render(Composite([slab, plate]), camera, lights=[sun], config=RenderConfig(antialias=1, shadows=s))
+        for s in (True, False)
+    )
+    dark = ((with_shadow.rgb - without.rgb).abs().amax(-1) > 0.01) & (with_shadow.owner == 0)
+    pixel = 2 * 1.5 * math.tan(math.radians(6)) / 128
+    assert float(dark.sum()) * pixel**2 == pytest.approx(0.3 * 0.015 / math.tan(slope), rel=0.06)
+
+
 def test_ball_beyond_the_lamp_casts_no_shadow():
     scene = Composite([floor(), ball(0.2, pose=at(0, 0, 1.5))])
     camera = Camera.look_at((0, -1.5, 1.0), (0, 0, 0), 30, 20, 40)

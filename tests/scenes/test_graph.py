@@ -643,6 +643,20 @@ def test_closest_gives_distance_gradient_and_name():
     torch.testing.assert_close(got.sdf, torch.tensor([0.01, 0.01, -0.1], dtype=torch.float64), atol=1e-6, rtol=0)
     want = torch.tensor([[-1.0, 0, 0], [0, 0, 1], [-1, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(got.gradient, want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(got.point, torch.tensor([[3.0, 0, 0], [0, 0, 0.5], [3.0, 0, 0]], dtype=torch.float64))
+
+
+def test_closest_takes_one_point_and_is_true_far_away():
+    graph = SceneGraph()
+    graph.add("ball", Sphere(0.5))
+    graph.add("shelf", Box((2.0, 0.1, 0.1)), pose=at(0, 3))
+    for point, path, distance in (([0.0, 0.0, 40.0], "ball", 39.5), ([-3.0, 2.95, 0.0], "shelf", 2.0)):
+        got = graph.closest(point)
+        assert got.path == [path]
+        assert math.isclose(got.sdf.item(), distance, abs_tol=1e-6)
+        assert math.isclose(got.gradient.norm().item(), 1, abs_tol=1e-9)
+    with pytest.raises(ValueError, match=r"closest: expected points \[n, 3\]"):
+        graph.closest([1.0, 2.0])
 
 
 def test_pick_and_cast_name_what_is_seen_first():

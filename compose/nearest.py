@@ -1,0 +1,364 @@
+"""Compiled search for the nearest surface: over the tree of instances, and in it over the triangles of each asset.
+
+Plain Python functions compiled by numba; a thread takes some points at a time, and none looks at another. Closest point of a
+triangle: Ericson, "Real-Time Collision Detection" (2005), section 5.1.5. Distances of solids: see `objects.primitives`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from compose.bvh import EMPTY, INNER, STACK, box_distance2
+from compose.kernels import instance_box_distance, to_object
+from compose.lean import lean
+
+_POINTS = 64  # that a thread takes at a time
+FACE, EDGES, CORNERS = 0, 1, 4  # first rows of `Surfaces.normal` of a triangle
+TRIANGLES, SPHERE, BOX, CYLINDER, CAPSULE, TORUS, NOTHING = range(7)
+
+
+class Surfaces(NamedTuple):
+    """The surfaces of all assets, one after another (`compose.surfaces.AssetSurface`)."""
+
+    solid: np.ndarray  # [a, 18]
+    centre: np.ndarray  # [a, 3]
+    node_at: np.ndarray  # [a]
+    triangle_at: np.ndarray  # [a + 1]
+    depth: np.ndarray  # [a] of the tree
+    node: np.ndarray
+    corner: np.ndarray
+    normal: np.ndarray
+    grid_lo: np.ndarray  # [a, 2, 3]
+    grid_cell: np.ndarray  # [a, 2]
+    grid_shape: np.ndarray  # [a, 2, 3]
+    grid_at: np.ndarray  # [a, 2]
+    grid: np.ndarray
+    plain: np.ndarray
+    slack: np.ndarray  # [a] object units: what a search may give away
+
+
+@numba.njit(cache=True, parallel=True)
+def nearest_surfaces(tree, stand, surfaces, points):
+    """For each of ``points [n, 3]`` (world) the signed distance to the nearest surface of any instance, by branch and bound.
+
+    Inside of solids it is minus the distance to the surface of that in which the point lies deepest. Equal distances go to the
+    lower instance.
+
+    Returns ``sdf [n]`` (metres), ``owner [n]``, the nearest point ``[n, 3]`` and the gradient ``[n, 3]`` (unit, world); inf, -1,
+    NaN and zeros where there is no surface at all.
+    """
+    n = len(points)
+    sdf, owner = np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
+    foot, gradient = np.full((n, 3), np.nan), np.zeros((n, 3))
+    for block in numba.prange((n + _POINTS - 1) // _POINTS):
+        stack, stack_d2 = np.empty((2, STACK), dtype=np.int64), np.empty((2, STACK))
+        for k in range(block * _POINTS, min(n, (block + 1) * _POINTS)):
+            x, y, z = points[k, 0], points[k, 1], points[k, 2]
+            sdf[k], owner[k], q, g = _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2)
+            i = owner[k]
+            if i >= 0:
+                for r in range(3):
+                    rot = stand.rot[i, r]
+                    foot[k, r] = stand.scale[i] * (rot[0] * q[0] + rot[1] * q[1] + rot[2] * q[2]) + stand.trans[i, r]
+                    gradient[k, r] = rot[0] * g[0] + rot[1] * g[1] + rot[2] * g[2]
+    return sdf, owner, foot, gradient
+
+
+@numba.njit(cache=True, parallel=True)
+def distances_to_one(surfaces, points):
+    """Signed distances and gradients ``[n, 4]`` of the first asset at ``points [n, 3]`` (object frame)."""
+    n = len(points)
+    out = np.empty((n, 4))
+    for block in numba.prange((n + _POINTS - 1) // _POINTS):
+        stack, stack_d2 = np.empty(STACK, dtype=np.int64), np.empty(STACK)
+        for k in range(block * _POINTS, min(n, (block + 1) * _POINTS)):
+            out[k, 0], _, g = _asset_surface(
+                surfaces, 0, points[k, 0], points[k, 1], points[k, 2], np.inf, stack, stack_d2
+            )
+            out[k, 1], out[k, 2], out[k, 3] = g
+    return out
+
+
+@numba.njit(cache=True, parallel=True)
+def interpolated_everywhere(surfaces, level, within):
+    """What the first asset's grid says in each of its cells at ``within [m, 3]`` (in 0..1): ``[k, m]``, ``k`` the rows of the
+    grid; 0 for rows that begin no cell."""
+    nx, ny, nz = surfaces.grid_shape[0, level]
+    out = np.zeros((nx * ny * nz, len(within)))
+    for i in numba.prange(nx - 1):
+        for j in range(ny - 1):
+            for k in range(nz - 1):
+                row = (i * ny + j) * nz + k
+                for m in range(len(within)):
+                    out[row, m] = interpolated(
+                        surfaces, 0, level, surfaces.grid_at[0, level] + row, within[m, 0], within[m, 1], within[m, 2]
+                    )[0]
+    return out
+
+
+@lean
+def _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2):
+    """Signed distance, owner, and in the owner's frame the nearest point and the gradient."""
+    nodes, nodes_d2 = stack[0], stack_d2[0]
+    nodes[0], nodes_d2[0], top = 1, box_distance2(tree.lo, tree.hi, 1, x, y, z), 1
+    best, owner, q, g = np.inf, -1, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
+    while top > 0:
+        top -= 1
+        node = nodes[top]
+        if nodes_d2[top] > max(best, 0.0) ** 2:
+            continue
+        i = tree.instance[node]
+        if i == EMPTY:
+            continue
+        if i == INNER:
+            near, far = 2 * node, 2 * node + 1
+            d_near = box_distance2(tree.lo, tree.hi, near, x, y, z)
+            d_far = box_distance2(tree.lo, tree.hi, far, x, y, z)
+            if d_far < d_near:
+                near, far, d_near, d_far = far, near, d_far, d_near
+            nodes[top], nodes_d2[top] = far, d_far
+            nodes[top + 1], nodes_d2[top + 1] = near, d_near
+            top += 2
+            continue
+        away = instance_box_distance(stand, i, x, y, z)
+        if away > max(best, 0.0):
+            continue
+        # In its box it may hold the point, and deeper than anything so far: then its surface must be found wherever it is.
+        reach = np.inf if away == 0.0 else best / stand.scale[i]
+        px, py, pz = to_object(stand, i, x, y, z)
+        distance, found_q, found_g = _asset_surface(surfaces, stand.asset[i], px, py, pz, reach, stack[1], stack_d2[1])
+        distance *= stand.scale[i]
+        if distance < best or (distance == best and distance < np.inf and i < owner):
+            best, owner, q, g = distance, i, found_q, found_g
+    return best, owner, q, g
+
+
+@lean
+def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
+    """Signed distance (object units; inf if it is not within ``reach``), nearest point and gradient of an asset."""
+    solid = s.solid[a]
+    kind = int(solid[0])
+    if kind == NOTHING:
+        return np.inf, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
+    if kind != TRIANGLES:
+        x, y, z, scale = x - solid[10], y - solid[11], z - solid[12], solid[13]
+        u = (solid[1] * x + solid[4] * y + solid[7] * z) / scale
+        v = (solid[2] * x + solid[5] * y + solid[8] * z) / scale
+        w = (solid[3] * x + solid[6] * y + solid[9] * z) / scale
+        distance, gu, gv, gw = _solid(kind, solid[14], solid[15], solid[16], solid[17], u, v, w)
+        distance *= scale
+        gx = solid[1] * gu + solid[2] * gv + solid[3] * gw
+        gy = solid[4] * gu + solid[5] * gv + solid[6] * gw
+        gz = solid[7] * gu + solid[8] * gv + solid[9] * gw
+        qx = x - distance * gx + solid[10]
+        qy = y - distance * gy + solid[11]
+        return distance, (qx, qy, z - distance * gz + solid[12]), (gx, gy, gz)
+    cx, cy, cz = s.centre[a, 0], s.centre[a, 1], s.centre[a, 2]
+    x, y, z = x - cx, y - cy, z - cz
+    for level in range(2):
+        at, u, v, w = _cell(s, a, level, x, y, z)
+        if at >= 0:
+            if s.plain[at]:
+                distance, gx, gy, gz = interpolated(s, a, level, at, u, v, w)
+                qx, qy, qz = x - distance * gx + cx, y - distance * gy + cy, z - distance * gz + cz
+                return distance, (qx, qy, qz), (gx, gy, gz)
+            reach = min(reach, _bound(s, a, level, at, u, v, w) + 2 * s.slack[a])
+            break
+    d2, row, part, qx, qy, qz = _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2)
+    if row < 0:
+        return np.inf, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
+    nx, ny, nz = s.normal[row, part, 0] / 32767.0, s.normal[row, part, 1] / 32767.0, s.normal[row, part, 2] / 32767.0
+    dx, dy, dz = x - qx, y - qy, z - qz
+    distance = np.sqrt(d2)
+    if dx * nx + dy * ny + dz * nz < 0.0:
+        distance = -distance
+    node = s.node[s.node_at[a] + 1]
+    if abs(distance) > 1e-6 * (node[3] - node[0] + node[4] - node[1] + node[5] - node[2]):
+        nx, ny, nz = dx / distance, dy / distance, dz / distance
+    length = np.sqrt(nx * nx + ny * ny + nz * nz)
+    return distance, (qx + cx, qy + cy, qz + cz), (nx / length, ny / length, nz / length)
+
+
+# -- grids -------------------------------------------------------------------------------------------------------------
+
+
+@lean
+def _cell(s, a, level, x, y, z):
+    """The cell of a grid that a point lies in: row of its lowest corner (-1 beyond the grid), and where in it, in 0..1."""
+    cell = s.grid_cell[a, level]
+    u, v, w = (
+        (x - s.grid_lo[a, level, 0]) / cell,
+        (y - s.grid_lo[a, level, 1]) / cell,
+        (z - s.grid_lo[a, level, 2]) / cell,
+    )
+    nx, ny, nz = s.grid_shape[a, level, 0], s.grid_shape[a, level, 1], s.grid_shape[a, level, 2]
+    if not (0.0 <= u < nx - 1 and 0.0 <= v < ny - 1 and 0.0 <= w < nz - 1):
+        return -1, 0.0, 0.0, 0.0
+    i, j, k = int(u), int(v), int(w)
+    return s.grid_at[a, level] + (i * ny + j) * nz + k, u - i, v - j, w - k
+
+
+@lean
+def interpolated(s, a, level, at, u, v, w):
+    """Distance and unit gradient from the corners of a cell.
+
+    The trilinear interpolation of values misses the second derivatives by as much as that of the corners' linear functions, the
+    other way round: half way between them lies what is right to third order.
+    """
+    cell, ny, nz = s.grid_cell[a, level], s.grid_shape[a, level, 1], s.grid_shape[a, level, 2]
+    distance, gx, gy, gz = 0.0, 0.0, 0.0, 0.0
+    for c in range(8):
+        i, j, k = c >> 2, (c >> 1) & 1, c & 1
+        share = (u if i else 1.0 - u) * (v if j else 1.0 - v) * (w if k else 1.0 - w)
+        row = s.grid[at + (i * ny + j) * nz + k]
+        distance += share * (row[0] + 0.5 * cell * (row[1] * (u - i) + row[2] * (v - j) + row[3] * (w - k)))
+        gx, gy, gz = gx + share * row[1], gy + share * row[2], gz + share * row[3]
+    length = max(np.sqrt(gx * gx + gy * gy + gz * gz), 1e-12)
+    return distance, gx / length, gy / length, gz / length
+
+
+@lean
+def _bound(s, a, level, at, u, v, w):
+    """How far the nearest surface is at most: the least distance to the nearest points of the cell's corners."""
+    cell, ny, nz = s.grid_cell[a, level], s.grid_shape[a, level, 1], s.grid_shape[a, level, 2]
+    best2 = np.inf
+    for c in range(8):
+        i, j, k = c >> 2, (c >> 1) & 1, c & 1
+        row = s.grid[at + (i * ny + j) * nz + k]
+        dx, dy, dz = (
+            cell * (u - i) + row[0] * row[1],
+            cell * (v - j) + row[0] * row[2],
+            cell * (w - k) + row[0] * row[3],
+        )
+        best2 = min(best2, dx * dx + dy * dy + dz * dz)
+    return np.sqrt(best2)
+
+
+# -- triangles ---------------------------------------------------------------------------------------------------------
+
+
+@lean
+def _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2):
+    """Squared distance, row, part (face, edge, corner) and nearest point of the nearest triangle closer than ``reach``, up to
+    the asset's ``slack``; row -1 for none."""
+    best2, slack = reach * reach, s.slack[a]
+    cut2 = max(reach - slack, 0.0) ** 2
+    depth, base, first = s.depth[a], s.node_at[a], s.triangle_at[a]
+    t = s.triangle_at[a + 1] - first
+    leaves = 1 << depth
+    row, part, qx, qy, qz = -1, 0, 0.0, 0.0, 0.0
+    stack[0], stack_d2[0], top = 1, _node_distance2(s.node, base + 1, x, y, z), 1
+    while top > 0:
+        top -= 1
+        node = stack[top]
+        if stack_d2[top] >= cut2:
+            continue
+        while node < leaves:
+            near, far = 2 * node, 2 * node + 1
+            d_near = _node_distance2(s.node, base + near, x, y, z)
+            d_far = _node_distance2(s.node, base + far, x, y, z)
+            if d_far < d_near:
+                near, far, d_near, d_far = far, near, d_far, d_near
+            if d_far < cut2:
+                stack[top], stack_d2[top] = far, d_far
+                top += 1
+            if d_near >= cut2:
+                break
+            node = near
+        if node < leaves:
+            continue
+        i = node - leaves
+        for k in range(first + ((i * t) >> depth), first + (((i + 1) * t) >> depth)):
+            d2, found, ux, uy, uz = _triangle(s.corner, k, x, y, z)
+            if d2 < best2:
+                best2, row, part, qx, qy, qz = d2, k, found, ux, uy, uz
+                cut2 = max(np.sqrt(d2) - slack, 0.0) ** 2
+    return best2, row, part, qx, qy, qz
+
+
+@lean
+def _node_distance2(node, k, x, y, z):
+    dx = max(node[k, 0] - x, 0.0, x - node[k, 3])
+    dy = max(node[k, 1] - y, 0.0, y - node[k, 4])
+    dz = max(node[k, 2] - z, 0.0, z - node[k, 5])
+    return dx * dx + dy * dy + dz * dz
+
+
+@lean
+def _triangle(corner, k, x, y, z):
+    """Squared distance of a point to triangle ``k``, which part of it is nearest, and where."""
+    ax, ay, az = np.float64(corner[k, 0]), np.float64(corner[k, 1]), np.float64(corner[k, 2])
+    ux, uy, uz = corner[k, 3] - ax, corner[k, 4] - ay, corner[k, 5] - az  # from a to b
+    vx, vy, vz = corner[k, 6] - ax, corner[k, 7] - ay, corner[k, 8] - az  # from a to c
+    px, py, pz = x - ax, y - ay, z - az
+    uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
+    d1, d2 = ux * px + uy * py + uz * pz, vx * px + vy * py + vz * pz
+    d3, d4, d5, d6 = d1 - uu, d2 - uv, d1 - uv, d2 - vv
+    va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
+    if d1 <= 0.0 and d2 <= 0.0:
+        part, s, t = CORNERS, 0.0, 0.0
+    elif d3 >= 0.0 and d4 <= d3:
+        part, s, t = CORNERS + 1, 1.0, 0.0
+    elif d6 >= 0.0 and d5 <= d6:
+        part, s, t = CORNERS + 2, 0.0, 1.0
+    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
+        part, s, t = EDGES, d1 / (d1 - d3), 0.0
+    elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
+        part, s, t = EDGES + 2, 0.0, d2 / (d2 - d6)
+    elif va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0:
+        t = (d4 - d3) / ((d4 - d3) + (d5 - d6))
+        part, s = EDGES + 1, 1.0 - t
+    else:
+        whole = va + vb + vc
+        part, s, t = FACE, vb / whole, vc / whole
+    qx, qy, qz = ax + s * ux + t * vx, ay + s * uy + t * vy, az + s * uz + t * vz
+    dx, dy, dz = x - qx, y - qy, z - qz
+    return dx * dx + dy * dy + dz * dz, part, qx, qy, qz
+
+
+# -- exact solids ------------------------------------------------------------------------------------------------------
+
+
+@lean
+def _solid(kind, s0, s1, s2, s3, x, y, z):
+    """Distance of an exact solid and its unit gradient."""
+    if kind == SPHERE:
+        return _from_centre(x, y, z, s0)
+    if kind == BOX:
+        return _from_corner(x, y, z, 0.5 * s0 - s3, 0.5 * s1 - s3, 0.5 * s2 - s3, s3)
+    radius = np.sqrt(x * x + y * y)
+    cx, cy = (x / radius, y / radius) if radius > 0.0 else (1.0, 0.0)
+    if kind == CYLINDER:  # in the half plane of the axis and the point it is a box
+        distance, gr, _, gz = _from_corner(radius, 0.0, z, s0, np.inf, 0.5 * s1, 0.0)
+    elif kind == CAPSULE:
+        distance, gr, _, gz = _from_centre(radius, 0.0, z - min(max(z, -0.5 * s1), 0.5 * s1), s0)
+    else:
+        distance, gr, _, gz = _from_centre(radius - s0, 0.0, z, s1)
+    return distance, cx * gr, cy * gr, gz
+
+
+@lean
+def _from_centre(x, y, z, radius):
+    length = np.sqrt(x * x + y * y + z * z)
+    if length > 0.0:
+        return length - radius, x / length, y / length, z / length
+    return -radius, 1.0, 0.0, 0.0
+
+
+@lean
+def _from_corner(x, y, z, hx, hy, hz, rounding):
+    """A box of half edges ``hx, hy, hz``, grown by ``rounding``."""
+    qx, qy, qz = abs(x) - hx, abs(y) - hy, abs(z) - hz
+    sx, sy, sz = (1.0 if x >= 0.0 else -1.0), (1.0 if y >= 0.0 else -1.0), (1.0 if z >= 0.0 else -1.0)
+    ox, oy, oz = max(qx, 0.0), max(qy, 0.0), max(qz, 0.0)
+    length = np.sqrt(ox * ox + oy * oy + oz * oz)
+    if length > 0.0:
+        return length - rounding, sx * ox / length, sy * oy / length, sz * oz / length
+    if qx >= qy and qx >= qz:
+        return qx - rounding, sx, 0.0, 0.0
+    if qy >= qz:
+        return qy - rounding, 0.0, sy, 0.0
+    return qz - rounding, 0.0, 0.0, sz

@@ -1,0 +1,343 @@
+"""The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree.
+
+The triangles are the field's zero set: marching cubes with vertices moved onto it (`objects.meshing`), of ``1 / _CELLS`` of the
+longest edge, then made fewer where it is flat (manifold3d). Together they stray from the zero set by less than `TOLERANCE` of
+the box diagonal but for places thinner than a cell. Set operations of exact solids are cut sharp from meshes of their parts, as
+marching cubes would cut off their edges. What was made is kept in the cache folder.
+
+The tree of an asset is implicit, like that of `compose.bvh`: node ``k`` has children ``2k`` and ``2k + 1``, and as triangles are
+halved evenly, node ``i`` of depth ``d`` holds those from ``i t >> d`` to ``(i + 1) t >> d`` of all ``t``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import cast
+
+import manifold3d
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from tqdm import tqdm
+
+from compose.cells import Known
+from compose.nearest import (
+    BOX,
+    CAPSULE,
+    CYLINDER,
+    NOTHING,
+    SPHERE,
+    TORUS,
+    TRIANGLES,
+    Surfaces,
+    distances_to_one,
+    interpolated_everywhere,
+)
+from objects.cache import cache_folder, content_key
+from objects.field import Field, FieldSample
+from objects.files import FieldFileError, field_hash, storable, write_atomically
+from objects.meshing import field_to_mesh
+from objects.pose import rotation_from_quat
+from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
+from objects.setops import Difference, Intersection, Placed, Union
+
+TOLERANCE = 1e-3  # of the box diagonal: what `Composite.closest` states for fields that aren't exact
+
+_VERSION = 2  # part of every cache key: raise it when the same field would give another surface
+_CELLS = 192  # along the longest edge
+_SIMPLER = 2.5e-4  # of the box diagonal: how far simplifying may move the surface
+_LEAF = 4  # most triangles of a leaf
+_SLACK = 1e-4  # of the box diagonal: how much a search for the nearest triangle may give away
+_PLAIN = 2e-4  # of the box diagonal: how far what is interpolated in a cell may be off at its samples
+# Of the grid about the box and the one that reaches farther: cells along the longest edge, and what is added to the box on each
+# side, in longest edges.
+_GRIDS = ((32, 0.08), (7, 1.5))
+_CURVED = 256  # segments of a full circle where an exact solid becomes a mesh
+
+_SOLIDS: dict[type[Field], tuple[int, tuple[str, ...]]] = {
+    Sphere: (SPHERE, ("radius",)),
+    Box: (BOX, ("size", "rounding")),
+    Cylinder: (CYLINDER, ("radius", "height")),
+    Capsule: (CAPSULE, ("radius", "height")),
+    Torus: (TORUS, ("major", "minor")),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class AssetSurface:
+    """The surface of one asset of ``t`` triangles in a tree of ``2 l`` nodes, relative to ``centre``.
+
+    Args:
+        solid: ``[18]`` float64: what it is (`TRIANGLES`, `SPHERE`, ...), then for an exact solid its frame in that of the object
+            (rotation row by row, translation, scale) and up to four sizes.
+        centre: ``[3]`` float64, of the box.
+        node: ``[2 l, 6]`` float32, boxes (lo, hi).
+        corner: ``[t, 9]`` float32, corners of the triangles, counter-clockwise seen from outside.
+        normal: ``[t, 7, 3]`` int16: directions (of length 32767) that tell outside from inside where the nearest point lies on the
+            face, on the edges that begin at corners 0, 1, 2, or on these corners (Baerentzen, Aanaes, "Signed Distance
+            Computation Using the Angle Weighted Pseudonormal", 2005).
+        grid_lo, grid_cell, grid_shape: Of two grids, one about the box and a coarser one that reaches farther: least corner
+            ``[2, 3]`` (relative to ``centre``), edge of a cell ``[2]``, corners along each axis ``[2, 3]``.
+        grid: ``[g, 4]`` float32, signed distance and its gradient at the corners of both.
+        plain: ``[g]`` bool, whether what is interpolated in the cell that begins at a corner was right at all of its samples.
+        slack: ``[1]`` object units: how much a search for the nearest triangle may give away.
+    """
+
+    solid: np.ndarray
+    centre: np.ndarray
+    node: np.ndarray
+    corner: np.ndarray
+    normal: np.ndarray
+    grid_lo: np.ndarray
+    grid_cell: np.ndarray
+    grid_shape: np.ndarray
+    grid: np.ndarray
+    plain: np.ndarray
+    slack: np.ndarray
+
+
+def surfaces_of(wanted: Sequence[tuple[Field, float | None]]) -> Surfaces:
+    """Of fields at times, one after another.
+
+    Raises:
+        ValueError: A field gives values that are not finite.
+    """
+    bar = tqdm(wanted, desc="surfaces", unit="object", delay=2, leave=False, disable=None)
+    return _joined([surface_of(field, time) for field, time in bar])
+
+
+def _joined(found: list[AssetSurface]) -> Surfaces:
+    shape = np.stack([np.zeros((2, 3), np.int64), *(s.grid_shape for s in found)])[1:]
+    rows = shape.prod(-1).reshape(-1)
+
+    def starts(lengths: list[int]) -> np.ndarray:
+        return np.cumsum([0, *lengths], dtype=np.int64)
+
+    def joined(name: str, empty: np.ndarray) -> np.ndarray:
+        return np.concatenate([empty, *(getattr(s, name) for s in found)])
+
+    return Surfaces(
+        np.stack([np.zeros(18), *(s.solid for s in found)])[1:],
+        np.stack([np.zeros(3), *(s.centre for s in found)])[1:],
+        starts([len(s.node) for s in found])[:-1],
+        starts([len(s.corner) for s in found]),
+        np.array([max(len(s.node), 2).bit_length() - 2 for s in found], dtype=np.int64),
+        joined("node", np.zeros((0, 6), np.float32)),
+        joined("corner", np.zeros((0, 9), np.float32)),
+        joined("normal", np.zeros((0, 7, 3), np.int16)),
+        np.stack([np.zeros((2, 3)), *(s.grid_lo for s in found)])[1:],
+        np.stack([np.ones(2), *(s.grid_cell for s in found)])[1:],
+        shape,
+        (np.cumsum(rows) - rows).reshape(-1, 2),
+        joined("grid", np.zeros((0, 4), np.float32)),
+        joined("plain", np.zeros(0, bool)),
+        joined("slack", np.zeros(0)),
+    )
+
+
+def surface_of(field: Field, time: float | None = None) -> AssetSurface:
+    """The surface of a field at a time, made on first use and again whenever the weights have changed; kept in the cache folder."""
+    return _KNOWN.of(field, time, lambda: _stored_or_built(field, time))
+
+
+_KNOWN: Known[float | None, AssetSurface] = Known()
+
+
+def _stored_or_built(field: Field, time: float | None) -> AssetSurface:
+    solid = _solid(field)
+    if solid is not None:
+        return _surface(field, solid, np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64))
+    if not storable(field):  # of the caller's own making: its numbers don't say all of it
+        return _built(field, time)
+    key = content_key("surface", _VERSION, _CELLS, _SIMPLER, field_hash(field), time)
+    path = cache_folder("surfaces") / f"{key}.safetensors"
+    surface = _read(path)
+    if surface is None:
+        surface = _built(field, time)
+        arrays = {f.name: np.ascontiguousarray(getattr(surface, f.name)) for f in fields(surface)}
+        with contextlib.suppress(FieldFileError):  # no room: it is made again the next time
+            write_atomically(path, safetensors.numpy.save(arrays))
+    return surface
+
+
+def _read(path: Path) -> AssetSurface | None:
+    """A stored surface; None where there is none, or none that is whole."""
+    try:
+        return AssetSurface(**safetensors.numpy.load(path.read_bytes()))
+    except (OSError, safetensors.SafetensorError, TypeError):
+        return None
+
+
+# -- exact solids ------------------------------------------------------------------------------------------------------
+
+
+def _solid(field: Field) -> np.ndarray | None:
+    """The row of `AssetSurface.solid` of an exact solid, placed or not; None for other fields."""
+    rotation, translation, scale = np.eye(3), np.zeros(3), 1.0
+    while type(field) is Placed:
+        turn = rotation_from_quat(field.quat_wxyz.double()).numpy()
+        translation = translation + scale * rotation @ field.translation.double().numpy()
+        rotation, scale, field = rotation @ turn, scale * float(field.scale), cast(Field, field.child)
+    if type(field) not in _SOLIDS:
+        return None
+    kind, names = _SOLIDS[type(field)]
+    sizes = np.concatenate([field.get_buffer(name).double().numpy().reshape(-1) for name in names])
+    return np.r_[kind, rotation.ravel(), translation, scale, np.pad(sizes, (0, 4 - len(sizes)))]
+
+
+def _manifold(field: Field, time: float | None) -> manifold3d.Manifold:
+    """The solid as a manifold; exact but for the segments of what is round, where it is made of exact solids."""
+    m3 = manifold3d.Manifold
+    if type(field) in (Union, Intersection, Difference) and float(field.smooth) == 0:
+        a, b = (_manifold(cast(Field, child), time) for child in (field.a, field.b))
+        return a + b if type(field) is Union else a ^ b if type(field) is Intersection else a - b
+    if type(field) is Placed:
+        turn = rotation_from_quat(field.quat_wxyz.double()).numpy()
+        pose = np.column_stack([float(field.scale) * turn, field.translation.double().numpy()])
+        return _manifold(cast(Field, field.child), time).transform(pose)
+    if type(field) is Sphere:
+        return m3.sphere(float(field.radius), _CURVED)
+    if type(field) is Box and float(field.rounding) == 0:
+        return m3.cube(field.size.tolist(), True)
+    if type(field) is Cylinder:
+        radius = float(field.radius)
+        return m3.cylinder(float(field.height), radius, radius, _CURVED, True)
+    return _sampled(field, time)
+
+
+def _sampled(field: Field, time: float | None) -> manifold3d.Manifold:
+    """The zero set of a field by marching cubes; nothing where it has none."""
+    longest = float(field.bounds.size.max())
+    try:
+        asked = field if time is None else _AtTime(field, time)
+        mesh = field_to_mesh(asked, (3 * longest / _CELLS) ** 2 / longest)
+    except ValueError as error:
+        if "no surface" not in str(error):
+            raise
+        return manifold3d.Manifold()
+    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.uint64)
+    return manifold3d.Manifold(manifold3d.Mesh64(vertices, faces)).simplify(_SIMPLER * field.bounds.diagonal)
+
+
+class _AtTime(Field):
+    """A field at one time."""
+
+    def __init__(self, field: Field, time: float) -> None:
+        super().__init__(field.bounds, field.lipschitz, field.feature_width)
+        self.to(field.box_lo.dtype)
+        self.field, self.time = field, time
+
+    def inside(self, p_obj: torch.Tensor, time: torch.Tensor | None) -> FieldSample:
+        return self.field(p_obj, p_obj.new_full((len(p_obj),), self.time))
+
+
+# -- the tree ----------------------------------------------------------------------------------------------------------
+
+
+def _built(field: Field, time: float | None) -> AssetSurface:
+    mesh = _manifold(field, time).to_mesh64()
+    vertices = np.asarray(mesh.vert_properties, dtype=np.float64)[:, :3]
+    faces = np.asarray(mesh.tri_verts).astype(np.int64)
+    return _surface(field, np.r_[TRIANGLES if len(faces) else NOTHING, np.zeros(17)], vertices, faces)
+
+
+def _surface(field: Field, solid: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> AssetSurface:
+    centre = field.bounds.center.double().numpy()
+    vertices = (vertices - centre).astype(np.float32).astype(np.float64)
+    order, depth = _halved(vertices[faces].mean(1))
+    faces = faces[order]
+    corners = vertices[faces]
+    node = np.zeros((2 << depth if len(faces) else 0, 6), dtype=np.float32)
+    if len(faces):
+        first = (np.arange(1 << depth) * len(faces)) >> depth
+        node[1 << depth :, :3] = np.minimum.reduceat(corners.min(1), first)
+        node[1 << depth :, 3:] = np.maximum.reduceat(corners.max(1), first)
+        for level in range(depth - 1, -1, -1):
+            pairs = node[2 << level : 4 << level].reshape(-1, 2, 6)
+            node[1 << level : 2 << level, :3] = pairs[:, :, :3].min(1)
+            node[1 << level : 2 << level, 3:] = pairs[:, :, 3:].max(1)
+    corner, normal, slack = corners.reshape(-1, 9).astype(np.float32), _pseudonormals(vertices, faces), np.zeros(1)
+    lo, cell, shape = np.zeros((2, 3)), np.ones(2), np.zeros((2, 3), dtype=np.int64)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, bool)
+    bare = AssetSurface(solid, centre, node, corner, normal, lo, cell, shape, *nothing, slack)
+    return _with_grids(bare, field) if len(faces) else bare
+
+
+def _with_grids(bare: AssetSurface, field: Field) -> AssetSurface:
+    """With distances sampled on two grids, and which of their cells can be trusted: those where they are right at the middles
+    of the cell and of its faces."""
+    surface, box = bare, field.bounds
+    longest, size = float(box.size.max()), box.size.double().numpy()
+    exact = _joined([bare])
+    for level, (cells, beyond) in enumerate(_GRIDS):
+        cell = longest / cells
+        n = np.ceil((size + 2 * beyond * longest) / cell).astype(np.int64)
+        lo = -0.5 * n * cell
+        lattice = np.stack(np.meshgrid(*(np.arange(k + 1.0) for k in n), indexing="ij"), -1).reshape(-1, 3)
+        first = lo + bare.centre + cell * lattice
+        grid = distances_to_one(exact, first).astype(np.float32)
+        lows, edges, shape = (v.copy() for v in (surface.grid_lo, surface.grid_cell, surface.grid_shape))
+        lows[level], edges[level], shape[level] = lo, cell, n + 1
+        whole = np.concatenate([surface.grid, grid])
+        surface = replace(surface, grid_lo=lows, grid_cell=edges, grid_shape=shape, grid=whole)
+        right = np.all(lattice < n, axis=1)
+        guess = interpolated_everywhere(_joined([surface]), level, _SAMPLES)
+        for k, sample in enumerate(_SAMPLES):
+            rows = np.flatnonzero(right)
+            true = distances_to_one(exact, first[rows] + cell * sample)[:, 0]
+            right[rows] = np.abs(true - guess[rows, k]) <= _PLAIN * box.diagonal
+        surface = replace(surface, plain=np.concatenate([surface.plain, right]))
+    return replace(surface, slack=np.array([_SLACK * box.diagonal]))
+
+
+_SAMPLES = np.array(
+    [
+        [0.5, 0.5, 0.5],
+        [0.0, 0.5, 0.5],
+        [0.5, 0.0, 0.5],
+        [0.5, 0.5, 0.0],
+        [1.0, 0.5, 0.5],
+        [0.5, 1.0, 0.5],
+        [0.5, 0.5, 1.0],
+    ]
+)
+
+
+def _halved(centre: np.ndarray) -> tuple[np.ndarray, int]:
+    """An order of the triangles in which each node's stand together, and the depth of the tree; nodes are halved along their
+    longest axis."""
+    t = len(centre)
+    depth = max(0, int(np.ceil(np.log2(max(t, 1) / _LEAF))))
+    order = np.arange(t)
+    for level in range(depth):
+        starts = (np.arange(1 << level) * t) >> level
+        widths = np.maximum.reduceat(centre[order], starts) - np.minimum.reduceat(centre[order], starts)
+        counts = np.diff(np.r_[starts, t])
+        axis, node = np.repeat(widths.argmax(1), counts), np.repeat(np.arange(1 << level), counts)
+        order = order[np.lexsort((order, centre[order, axis], node))]
+    return order, depth
+
+
+def _pseudonormals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """See `AssetSurface.normal`."""
+    corners = vertices[faces]
+    ahead = np.roll(corners, -1, 1) - corners  # the edge that begins at each corner
+    face = _unit(np.cross(ahead[:, 0], ahead[:, 1]))
+    there, back = _unit(ahead), _unit(-np.roll(ahead, 1, 1))
+    angle = np.arccos(np.clip((there * back).sum(-1), -1, 1))
+    vertex = np.zeros_like(vertices)
+    np.add.at(vertex, faces, angle[..., None] * face[:, None])
+    pairs = np.sort(np.stack([faces, np.roll(faces, -1, 1)], -1).reshape(-1, 2), 1)
+    _, which = np.unique(pairs[:, 0] * max(len(vertices), 1) + pairs[:, 1], return_inverse=True)
+    edge = np.zeros((which.max(initial=-1) + 1, 3))
+    np.add.at(edge, which, np.repeat(face, 3, 0))
+    normals = np.concatenate([face[:, None], _unit(edge)[which].reshape(-1, 3, 3), _unit(vertex)[faces]], 1)
+    return np.rint(32767 * normals).astype(np.int16)
+
+
+def _unit(v: np.ndarray) -> np.ndarray:
+    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-300)
