@@ -27,7 +27,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import safetensors
 import safetensors.numpy
-from scipy.ndimage import distance_transform_cdt
 from tqdm import tqdm
 
 from compose.batch import FieldBatch
@@ -290,6 +289,8 @@ def _assembled(
     those with surface ``[k, 64]``, and the planes in their order."""
     bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
     counts = surface.sum(1)
+    from scipy.ndimage import distance_transform_cdt  # takes a while to load
+
     away = cast(np.ndarray, distance_transform_cdt(~mixed, metric="chessboard")) if mixed.any() else 255
     block = (-1 - (2 * np.minimum(away, 255) + negative)).astype(np.int16)
     block[mixed] = np.arange(int(mixed.sum()))

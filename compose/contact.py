@@ -19,8 +19,6 @@ from typing import NamedTuple, cast
 import numba
 import numpy as np
 import torch
-from scipy.ndimage import label
-from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from compose.batch import FieldBatch
@@ -202,6 +200,8 @@ def _deepest(ask: _Ask, p: np.ndarray, lo: np.ndarray, cell: np.ndarray) -> np.n
     at = tuple(np.floor((p - lo) / cell).astype(np.int64).T)
     part = np.zeros(np.max(at, axis=1, initial=-1) + 1, dtype=bool)
     part[at] = True
+    from scipy.ndimage import label  # takes a while to load
+
     _, first = np.unique(cast(tuple[np.ndarray, int], label(part))[0][at], return_index=True)
     p = p[np.sort(first)[:_CORES]]
     for k in range(_CORE_ROUNDS):
@@ -404,6 +404,8 @@ def _nearest_points(composite: Composite, i: int, j: int, covers: dict[int, _Cov
     """The nearest points of two surfaces that do not meet, world frame."""
     stand, world = composite._stand, _world(composite, covers)
     at_i, at_j = (covers[stand.asset[k]].points * stand.scale[k] @ stand.rot[k].T + stand.trans[k] for k in (i, j))
+    from scipy.spatial import KDTree  # takes a while to load
+
     gap, partner = cast(tuple[np.ndarray, np.ndarray], KDTree(at_j).query(at_i))
     order = np.argsort(gap, kind="stable")
     order = order[gap[order] <= gap[order[0]] + 2 * (world.reach[i] + world.reach[j])]

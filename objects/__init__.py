@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import objects.threads  # before torch and numba  # isort: skip
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.files import FieldFileError, load_field, save_field
