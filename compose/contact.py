@@ -19,13 +19,13 @@ from typing import NamedTuple, cast
 import numba
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from compose.batch import FieldBatch
 from compose.bvh import INNER, STACK
 from compose.cells import AssetCells, Known, cells_of
 from compose.composite import Composite
 from objects.field import Field
+from objects.progress import Bar
 
 _POINTS, _CORES = 4000, 64  # most points on the surface and in the depth of an asset
 _CHUNK = 1 << 18  # most points in one call
@@ -267,7 +267,7 @@ def _covers(composite: Composite, pairs: np.ndarray) -> dict[int, _Cover]:
     """The covers of the assets of ``pairs``, by their rows."""
     fields, times = composite._assets.fields, composite._assets.times
     rows = np.unique(composite._stand.asset[pairs]).tolist()
-    bar = tqdm(rows, desc="surfaces", unit="object", delay=2, leave=False, disable=None)
+    bar = Bar(rows, desc="surfaces", unit="object")
     return {a: _cover_of(fields[a], times[a]) for a in bar}
 
 
@@ -339,7 +339,7 @@ def _deepest_samples(
     count = np.zeros(len(own), dtype=np.int64)
     _find_near(stand, tables, own, other, reach, np.full(len(own), -1), np.empty((0, 3)), count)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    bar = tqdm(total=int(count.sum()), desc="contacts", unit="point", delay=2, leave=False, disable=None)
+    bar = Bar(total=int(count.sum()), desc="contacts", unit="point")
     lo = 0
     while lo < len(own):
         ends = np.cumsum(count[lo : lo + _CHUNK])

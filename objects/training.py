@@ -23,8 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from objects.files import write_atomically
-
-_LINE_S = 30.0  # between lines in a log
+from objects.progress import FIRST_S, LINE_S
 
 LossFn = Callable[[int, torch.Generator], Tensor]
 OnStep = Callable[[int, float], str | None]
@@ -50,7 +49,8 @@ class TrainConfig:
         betas: Decay of Adam's two averages.
         seed: Seed of the generator that the loss function draws from.
         label: What the progress bar says.
-        progress: Whether to show a bar, after 2 s; where there is no terminal, a line every half minute.
+        progress: Whether to show a bar, after 2 s; where there is no terminal, a line then and every half
+            minute.
         checkpoint: File to resume from and to save to; removed by the caller.
         checkpoint_every: Steps between checkpoints.
     """
@@ -161,14 +161,15 @@ def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 class _Progress:
-    """A bar on stderr once a run has lasted 2 s; where stderr is no terminal (a log), a line every half minute."""
+    """A bar on stderr once a run has lasted 2 s; where stderr is no terminal (a log), a line then and every half minute."""
 
     def __init__(self, config: TrainConfig, start: int) -> None:
         self.config, self.start = config, start
         self.bar: tqdm | None = None
 
     def __enter__(self) -> _Progress:
-        self.began = self.told = time.monotonic()
+        self.began = time.monotonic()
+        self.next_line = self.began + FIRST_S
         if self.config.progress and self.start:
             print(f"{self.config.label}: going on from step {self.start} of {self.config.steps}", file=sys.stderr)
         if self.config.progress and sys.stderr.isatty():
@@ -182,9 +183,9 @@ class _Progress:
             if step % 20 == 0 or note:
                 self.bar.set_postfix_str(note or f"loss {loss:.3g}", refresh=False)
             self.bar.update(1)
-        elif self.config.progress and time.monotonic() - self.told > _LINE_S:
-            self.told = time.monotonic()
-            left = (self.told - self.began) / (step + 1 - self.start) * (self.config.steps - step - 1)
+        elif self.config.progress and (now := time.monotonic()) > self.next_line:
+            self.next_line = now + LINE_S
+            left = (now - self.began) / (step + 1 - self.start) * (self.config.steps - step - 1)
             words = f"step {step + 1} of {self.config.steps}, {note or f'loss {loss:.3g}'}, {left / 60:.1f} min left"
             print(f"{self.config.label}: {words}", file=sys.stderr)
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from objects.pose import SE3
+from objects.progress import Bar
 from rendering.camera import Camera
 from rendering.lens import LENS_KEYS, Lens
 from rendering.view_checks import check_views
@@ -118,7 +118,7 @@ def load_views(
         shots = _tum_shots(root, every, intrinsics, options)
     else:
         shots, landmarks = _photo_shots(root, every)
-    progress = tqdm(shots, desc="reading pictures", unit="picture", delay=2, leave=False, disable=None)
+    progress = Bar(shots, desc="reading pictures", unit="picture")
     views = Views([read_shot(shot, options, root) for shot in progress], landmarks=landmarks, applied_transform=applied)
     check_views(views, str(path))
     return views

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,22 +94,39 @@ def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
 
 
 def output_file(key: str, value: str, inputs: Iterable[Path] = ()) -> Path:
-    """The file that a key asks for; its folder is made if missing.
+    """The file that a key asks for. Its folder may be missing; `folder_for` makes it when something is written.
 
     Raises:
-        ValueError: A folder of that name, or a file that is also an input.
-        OSError: The folder cannot be made.
+        ValueError: A folder of that name, a file that is also an input, or a folder that can't be made.
     """
     path = path_of(value)
     if path.is_dir():
         raise ValueError(f"{key}: expected a file name, got the folder {value!r}")
     if path.exists() and any(path.samefile(other) for other in inputs):
         raise ValueError(f"{key}: {value!r} is also an input and would be overwritten")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{key}: cannot make the folder {str(path.parent)!r}, a file is in the way") from error
+    there = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), Path())
+    if not there.is_dir():
+        raise ValueError(f"{key}: cannot make the folder {str(path.parent)!r}, a file is in the way")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{key}: {value!r} cannot be written: no permission in {str(there)!r}")
     return path
+
+
+@contextmanager
+def folder_for(*files: Path) -> Iterator[None]:
+    """Makes the folders of files that are about to be written; after an error, those that it made and that are empty go."""
+    missing: dict[Path, None] = {}
+    for file in files:
+        missing |= dict.fromkeys(parent for parent in (file.parent, *file.parent.parents) if not parent.exists())
+    try:
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in sorted(missing, key=lambda path: -len(path.parts)):
+            with suppress(OSError):  # not empty, or not made
+                folder.rmdir()
+        raise
 
 
 def path_of(value: str) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.types import Instance
 from objects.pose import SE3
+from objects.progress import Bar
 from rendering import (
     AmbientLight,
     Camera,
@@ -135,7 +135,7 @@ def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time:
     scene_lights = graph.lights_at(time) or lights
     pictures = [labelled(render(graph.at(time), camera, lights=scene_lights).rgb, "scene")]
     chosen = list(users.items())[:59]
-    for field, paths in tqdm(chosen, desc="sheet", unit="object", delay=2, leave=False, disable=None):
+    for field, paths in Bar(chosen, desc="sheet", unit="object"):
         box = field.bounds
         # Turned as it stands in the scene.
         turned = SE3(graph.pose(paths[0], time)[0].quat_wxyz, torch.zeros(3, dtype=torch.float64))

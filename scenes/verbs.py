@@ -6,6 +6,7 @@ Libraries are loaded when a verb runs, so that help and mistakes are quick.
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from scenes.paths import (
     Report,
     Settings,
     defaults_of,
+    folder_for,
     input_file,
     layer_names,
     numbers,
@@ -88,7 +90,8 @@ def fit(settings: Settings) -> Report:
 
     rows = []
     for source, target, field in zip(sources, targets, learned, strict=True):
-        save_field(field, target)
+        with folder_for(target):
+            save_field(field, target)
         rows.append(
             {
                 "object": source.stem,
@@ -122,11 +125,13 @@ def _fit_images(settings: Settings) -> Report:
     if not single and (path / "scene.json").is_file():
         raise ValueError(f"out: expected a folder for fields, got the scene {out!r}")
     preview = _preview(path) if single else output_file("out", str(path / "preview.png"))
-    learned = learn_images(views, settings, preview)
+    with folder_for(preview):
+        learned = learn_images(views, settings, preview)
     rows = []
     for instance in learned.instances:
         target = path if single else path / f"{instance.name}.safetensors"
-        save_field(instance.field, target)
+        with folder_for(target):
+            save_field(instance.field, target)
         place = "(" + ", ".join(f"{x:.3f}" for x in instance.T_world_obj.translation.tolist()) + ")"
         rows.append(
             {"object": instance.name, "box": instance.field.bounds.size.tolist(), "at": place, "file": str(target)}
@@ -191,11 +196,10 @@ def build(settings: Settings) -> Report:
     if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
         raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
 
-    from scenes.files import check_target, load_scene, save_scene
+    from scenes.files import load_scene, save_scene
     from scenes.plan import build as build_plans
 
     notes: list[str] = []
-    check_target(target)
     replaced = _replaced(target)
     if source.is_dir():
         graph = load_scene(source)
@@ -213,7 +217,8 @@ def build(settings: Settings) -> Report:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         graph.log.append(f"build from {source.name}")
-    save_scene(graph, target)
+    with folder_for(target):
+        save_scene(graph, target)
     text = "\n".join(f"note: {note}" for note in [*notes, *replaced])
     return Report(
         [_counts(graph) | {"file": str(target)}],
@@ -229,19 +234,20 @@ def _build_images(settings: Settings) -> Report:
     if not settings["out"]:
         raise ValueError("out: expected out=NAME.scene")
 
-    from scenes.files import check_target, save_scene
+    from scenes.files import save_scene
     from scenes.from_images import learn_images, plans_of, read_images
     from scenes.plan import build as build_plans
 
     views = read_images(settings)
-    target = _scene_target(settings["out"], [])
-    check_target(target)  # before, not after what takes long
+    target = _scene_target(settings["out"], [])  # before, not after what takes long
     replaced = _replaced(target)
     preview = _preview(target)
-    learned = learn_images(views, settings, preview)
+    with folder_for(preview):
+        learned = learn_images(views, settings, preview)
     graph = build_plans(plans_of(learned))
     graph.log.append(f"build from {path_of(settings['images']).name}")
-    save_scene(graph, target)
+    with folder_for(target):
+        save_scene(graph, target)
     command = _command("render", scene=target, out="scene.png", layers="rgb,seen")
     rows = [_counts(graph) | {"file": str(target)}]
     text = "\n".join([_quality(learned, preview), *(f"note: {note}" for note in replaced)])
@@ -266,15 +272,17 @@ def edit(settings: Settings) -> Report:
             "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
         )
 
-    from scenes.files import kept_history, load_scene, save_scene
+    from scenes.files import kept_history, load_scene, locked, save_scene
     from scenes.script import run_script
 
-    graph = load_scene(source)
-    try:
-        done = run_script(graph, settings["do"])
-    except ValueError as error:
-        raise ValueError(f"do: {error}") from error
-    save_scene(graph, target)
+    with locked(source) if target == source else nullcontext():  # no edit of another process is lost in between
+        graph = load_scene(source)
+        try:
+            done = run_script(graph, settings["do"])
+        except ValueError as error:
+            raise ValueError(f"do: {error}") from error
+        with folder_for(target):
+            save_scene(graph, target)
     only_edits = not any(line.startswith(("undo", "redo")) for line in done) and len(done) <= len(
         kept_history(graph)[0]
     )
@@ -308,8 +316,7 @@ def render(settings: Settings) -> Report:
 
     given_time = None if settings["time"] is None else numbers("time", settings["time"], 1)[0]
 
-    from tqdm import tqdm
-
+    from objects.progress import Bar
     from rendering import RenderConfig, save_mp4
     from rendering import render as render_frame
     from scenes.files import load_scene
@@ -324,17 +331,19 @@ def render(settings: Settings) -> Report:
         views = film(graph, settings, time, seconds)
 
         def pictures():
-            for t, camera in tqdm(views, desc="film", unit="frame", delay=2, leave=False, disable=None):
+            for t, camera in Bar(views, desc="film", unit="frame"):
                 frame = render_frame(graph.at(t), camera, lights=graph.lights_at(t), config=config, progress=False)
                 yield layer_picture(frame, layers[0], graph, t, settings["level"])
 
-        save_mp4(pictures(), files[layers[0]], settings["fps"])
+        with folder_for(files[layers[0]]):
+            save_mp4(pictures(), files[layers[0]], settings["fps"])
         row = {"frames": len(views), "width": views[0][1].width, "height": views[0][1].height}
     else:
         camera = camera_for(graph, settings, time)
         frame = render_frame(graph.at(time), camera, lights=graph.lights_at(time), config=config)
-        for layer, file in files.items():
-            save_layer(frame, layer, file, graph, time, settings["level"])
+        with folder_for(*files.values()):
+            for layer, file in files.items():
+                save_layer(frame, layer, file, graph, time, settings["level"])
         row = {
             "covered": f"{100 * float((frame.owner >= 0).float().mean()):.1f} %",
             "width": camera.width,
@@ -400,7 +409,8 @@ def info(settings: Settings) -> Report:
             lines.append(f"can {word} ({len(edits)}): " + "; ".join(newest) + (" ..." if len(edits) > 5 else ""))
     lines.append("")
     if sheet is not None:
-        save_sheet(graph, users, sheet, time)
+        with folder_for(sheet):
+            save_sheet(graph, users, sheet, time)
     details = {
         "counts": counts,
         "tree": list(graph),
@@ -428,7 +438,13 @@ def _scene_target(out: str | None, inputs: list[Path]) -> Path:
         raise ValueError(f"out: expected a name that ends in .scene, got {out!r}")
     if any(path.exists() and path.samefile(other) for other in inputs):
         raise ValueError(f"out: {out!r} is also the input")
-    return output_file("out", str(path)) if not path.is_dir() else path
+    if not path.is_dir():
+        output_file("out", str(path))
+    if path.parent.is_dir():  # else it is made
+        from scenes.files import check_target
+
+        check_target(path)
+    return path
 
 
 def _counts(graph: SceneGraph) -> dict[str, int]:
