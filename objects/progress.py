@@ -26,17 +26,14 @@ class Bar(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         if not self._in_log:
             return super().display(msg, pos)
-        if msg != "" and time.monotonic() - self._told >= LINE_S:  # the empty one would clear the bar
+        done = bool(self.total) and self.n >= self.total
+        if msg != "" and not done and time.monotonic() - self._told >= LINE_S:  # the empty one would clear the bar
             self._told = time.monotonic()
-            state = self.format_dict
             scaled = tqdm.format_sizeof if self.unit_scale else str
-            of = f" of {scaled(self.total)}" if self.total else ""
-            left = (
-                f", {(self.total - self.n) * state['elapsed'] / self.n / 60:.1f} min left"
-                if self.total and self.n
-                else ""
-            )
-            print(f"{self.desc.removesuffix(': ')}: {scaled(self.n)}{of} {self.unit}s{left}", file=sys.stderr)
+            words = f"{scaled(self.n)} of {scaled(self.total)}" if self.total else f"{scaled(self.n)} {self.unit}"
+            if self.total and self.n:
+                words += f", {(self.total - self.n) * self.format_dict['elapsed'] / self.n / 60:.1f} min left"
+            print(f"{self.desc.removesuffix(': ')}: {words}", file=sys.stderr)
         return True
 
 

@@ -157,39 +157,78 @@ def numbers(key: str, text: str, n: int) -> list[float]:
     return values
 
 
-LAYERS = ("rgb", "depth", "depth_view", "normal", "owner", "alpha", "seen")
+LAYERS = ("rgb", "depth", "depth_npy", "depth_view", "normal", "owner", "ids", "alpha", "seen")
+NUMBERS = ("depth", "depth_npy", "ids")  # layers that are measured values, not looks
+DATASETS = ("nerfstudio", "bop", "coco")
 
 
 def layer_names(text: str | None) -> list[str]:
     layers = (text or "").strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
     if not layers:
         raise ValueError(f"layers: expected one or more of {', '.join(LAYERS)}")
-    for layer in layers:
-        if layer not in LAYERS:
-            raise ValueError(f"layers: expected one of {', '.join(LAYERS)}, got {layer!r}")
-    return list(dict.fromkeys(layers))
+    return list(dict.fromkeys(one_of("layers", layer, LAYERS) for layer in layers))
+
+
+def one_of(key: str, word: str, known: tuple[str, ...]) -> str:
+    """The word, if it is one of these.
+
+    Raises:
+        ValueError: It isn't; the nearest one is suggested.
+    """
+    if word in known:
+        return word
+    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{key}: expected one of {', '.join(known)}, got {word!r}{hint}")
 
 
 def picture_files(out: str | None, layers: list[str], is_film: bool, source: Path) -> dict[str, Path]:
+    """The file of each layer."""
+    path = _outside(out, source)
+    suffix = path.suffix.lower()
+    if is_film:
+        looks = [layer for layer in LAYERS if layer not in NUMBERS]
+        if len(layers) > 1 or layers[0] in NUMBERS:
+            raise ValueError(
+                f"layers: expected one of {', '.join(looks)} for a film, got {', '.join(layers)}; "
+                "dataset=nerfstudio writes all of them as pictures"
+            )
+        return {layers[0]: output_file("out", str(path))}
+    if suffix not in (".png", ".npy") or path.is_dir():
+        folder = _folder(path, str(out))
+        return {
+            layer: output_file("out", str(folder / f"{layer.removesuffix('_npy')}{_suffix(layer)}")) for layer in layers
+        }
+    if len(layers) == 1 and suffix != _suffix(layers[0]):
+        raise ValueError(f"out: expected a name that ends in {_suffix(layers[0])} for {layers[0]}, got {out!r}")
+    files = {}
+    for layer in layers:
+        beside = path.with_name(f"{path.stem}-{layer.removesuffix('_npy')}{_suffix(layer)}")
+        files[layer] = output_file("out", str(path if layer == "rgb" or len(layers) == 1 else beside))
+    return files
+
+
+def dataset_folder(out: str | None, source: Path) -> Path:
+    """The folder of a data set."""
+    folder = _folder(_outside(out, source), str(out))
+    output_file("out", str(folder / "images"))
+    return folder
+
+
+def _suffix(layer: str) -> str:
+    return ".npy" if layer == "depth_npy" else ".png"
+
+
+def _outside(out: str | None, source: Path) -> Path:
     if not out:
         raise ValueError("out: expected out=FILE.png, out=FILE.mp4 or out=FOLDER/")
     path = path_of(out)
     if path.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"out: expected a place outside the scene {str(source)!r}, got {out!r}")
-    suffix = path.suffix.lower()
-    if is_film:
-        if len(layers) > 1 or layers[0] == "depth":
-            raise ValueError(
-                f"layers: expected one of rgb, depth_view, normal, owner, alpha, seen for a film, got {', '.join(layers)}"
-            )
-        return {layers[0]: output_file("out", out)}
-    if suffix == ".png":
-        return {
-            layer: output_file(
-                "out", str(path if layer == "rgb" or len(layers) == 1 else path.with_stem(f"{path.stem}-{layer}"))
-            )
-            for layer in layers
-        }
-    if suffix and not path.is_dir() and not out.endswith("/"):
+    return path
+
+
+def _folder(path: Path, out: str) -> Path:
+    if path.suffix and not path.is_dir() and not out.endswith("/"):
         raise ValueError(f"out: expected a name that ends in .png or .mp4, or a folder that ends in /, got {out!r}")
-    return {layer: output_file("out", str(path / f"{layer}.png")) for layer in layers}
+    return path

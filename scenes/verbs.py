@@ -6,19 +6,23 @@ Libraries are loaded when a verb runs, so that help and mistakes are quick.
 from __future__ import annotations
 
 import shlex
+import warnings
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scenes.paths import (
+    DATASETS,
     Report,
     Settings,
+    dataset_folder,
     defaults_of,
     folder_for,
     input_file,
     layer_names,
     numbers,
+    one_of,
     output_file,
     path_of,
     picture_files,
@@ -26,7 +30,7 @@ from scenes.paths import (
 )
 
 if TYPE_CHECKING:
-    from rendering import LearnedViews
+    from rendering import Camera, LearnedViews
     from scenes.graph import SceneGraph
 
 
@@ -219,7 +223,9 @@ def build(settings: Settings) -> Report:
         graph.log.append(f"build from {source.name}")
     with folder_for(target):
         save_scene(graph, target)
-    text = "\n".join(f"note: {note}" for note in [*notes, *replaced])
+    from scenes.checks import size_notes
+
+    text = "\n".join(f"note: {note}" for note in [*notes, *replaced, *size_notes(graph, graph.span[0])])
     return Report(
         [_counts(graph) | {"file": str(target)}],
         f"Next: {_command('render', scene=target, out='scene.png')}",
@@ -252,6 +258,13 @@ def _build_images(settings: Settings) -> Report:
     rows = [_counts(graph) | {"file": str(target)}]
     text = "\n".join([_quality(learned, preview), *(f"note: {note}" for note in replaced)])
     return Report(rows, f"Next: {command}", text, {"psnr_db": learned.psnr_db})
+
+
+def _warn_of_oddities(graph: SceneGraph, views: list[tuple[float, Camera]]) -> None:
+    from scenes.checks import camera_notes, size_notes
+
+    for note in [*camera_notes(graph, views), *size_notes(graph, views[0][0])]:
+        warnings.warn(note, stacklevel=2)
 
 
 def _replaced(target: Path) -> list[str]:
@@ -301,11 +314,16 @@ def render(settings: Settings) -> Report:
     With several layers, out=a.png gives a.png for rgb and a-depth.png and so on for the others.
     """
     source = scene_folder("scene", settings["scene"])
-    layers = layer_names(settings["layers"])
-    is_film = bool(settings["out"]) and settings["out"].lower().endswith(".mp4")
-    files = picture_files(settings["out"], layers, is_film, source)
-    if settings["clip"] not in ("auto", "orbit", "time", "both"):
-        raise ValueError(f"clip: expected auto, orbit, time or both, got {settings['clip']!r}")
+    layers, form = layer_names(settings["layers"]), settings["dataset"]
+    is_film = form is None and bool(settings["out"]) and settings["out"].lower().endswith(".mp4")
+    if form is not None:
+        one_of("dataset", form, DATASETS)
+        if layers != ["rgb"]:
+            raise ValueError("layers: a data set has layers of its own; leave it out")
+        files = {form: dataset_folder(settings["out"], source)}
+    else:
+        files = picture_files(settings["out"], layers, is_film, source)
+    one_of("clip", settings["clip"], ("auto", "orbit", "time", "both"))
     if settings["level"] < 0:
         raise ValueError(f"level: expected 0 or more, got {settings['level']}")
     if not 0 < settings["fps"] <= 240:
@@ -316,44 +334,48 @@ def render(settings: Settings) -> Report:
 
     given_time = None if settings["time"] is None else numbers("time", settings["time"], 1)[0]
 
-    from objects.progress import Bar
-    from rendering import RenderConfig, save_mp4
+    from rendering import RenderConfig
     from rendering import render as render_frame
     from scenes.files import load_scene
-    from scenes.pictures import camera_for, film, layer_picture, save_layer
+    from scenes.pictures import camera_for, film, save_film, save_picture
 
     background = numbers("background", settings["background"], 3)
     behind = (background[0], background[1], background[2])
     config = RenderConfig(settings["antialias"], settings["shadows"], behind, certify=settings["certify"])
     graph = load_scene(source)
     time = graph.span[0] if given_time is None else given_time
-    if is_film:
+    level, details = settings["level"], {}
+    if is_film or form is not None:
         views = film(graph, settings, time, seconds)
-
-        def pictures():
-            for t, camera in Bar(views, desc="film", unit="frame"):
-                frame = render_frame(graph.at(t), camera, lights=graph.lights_at(t), config=config, progress=False)
-                yield layer_picture(frame, layers[0], graph, t, settings["level"])
-
-        with folder_for(files[layers[0]]):
-            save_mp4(pictures(), files[layers[0]], settings["fps"])
+        _warn_of_oddities(graph, views)
         row = {"frames": len(views), "width": views[0][1].width, "height": views[0][1].height}
+        with folder_for(*(file / "images" if form else file for file in files.values())):
+            if form is not None:
+                from scenes.dataset import save_dataset
+
+                save_dataset(graph, views, form, files[form], config=config, level=level)
+            else:
+                save_film(graph, views, layers[0], files[layers[0]], settings["fps"], config=config, level=level)
     else:
         camera = camera_for(graph, settings, time)
+        _warn_of_oddities(graph, [(time, camera)])
         frame = render_frame(graph.at(time), camera, lights=graph.lights_at(time), config=config)
         with folder_for(*files.values()):
-            for layer, file in files.items():
-                save_layer(frame, layer, file, graph, time, settings["level"])
+            in_folder = (
+                path_of(settings["out"]).suffix.lower() not in (".png", ".npy") or path_of(settings["out"]).is_dir()
+            )
+            save_picture(frame, camera, files, graph, time, level, in_folder)
         row = {
             "covered": f"{100 * float((frame.owner >= 0).float().mean()):.1f} %",
             "width": camera.width,
             "height": camera.height,
         }
+        details = {"camera": camera.to_nerfstudio() | {"time": time}}
     rows = [{"layer": layer} | row | {"file": str(file)} for layer, file in files.items()]
     nodes = [graph[path] for path in graph]
-    dark = "rgb" in files and not graph.lights_at(time) and any(n.lit for n in nodes if n.field is not None)
+    dark = ("rgb" in files or form) and not graph.lights_at(time) and any(n.lit for n in nodes if n.field is not None)
     note = "The scene has no light: colours are shown as they are. A light: edit do='add sun; light sun directional'"
-    return Report(rows, note if dark else "")
+    return Report(rows, note if dark else "", "", details)
 
 
 def info(settings: Settings) -> Report:
@@ -368,8 +390,8 @@ def info(settings: Settings) -> Report:
         raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
 
     from objects.files import field_hash
+    from scenes.checks import size_notes, without_background
     from scenes.files import load_scene
-    from scenes.pictures import save_sheet
 
     graph = load_scene(source)
     time = settings["time"]
@@ -388,7 +410,7 @@ def info(settings: Settings) -> Report:
         }
         for field, paths in users.items()
     ]
-    overlaps = graph.overlaps(time, min_depth=settings["min_depth"])
+    overlaps = without_background(graph, graph.overlaps(time, min_depth=settings["min_depth"]))
     counts = _counts(graph)
     first, last = graph.span
     lines = [f"{source.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
@@ -402,6 +424,7 @@ def info(settings: Settings) -> Report:
         lines.append(f"overlap: {len(overlaps) - 10} more pairs")
     if not overlaps:
         lines.append(f"nothing overlaps more than {1000 * settings['min_depth']:g} mm")
+    lines += [f"note: {note}" for note in size_notes(graph, time)]
     undo, redo = graph.history
     for word, edits in (("undo", undo), ("redo", redo)):
         if edits:
@@ -409,6 +432,8 @@ def info(settings: Settings) -> Report:
             lines.append(f"can {word} ({len(edits)}): " + "; ".join(newest) + (" ..." if len(edits) > 5 else ""))
     lines.append("")
     if sheet is not None:
+        from scenes.pictures import save_sheet
+
         with folder_for(sheet):
             save_sheet(graph, users, sheet, time)
     details = {

@@ -113,8 +113,8 @@ def test_a_log_gets_lines_and_hears_that_a_run_goes_on(tmp_path, monkeypatch, ca
     with pytest.raises(KeyboardInterrupt):
         _run(config, stop_at=15)
     assert capsys.readouterr().err == ""  # nothing within two seconds
-    monkeypatch.setattr("objects.training.FIRST_S", -1.0)
-    monkeypatch.setattr("objects.training.LINE_S", -1.0)
+    monkeypatch.setattr("objects.progress.FIRST_S", -1.0)
+    monkeypatch.setattr("objects.progress.LINE_S", -1.0)
     _run(config)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "thing: going on from step 10 of 20"
