@@ -321,9 +321,14 @@ def test_after_an_error_only_the_empty_folders_it_made_go(tmp_path):
     from scenes.paths import folder_for
 
     (tmp_path / "old").mkdir()
-    with pytest.raises(KeyboardInterrupt), folder_for(tmp_path / "old/new/deep/a.png", tmp_path / "kept/b.png"):
-        (tmp_path / "kept/b.png").write_text("done")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with folder_for(tmp_path / "old/new/deep/a.png", tmp_path / "kept/b.png"):
+            (tmp_path / "kept/b.png").write_text("done")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "kept",
         "kept/b.png",
