@@ -26,6 +26,7 @@ from scenes.paths import (
     output_file,
     path_of,
     picture_files,
+    preload,
     scene_folder,
 )
 
@@ -74,6 +75,7 @@ def fit(settings: Settings) -> Report:
     init = [input_file("init", settings["init"])] if settings["init"] is not None else []
     targets = _targets(sources, settings["out"], [*sources, *init])
 
+    preload("objects.fitting")
     from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
     from scenes.point_files import read_points
 
@@ -200,6 +202,7 @@ def build(settings: Settings) -> Report:
     if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
         raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
 
+    preload("scenes.files", "scenes.plan")
     from scenes.files import load_scene, save_scene
     from scenes.plan import build as build_plans
 
@@ -285,6 +288,7 @@ def edit(settings: Settings) -> Report:
             "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
         )
 
+    preload("scenes.files")
     from scenes.files import kept_history, load_scene, locked, save_scene
     from scenes.script import run_script
 
@@ -334,6 +338,7 @@ def render(settings: Settings) -> Report:
 
     given_time = None if settings["time"] is None else numbers("time", settings["time"], 1)[0]
 
+    preload("scenes.files", "scenes.pictures")
     from rendering import RenderConfig
     from rendering import render as render_frame
     from scenes.files import load_scene
@@ -389,6 +394,7 @@ def info(settings: Settings) -> Report:
     if settings["min_depth"] < 0 or settings["lines"] < 1:
         raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
 
+    preload("scenes.files")
     from objects.files import field_hash
     from scenes.checks import size_notes, without_background
     from scenes.files import load_scene
@@ -466,6 +472,7 @@ def _scene_target(out: str | None, inputs: list[Path]) -> Path:
     if not path.is_dir():
         output_file("out", str(path))
     if path.parent.is_dir():  # else it is made
+        preload("scenes.files")
         from scenes.files import check_target
 
         check_target(path)
