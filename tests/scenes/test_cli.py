@@ -415,7 +415,8 @@ import sys
 from scenes.paths import preload
 preload("scenes.files", "scenes.pictures", "scenes.checks")
 import gc
-print(gc.isenabled(), sorted({"scipy.ndimage", "scipy.spatial", "trimesh", "igl", "skimage", "pygltflib", "manifold3d"} & sys.modules.keys()))
+names = {"scipy.ndimage", "scipy.spatial", "trimesh", "igl", "skimage", "pygltflib", "manifold3d"}
+print(gc.isenabled(), sorted(names & sys.modules.keys()))
 """
     root = Path(__file__).resolve().parents[2]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
