@@ -38,11 +38,11 @@ class Bar(tqdm):
 
 
 class Compiling(event.Listener):
-    """Says once on stderr that kernels are being compiled, when that takes longer than 2 s: for numba's "numba:compile" events,
-    which come often, as kernels compile one after the other and what they call within them."""
+    """Says on stderr that kernels are being compiled, when that takes longer than 2 s, and then every half minute: for numba's
+    "numba:compile" events, which come often, as kernels compile one after the other and what they call within them."""
 
     def __init__(self) -> None:
-        self.spent, self.depth, self.since, self.told = 0.0, 0, 0.0, False
+        self.spent, self.depth, self.since, self.next_at = 0.0, 0, 0.0, FIRST_S
 
     def on_start(self, event: event.Event) -> None:
         if self.depth == 0:
@@ -57,6 +57,10 @@ class Compiling(event.Listener):
             self.spent += time.monotonic() - self.since
 
     def _tell(self) -> None:
-        if not self.told and self.spent + time.monotonic() - self.since > FIRST_S:
-            self.told = True
-            print("compiling kernels, once after an installation or an update: about a minute", file=sys.stderr)
+        spent = self.spent + time.monotonic() - self.since
+        if spent > self.next_at:
+            self.next_at = spent + LINE_S
+            so_far = f" ({spent:.0f} s so far)" if spent > LINE_S else ""
+            print(
+                f"compiling kernels, once after an installation or an update: about a minute{so_far}", file=sys.stderr
+            )

@@ -38,12 +38,19 @@ def test_a_bar_that_is_turned_off_says_nothing(impatient, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_compiling_is_told_once(impatient, capsys):
-    listener, done = Compiling(), event.Event("numba:compile", event.EventStatus.END)
-    for _ in range(3):
-        listener.on_start(event.Event("numba:compile", event.EventStatus.START))
-        listener.on_end(done)
-    assert capsys.readouterr().err.count("compiling kernels") == 1
+def test_compiling_is_told_after_two_seconds_and_every_half_minute(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "FIRST_S", 2.0)
+    listener = Compiling()
+    start, end = (event.Event("numba:compile", status) for status in (event.EventStatus.START, event.EventStatus.END))
+    for _ in range(20):  # kernels of two seconds; what is done between them doesn't count
+        listener.on_start(start)
+        now[0] += 2.0
+        listener.on_end(end)
+        now[0] += 100.0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rsplit("minute", 1)[1] for line in lines] == ["", " (36 s so far)"]
 
 
 def test_numba_says_when_it_compiles():
