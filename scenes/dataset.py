@@ -181,7 +181,7 @@ class _Coco:
         save_png(shot.frame.rgb, self.folder / file)
         image = {"id": shot.number + 1, "file_name": file, "width": shot.camera.width, "height": shot.camera.height}
         self.images.append(image)
-        names = {self.graph[path].id: path for path in self.graph}
+        names = {self.graph[path].record.id: path for path in self.graph}
         for number in shot.ids.unique().tolist():
             if number == 0:
                 continue

@@ -139,7 +139,7 @@ def instance_ids(frame: Frame, graph: SceneGraph, time: float, level: int = 0) -
     paths = [instance.name for instance in graph.at(time).instances]
     if level > 0:
         paths = [path_at_level(path, level) for path in paths]
-    numbers = torch.tensor([graph[path].id for path in paths] or [0])
+    numbers = torch.tensor([graph[path].record.id for path in paths] or [0])
     if int(numbers.max()) > 65535:
         raise ValueError(
             f"ids: node numbers must fit 16 bits (65535), got {int(numbers.max())}; render parts of the scene"

@@ -59,7 +59,7 @@ def test_a_film_as_a_data_set_is_read_back_with_its_cameras_ids_depth_and_times(
     read = load_views("new/set")
     assert len(read) == 3
     names = json.loads((folder / "new/set/ids.json").read_text())
-    assert names[str(graph["set/red"].id)] == {"path": "set/red", "tags": ["ball", "toy"]}
+    assert names[str(graph["set/red"].record.id)] == {"path": "set/red", "tags": ["ball", "toy"]}
     assert {entry["path"] for entry in names.values()} == {"board", "set/red", "set/big", "cube"}
     for view, (time, camera), frame in zip(read, views, frames, strict=True):
         torch.testing.assert_close(view.camera.T_world_cam.as_matrix(), camera.T_world_cam.as_matrix())
@@ -77,7 +77,7 @@ def test_a_film_as_a_data_set_is_read_back_with_its_cameras_ids_depth_and_times(
 
 
 def test_ids_keep_their_number_when_the_scene_is_edited(folder):
-    before = load_scene("a.scene")["cube"].id
+    before = load_scene("a.scene")["cube"].record.id
     assert main(["edit", "scene=a.scene", "do=remove set; add first"]) == 0
     assert main(["render", "scene=a.scene", "out=b.png", "layers=ids", "camera.width=40", "camera.height=30"]) == 0
     assert before in pixels("b.png")
