@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.segments import segment_reduce
@@ -35,6 +34,7 @@ from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, load_field, save_field, write_atomically
 from objects.fitting import face_points, finish
 from objects.pose import SE3
+from objects.progress import Bar
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.bundle import Bundle, Seen, ends_of
@@ -312,10 +312,7 @@ class Learner:
                 self.background = voxels.behind.clamp(-4.0, 4.0)
         maps = Surfaces(self.views.cameras, ahead, finest)
         x_all, target_all = [], []
-        hidden = None if progress else True  # None: shown on a terminal only
-        for i, field in enumerate(
-            tqdm(self.nets.fields, desc="carve", unit="box", delay=2, leave=False, disable=hidden)
-        ):
+        for i, field in enumerate(Bar(self.nets.fields, desc="carve", unit="box", disable=not progress)):
             p, sdf = first_shape(
                 field.bounds, self.nets.trans[i], int(self.labels[i]), c.hull_cells, carver, maps, generator
             )

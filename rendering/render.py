@@ -12,10 +12,10 @@ from typing import Protocol, TypedDict, Unpack
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.types import Rays
+from objects.progress import Bar
 from rendering.camera import Camera, pixel_offsets
 from rendering.lights import Light, Rgb, linear_from_srgb, srgb_from_linear
 
@@ -179,8 +179,7 @@ def render(
     depth, alpha, observed = torch.empty(n_pixels), torch.empty(n_pixels), torch.empty(n_pixels)
     owner = torch.empty(n_pixels, dtype=torch.int64)
     feature = torch.empty(n_pixels, composite.feature_width)
-    hidden = None if progress else True  # None: shown on a terminal only
-    with tqdm(total=n_pixels, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
+    with Bar(total=n_pixels, desc="render", unit="ray", unit_scale=True, disable=not progress) as bar:
         for index in _tiled(camera.width, camera.height).split(config.chunk_rays):
             seen = view.see(camera.pixel_centers(index))
             rgb[index] = view.display(seen.color)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
+from objects.progress import Bar
 from rendering.view_checks import check_views
 from rendering.view_layers import Unreadable, loaded, opened
 from rendering.view_paths import PICTURES
@@ -133,7 +133,7 @@ def load_views(
     else:
         shots, landmarks = _photo_shots(root, every, notes)
     n_frames = len(shots) + len(notes.lost())
-    progress = tqdm(shots, desc="reading pictures", unit="picture", delay=2, leave=False, disable=None)
+    progress = Bar(shots, desc="reading pictures", unit="picture")
     views = Views(read_shots(progress, options, root, notes), landmarks=landmarks, applied_transform=applied)
     for text in notes.all(n_frames):
         warnings.warn(f"{transforms or root}: {text}", stacklevel=2)

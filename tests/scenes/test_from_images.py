@@ -60,6 +60,7 @@ def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
     assert (code, err) == (0, "")
     scene = load_scene("learned.scene")
     assert sorted(scene) == ["background", "camera", "object_1"]
+    assert (scene["background"].tags, scene["object_1"].tags) == (("background",), ())
     place = scene.pose("object_1")[0].translation
     assert float((place - torch.tensor([0.0, 0.1, 0.3])).norm()) < 0.1
     assert "layers=rgb,seen" in out
