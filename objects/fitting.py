@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
@@ -34,6 +34,7 @@ from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 _VERSION = 2  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
+_WRONG_SIDES = 0.1  # share of the points away from the surface
 GREY_RGB = torch.full((3,), GREY)
 
 
@@ -425,6 +426,23 @@ def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
     if not (math.isfinite(lowest) and lowest > 0 and bool(torch.isfinite(slope))):
         raise FitError(
             f"fit: expected a distance above 0 on the faces of the object's box, got {lowest:.3g}; "
-            "the surface was not learned (too few steps, or normals that point inwards)"
+            "the surface was not learned; give it more steps"
         )
     field.lipschitz_estimate.fill_(float(slope) * _LIPSCHITZ_MARGIN)
+
+
+def check_sides(field: SirenField, p_obj: Float[Tensor, "n 3"], inside: Bool[Tensor, "n"]) -> None:
+    """Checks a learned field at points whose side of the surface is known.
+
+    Raises:
+        FitError: More than ``_WRONG_SIDES`` of the points inside, or of those outside, have the wrong sign.
+    """
+    with torch.no_grad():
+        got = torch.cat([field.sdf(p) for p in p_obj.split(1 << 16)]) < 0 if len(p_obj) else inside
+    for which, text in ((inside, "inside"), (~inside, "outside")):
+        wrong = float((got != inside)[which].float().mean()) if bool(which.any()) else 0.0
+        if wrong > _WRONG_SIDES:
+            raise FitError(
+                f"fit: {100 * wrong:.0f} % of what is {text} the solid has the wrong sign; the surface was not learned: "
+                "give it more steps, or a wider network for thin walls"
+            )

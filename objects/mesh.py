@@ -24,7 +24,7 @@ from objects.paint import GREY, Paint
 
 _SUBDIVISIONS = 25  # faces are cut to this part of the extent before buried ones are dropped
 _MAX_CUT_FACES = 200_000
-_SLIT = 2e-3  # gaps narrower than this share of the extent count as filled (convex parts that nearly touch)
+SLIT = 2e-3  # gaps narrower than this share of the extent count as filled (convex parts that nearly touch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +266,7 @@ def _outer_faces(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The faces with the solid behind and open space in front of their centroids; those the wrong way round are turned.
 
-    Large faces are cut up first, as they may be buried in part. Space in front that ends after ``_SLIT`` is a slit.
+    Large faces are cut up first, as they may be buried in part. Space in front that ends after ``SLIT`` is a slit.
     """
     edge = extent / _SUBDIVISIONS
     longest = np.linalg.norm(vertices[faces] - vertices[np.roll(faces, 1, axis=1)], axis=2).max(1)
@@ -285,6 +285,6 @@ def _outer_faces(
 
     front, back = inside(np.arange(len(f)), 1e-4), inside(np.arange(len(f)), -1e-4)
     right, wrong = np.flatnonzero(back & ~front), np.flatnonzero(front & ~back)
-    right, wrong = right[~inside(right, _SLIT)], wrong[~inside(wrong, -_SLIT)]
+    right, wrong = right[~inside(right, SLIT)], wrong[~inside(wrong, -SLIT)]
     kept = np.concatenate([f[right], f[wrong][:, ::-1]])
     return np.ascontiguousarray(v), np.ascontiguousarray(kept)
