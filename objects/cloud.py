@@ -18,7 +18,6 @@ from scipy.sparse import coo_array, csgraph
 from scipy.spatial import cKDTree
 
 NEIGHBOURS = 10
-FACING = ("auto", "outwards", "inwards")
 _AGREED = 0.8  # at this score normals are believed as they are
 _BETTER = 0.05  # by so much another orientation must score higher
 _DOUBTFUL = 0.3  # below it there is no solid to be seen
@@ -102,7 +101,9 @@ def read_cloud(
             _note(f"{name}: the normals look to different sides; {100 * share:.0f} % were turned outwards")
             return cloud(mended)
     if max(given, turned) < _DOUBTFUL:
-        raise ValueError(f"{name}: expected normals that look away from one solid, got ones that don't agree on an inside")
+        raise ValueError(
+            f"{name}: expected normals that look away from one solid, got ones that don't agree on an inside"
+        )
     if given >= turned - _BETTER:
         return cloud(normals)
     if turned < _OPEN and facing == "auto":

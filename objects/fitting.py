@@ -12,7 +12,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,15 +25,18 @@ from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
-from objects.mesh import MeshSource, read_mesh
+from objects.mending import hard_samples
+from objects.mesh import THICKNESS, MeshSource, read_mesh
 from objects.mesh_files import Meshlike
 from objects.paint import GREY
 from objects.siren import SineMlp, SirenField
+from objects.solid import FACING
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
-_VERSION = 2  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 3  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
+_CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _WRONG_SIDES = 0.1  # share of the points away from the surface
 GREY_RGB = torch.full((3,), GREY)
 
@@ -53,6 +56,10 @@ class FitConfig:
             about the surface), ``mid`` (likewise), and the rest uniform in the box.
         color_pool, color_sigma: Colour samples, and their noise about the surface.
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
+        mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
+            most, for this share of the steps, at this share of the rate, with this share of its samples drawn about the flaws.
+        facing, thickness, origin: How meshes are understood (see `objects.mesh.read_mesh`). A field lives in the frame of its
+            file moved by ``-origin``.
     """
 
     width: int = 72
@@ -78,6 +85,13 @@ class FitConfig:
     color_pool: int = 98_304
     color_sigma: float = 0.003
     falloff: float = 0.4
+    mend_rounds: int = 3
+    mend_steps: float = 0.25
+    mend_rate: float = 0.15
+    mend_share: float = 0.05
+    facing: str = "auto"
+    thickness: float = THICKNESS
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if min(self.surface, self.near, self.mid) < 0 or self.surface + self.near + self.mid >= 1:
@@ -86,6 +100,10 @@ class FitConfig:
             raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most pool and color_pool")
         if not (self.padding > 0 and self.falloff > 0):
             raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
+        if self.facing not in FACING:
+            raise ValueError(f"facing: expected {', '.join(FACING)}, got {self.facing!r}")
+        if not 0 < self.thickness < 1:
+            raise ValueError(f"thickness: expected a share of the longest edge between 0 and 1, got {self.thickness}")
 
 
 def fit_mesh(
@@ -152,7 +170,8 @@ def fit_meshes(
     failed: dict[str, FitError] = {}
     missing: dict[str, tuple[MeshSource, SirenField | None]] = {}
     for i, (mesh, start) in enumerate(zip(meshes, starts, strict=True)):
-        source = read_mesh(mesh, "mesh" if len(meshes) == 1 else f"meshes[{i}]")
+        argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
+        source = read_mesh(mesh, argument, facing=config.facing, thickness=config.thickness, origin=config.origin)
         start_key = None if start is None else field_hash(start)
         key = content_key("mesh", _VERSION, source.content_hash(), dataclasses.asdict(config), seed, start_key)
         keys.append(key)
@@ -241,7 +260,7 @@ class _Pool:
 
 def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig, seed: int) -> SirenField:
     pad = config.padding * source.extent
-    box = Aabb(torch.from_numpy(source.vertices.min(0) - pad), torch.from_numpy(source.vertices.max(0) + pad))
+    box = Aabb(torch.from_numpy(source.lo - pad), torch.from_numpy(source.hi + pad))
     if start is None:
         return _empty_field(box, config, seed).requires_grad_(False)
     field = copy.deepcopy(start).float().requires_grad_(False)
@@ -275,16 +294,28 @@ def _sampled(source: MeshSource, field: SirenField, config: FitConfig, seed: int
     shuffled = rng.permutation(len(color))
     flat = torch.from_numpy(color.mean(0)).float() if np.ptp(color, 0).max() < 1 / 255 else None
 
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
     return _Pool(
-        tensor((points[order] - center) / half),
-        tensor(distance[order, None] / half),
-        tensor((color_points[shuffled] - center) / half),
-        tensor(color[shuffled]),
+        _tensor((points[order] - center) / half),
+        _tensor(distance[order, None] / half),
+        _tensor((color_points[shuffled] - center) / half),
+        _tensor(color[shuffled]),
         flat,
     )
+
+
+def _with_hard(
+    pool: _Pool, field: SirenField, p_obj: np.ndarray, distance: np.ndarray, rng: np.random.Generator
+) -> _Pool:
+    """The pool with some of its samples exchanged for others."""
+    center, half = field.center.double().numpy(), float(field.half_extent)
+    x, d = pool.x.clone(), pool.distance.clone()
+    at = torch.from_numpy(rng.permutation(len(x))[: len(p_obj)])
+    x[at], d[at] = _tensor((p_obj - center) / half), _tensor(distance[:, None] / half)
+    return replace(pool, x=x, distance=d)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
 # -- learning --------------------------------------------------------------------------------------------------------
@@ -301,7 +332,79 @@ def _learn(
     """The learned fields; in place of one that failed its last check, the error."""
     fields = [_start_field(source, start, config, seed) for source, start in sources]
     pools = [_sampled(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
-    colored = [i for i, pool in enumerate(pools) if pool.flat_color is None]
+    checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
+    train = TrainConfig(
+        steps=config.steps if sources[0][1] is None else config.warm_steps,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    try:
+        _train(fields, pools, config, train, on_step=on_step)
+    except CheckpointError:
+        checkpoint.unlink()
+        return _learn(sources, keys, seed, config, progress, on_step)
+    for field, pool in zip(fields, pools, strict=True):
+        if pool.flat_color is not None:
+            paint_flat(field, pool.flat_color)
+    results: list[SirenField | FitError] = [_finished(f, pool) for f, pool in zip(fields, pools, strict=True)]
+    again = replace(
+        train,
+        steps=max(1, round(config.mend_steps * train.steps)),
+        learning_rate=config.mend_rate * config.learning_rate,
+        checkpoint=None,
+    )
+    best: dict[int, tuple[int, Tensor]] = {}  # flaws and weights
+    for round_ in range(config.mend_rounds + 1):
+        flawed: list[int] = []
+        for i, result in enumerate(results):
+            if isinstance(result, FitError) or (round_ and i not in best):
+                continue
+            rng = np.random.default_rng((seed, round_))
+            hard = hard_samples(result, sources[i][0], round(config.mend_share * config.pool), rng)
+            weights = nn.utils.parameters_to_vector(result.distance.parameters()).detach().clone()
+            if i not in best or (0 if hard is None else hard[0]) < best[i][0]:
+                best[i] = (0 if hard is None else hard[0], weights)
+            if hard is None:
+                continue
+            flawed.append(i)
+            pools[i] = _with_hard(pools[i], fields[i], *hard[1:], rng)
+        if not flawed or round_ == config.mend_rounds:
+            break
+        _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again, colors=False)
+        for i in flawed:
+            results[i] = _finished(fields[i], pools[i])
+    for i, (_, weights) in best.items():
+        nn.utils.vector_to_parameters(weights, fields[i].distance.parameters())
+        results[i] = _finished(fields[i], pools[i])
+    checkpoint.unlink(missing_ok=True)
+    return results
+
+
+def _finished(field: SirenField, pool: _Pool) -> SirenField | FitError:
+    p_obj = pool.x * field.half_extent + field.center
+    try:
+        finish(field, p_obj[:16384])
+        clear = pool.distance[:, 0].abs() > _CLEAR
+        check_sides(field, p_obj[clear][:32768], pool.distance[clear, 0][:32768] < 0)
+    except FitError as error:
+        return error
+    return field.requires_grad_(False)
+
+
+def _train(
+    fields: list[SirenField],
+    pools: list[_Pool],
+    config: FitConfig,
+    train: TrainConfig,
+    *,
+    colors: bool = True,
+    on_step: OnStep | None = None,
+) -> None:
+    """Trains all networks side by side, in place."""
+    colored = [i for i, pool in enumerate(pools) if pool.flat_color is None] if colors else []
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
     weight = config.falloff / (config.falloff + distance[..., 0].abs())
     theta = _flat([f.distance for f in fields]).requires_grad_()
@@ -349,41 +452,17 @@ def _learn(
             )
         return loss
 
-    checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
-    train = TrainConfig(
-        steps=config.steps if sources[0][1] is None else config.warm_steps,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
-        progress=progress,
-        checkpoint=checkpoint,
-    )
     # The kernel has threads of its own; torch's, asleep between tiny operations, would spin and take their cores.
     torch.set_num_threads(1)
     try:
         fit(params, loss_fn, train, on_step=on_step)
-    except CheckpointError:
-        torch.set_num_threads(n_threads)
-        checkpoint.unlink()
-        return _learn(sources, keys, seed, config, progress, on_step)
     finally:
         torch.set_num_threads(n_threads)
-    checkpoint.unlink(missing_ok=True)
     with torch.no_grad():
         for field, row in zip(fields, theta, strict=True):
             nn.utils.vector_to_parameters(row, field.distance.parameters())
-        for i, row in enumerate(color_theta if colored else []):
-            nn.utils.vector_to_parameters(row, fields[colored[i]].appearance.parameters())
-    results: list[SirenField | FitError] = []
-    for field, pool in zip(fields, pools, strict=True):
-        if pool.flat_color is not None:
-            paint_flat(field, pool.flat_color)
-        try:
-            finish(field, pool.x[:16384] * field.half_extent + field.center)
-            results.append(field.requires_grad_(False))
-        except FitError as error:
-            results.append(error)
-    return results
+        for i, row in zip(colored, color_theta if colored else [], strict=True):
+            nn.utils.vector_to_parameters(row, fields[i].appearance.parameters())
 
 
 def _flat(networks: list[SineMlp]) -> Float[Tensor, "k n_params"]:

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from objects.aabb import Aabb, without_origin
-from objects.cloud import FACING, Cloud, read_cloud
+from objects.cloud import Cloud, read_cloud
 from objects.fitting import GREY_RGB, check_sides, finish, paint_flat
 from objects.siren import SirenField
+from objects.solid import FACING
 from objects.training import TrainConfig, fit
 
 
@@ -93,9 +94,7 @@ def fit_points(
     _check(points, normals, colors)
     places = without_origin(points.numpy(), config.origin, "points")
     extent = float(np.ptp(places, 0).max())
-    cloud = read_cloud(
-        places, normals.numpy(), facing=config.facing, wall=config.thickness * extent, name="points"
-    )
+    cloud = read_cloud(places, normals.numpy(), facing=config.facing, wall=config.thickness * extent, name="points")
     pad = config.padding * extent + cloud.wall
     box = Aabb(torch.from_numpy(places.min(0) - pad), torch.from_numpy(places.max(0) + pad))
     field = SirenField(

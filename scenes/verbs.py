@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 import warnings
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +37,13 @@ if TYPE_CHECKING:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 _NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
+_SOLID = ("facing", "thickness", "origin")
 _FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
 # The kinds of input of `fit` that a key says something for; all, where it isn't listed.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
     **dict.fromkeys(("point_steps",), ("points",)),
-    **dict.fromkeys(_NETWORKS, ("mesh", "points")),
+    **dict.fromkeys((*_NETWORKS, *_SOLID), ("mesh", "points")),
     **dict.fromkeys(_FOR_IMAGES, ("images",)),
 }
 
@@ -80,7 +80,7 @@ def fit(settings: Settings) -> Report:
     from scenes.point_files import read_points
 
     seed = settings["seed"]
-    networks = {f.name: settings[f.name] for f in fields(PointsConfig) if f.name in settings and f.name != "steps"}
+    networks = {key: settings[key] for key in _NETWORKS} | _solid(settings)
     try:
         if meshes:
             start = load_field(init[0]) if init else None
@@ -111,6 +111,12 @@ def fit(settings: Settings) -> Report:
     return Report(
         rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
     )
+
+
+def _solid(settings: Settings) -> dict[str, Any]:
+    """How meshes and points are understood, as their configurations take it."""
+    origin = tuple(numbers("origin", settings["origin"], 3)) if settings["origin"] is not None else (0.0, 0.0, 0.0)
+    return {"facing": settings["facing"], "thickness": settings["thickness"], "origin": origin}
 
 
 def _fit_images(settings: Settings) -> Report:
@@ -203,8 +209,11 @@ def build(settings: Settings) -> Report:
         raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
 
     preload("scenes.files", "scenes.plan")
+    from objects import FitConfig
     from scenes.files import load_scene, save_scene
     from scenes.plan import build as build_plans
+
+    config = FitConfig(**_solid(settings))
 
     notes: list[str] = []
     replaced = _replaced(target)
@@ -220,7 +229,7 @@ def build(settings: Settings) -> Report:
 
             plans, notes = read_glb(source)
         try:
-            graph = build_plans(plans, seed=settings["seed"])
+            graph = build_plans(plans, seed=settings["seed"], config=config)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         graph.log.append(f"build from {source.name}")
