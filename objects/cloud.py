@@ -18,7 +18,7 @@ from scipy.sparse import coo_array, csgraph
 from scipy.spatial import cKDTree
 
 NEIGHBOURS = 10
-_AGREED = 0.8  # at this score normals are believed as they are
+_AGREED = 0.9  # at this score normals are believed as they are
 _BETTER = 0.05  # by so much another orientation must score higher
 _DOUBTFUL = 0.3  # below it there is no solid to be seen
 _OPEN = 0.95  # inward normals that score less when turned round belong to a room, one that is open somewhere
@@ -124,19 +124,30 @@ def _winding(points: np.ndarray, normals: np.ndarray, areas: np.ndarray, p: np.n
     return np.asarray(igl.fast_winding_number(points, normals, areas, np.ascontiguousarray(p, np.float64)))
 
 
+def _agreement(points: np.ndarray, normals: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Cosine between the normals of neighbours; across creases that of one and the other's mirror image, which has the same sign
+    on both sides of a right angle."""
+    d = points[j] - points[i]
+    d /= np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-300)
+    cosine = (normals[i] * normals[j]).sum(1)
+    mirrored = cosine - 2 * (normals[i] * d).sum(1) * (normals[j] * d).sum(1)
+    return np.where(np.abs(cosine) > 0.5, cosine, 0.5 * mirrored)
+
+
 def _consistent(points: np.ndarray, normals: np.ndarray, areas: np.ndarray, neighbour: np.ndarray) -> np.ndarray:
     """Normals that agree with their neighbours; each connected set outwards, sets within others inwards (cavities)."""
     n, k = neighbour.shape
     i, j = np.repeat(np.arange(n), k - 1), neighbour[:, 1:].ravel()
-    cost = 1.001 - np.abs((normals[i] * normals[j]).sum(1))
+    cost = 1.001 - np.abs(_agreement(points, normals, i, j))
     graph = csgraph.minimum_spanning_tree(coo_array((cost, (i, j)), shape=(n, n)).tocsr())
     count, label = csgraph.connected_components(graph, directed=False)
     sign = np.ones(n)
     for part in range(count):
         order, before = csgraph.breadth_first_order(graph, int(np.flatnonzero(label == part)[0]), directed=False)
-        for node in order[1:]:
-            parent = before[node]
-            sign[node] = sign[parent] * (1.0 if normals[node] @ normals[parent] >= 0 else -1.0)
+        order = order[1:]
+        same = np.where(_agreement(points, normals, order, before[order]) >= 0, 1.0, -1.0)
+        for node, parent, keeps in zip(order.tolist(), before[order].tolist(), same.tolist(), strict=True):
+            sign[node] = sign[parent] * keeps
     result = normals * sign[:, None]
     step = 1.5 * np.sqrt(areas[:, None])
     large = [part for part in np.argsort(-np.bincount(label))[:64] if (label == part).sum() > NEIGHBOURS]

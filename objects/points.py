@@ -133,21 +133,32 @@ def fit_points(
     train = TrainConfig(
         steps=config.steps, learning_rate=config.learning_rate, seed=seed, label="points", progress=progress
     )
-    fit(field.distance.parameters(), loss_fn, train)
-    if colors is None:
-        paint_flat(field, GREY_RGB)
-    else:
-        rgb = torch.as_tensor(colors).detach().float()
-
-        def color_loss(step: int, generator: torch.Generator) -> Tensor:
-            pick = torch.randint(len(x_on), (n,), generator=generator)
-            return (field.appearance(x_on[pick]).sigmoid() - rgb[pick]).abs().mean()
-
-        fit(field.appearance.parameters(), color_loss, train)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors are small, and threads that wait for each other lose more than they gain
+    try:
+        fit(field.distance.parameters(), loss_fn, train)
+        _learn_color(field, x_on, colors, train, n)
+    finally:
+        torch.set_num_threads(n_threads)
     finish(field, torch.from_numpy(cloud.points).float())
     clear = distance.abs() > 2 * vague
     check_sides(field, (x_off * half + field.center)[clear], distance[clear] < 0)
     return field.requires_grad_(False)
+
+
+def _learn_color(
+    field: SirenField, x_on: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"] | None, train: TrainConfig, batch: int
+) -> None:
+    if colors is None:
+        paint_flat(field, GREY_RGB)
+        return
+    rgb = torch.as_tensor(colors).detach().float()
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        pick = torch.randint(len(x_on), (batch,), generator=generator)
+        return (field.appearance(x_on[pick]).sigmoid() - rgb[pick]).abs().mean()
+
+    fit(field.appearance.parameters(), loss_fn, train)
 
 
 def _off_surface(cloud: Cloud, field: SirenField, config: PointsConfig, seed: int) -> tuple[Tensor, Tensor]:
