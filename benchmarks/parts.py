@@ -46,7 +46,7 @@ def source_parts(mesh: trimesh.Trimesh) -> int | None:
     samples = [np.concatenate([s.vertices, trimesh.sample.sample_surface(s, 2000, seed=0)[0]]) for s in surfaces]
     for i, points in enumerate(samples):
         for j, b in enumerate(surfaces):
-            if j != i and igl.point_mesh_squared_distance(points, b.vertices, b.faces)[0].min() < slit**2:
+            if j != i and np.min(igl.point_mesh_squared_distance(points, b.vertices, b.faces)[0]) < slit**2:
                 near.append((i, j))
     return len(trimesh.graph.connected_components(near, nodes=np.arange(len(surfaces)), min_len=1))
 
@@ -60,7 +60,7 @@ def learned_parts(field: SirenField) -> tuple[int, list[float]]:
 def read_all(args: argparse.Namespace) -> dict[str, trimesh.Trimesh]:
     if args.data is not None:
         files = [p for p in sorted(args.data.glob("*")) if p.suffix.lower() in {".obj", ".ply", ".stl", ".off", ".glb"}]
-        return {p.stem: trimesh.load(p, force="mesh", process=False) for p in files}
+        return {p.stem: trimesh.load_mesh(p, process=False) for p in files}
     import pybullet_data
 
     things = find_things(Path(pybullet_data.getDataPath()) / "random_urdfs")

@@ -15,7 +15,7 @@ import igl
 import numpy as np
 from jaxtyping import Float
 from scipy.sparse import coo_array, csgraph
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 NEIGHBOURS = 10
 _AGREED = 0.9  # at this score normals are believed as they are
@@ -39,7 +39,7 @@ class Cloud:
     spacing: float
     wall: float
     _areas: Float[np.ndarray, "n"]
-    _tree: cKDTree
+    _tree: KDTree
 
     def winding(self, p: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, "m"]:
         """Generalised winding number, blurred within a spacing of the points."""
@@ -70,8 +70,8 @@ def read_cloud(
         ValueError: The normals don't agree on an inside, even when made consistent.
     """
     normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
-    tree = cKDTree(points)
-    distance, neighbour = tree.query(points, k=min(NEIGHBOURS + 1, len(points)), workers=-1)
+    tree = KDTree(points)
+    distance, neighbour = map(np.asarray, tree.query(points, k=min(NEIGHBOURS + 1, len(points)), workers=-1))
     reach = distance[:, -1]
     areas = np.pi * reach**2 / (neighbour.shape[1] - 1)
     spacing = float(np.sqrt(np.median(areas)))

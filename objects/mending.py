@@ -6,15 +6,14 @@ samples are too few to tell. They are found on the grid that makes meshes, and l
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
+from objects.field import Field
+from objects.mesh import MeshSource
 from objects.meshing import grid_cell, sample_grid
-from objects.siren import SirenField
 
 _SMALL = 0.1  # loose parts smaller than this share of the box are taken away, whatever the source says of them
 _SOME = 0.05  # where the source's parts can't be counted: what is smaller than this is no part
@@ -22,22 +21,8 @@ _CLEARANCE = 0.25  # by how much, in cells, a speck is to be outside
 _NOISE = 0.01  # about the surface, as a share of half the extent
 
 
-class Source(Protocol):
-    """What teaches: `objects.mesh.MeshSource`."""
-
-    @property
-    def extent(self) -> float: ...
-    @property
-    def parts(self) -> tuple[int, int] | None:
-        """Connected pieces of the solid and of the space around and within it; None where they can't be counted."""
-        ...
-
-    def sample(self, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]: ...
-    def signed_distance(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]: ...
-
-
 def hard_samples(
-    field: SirenField, source: Source, n: int, rng: np.random.Generator
+    field: Field, source: MeshSource, n: int, rng: np.random.Generator
 ) -> tuple[int, Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]] | None:
     """How many flaws there are, points (object frame) where the field has parts that its source hasn't or lacks some, and
     distances to learn there.
@@ -52,7 +37,7 @@ def hard_samples(
     with torch.no_grad():
         values, first = sample_grid(field, cell)
     corner = first.double().numpy()
-    solid, air = (ndimage.label(side)[0] for side in (values < 0, values >= 0))
+    solid, air = (labelled(side) for side in (values < 0, values >= 0))
     sizes = [np.bincount(label.ravel())[1:] for label in (solid, air)]
     if all(len(size) == 1 for size in sizes) and (source.parts is None or source.parts == (1, 1)):
         return None
@@ -92,13 +77,20 @@ def hard_samples(
     return flaws, p, distance
 
 
+def labelled(mask: Bool[np.ndarray, "x y z"]) -> Int[np.ndarray, "x y z"]:
+    """Connected cells (over their faces) under equal numbers from 1 on."""
+    label = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=label)
+    return label
+
+
 def _some(label: Int[np.ndarray, "x y z"]) -> int:
     """How many parts are large."""
     reach = [max(s.stop - s.start for s in box) for box in ndimage.find_objects(label)]
     return max(1, sum(r >= _SOME * max(label.shape) for r in reach))
 
 
-def _wrong(field: SirenField, source: Source, rng: np.random.Generator) -> Float[np.ndarray, "m 3"]:
+def _wrong(field: Field, source: MeshSource, rng: np.random.Generator) -> Float[np.ndarray, "m 3"]:
     """Points near the surface at which the field has the wrong sign."""
     p = source.sample(40_000, rng)[0]
     p = p + rng.normal(0, _NOISE * source.extent / 2, p.shape)

@@ -376,7 +376,7 @@ def _parts(vertices: np.ndarray, faces: np.ndarray, slit: float) -> tuple[int, i
         points = trimesh.sample.sample_surface(trimesh.Trimesh(vertices, a, process=False), 2000, seed=0)[0]
         points = np.concatenate([vertices[np.unique(a)], points])
         for j, b in enumerate(solids):
-            if i != j and igl.point_mesh_squared_distance(points, vertices, b)[0].min() < slit**2:
+            if i != j and np.min(igl.point_mesh_squared_distance(points, vertices, b)[0]) < slit**2:
                 near.append((i, j))
     joined = trimesh.graph.connected_components(near, nodes=np.arange(len(solids)), min_len=1)
     return max(1, len(joined)), 1 + len(bodies) - len(solids)

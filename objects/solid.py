@@ -97,12 +97,14 @@ def shape_of(vertices: Float[np.ndarray, "v 3"], faces: Faces, facing: str, name
     bodies, walls = _closed_surfaces(vertices, closed, rest, facing, told)
     open_, sheets = _open_surfaces(vertices, rest, bodies, facing, told)
     empty = np.zeros((0, 3), np.int64)
-    return Shape(bodies, *(np.concatenate([empty, *some]) for some in (open_, sheets, walls)), notes)
+    joined = [np.concatenate([empty, *some]) for some in (open_, sheets, walls)]
+    return Shape(bodies, joined[0], joined[1], joined[2], notes)
 
 
 def _consistent(faces: Faces) -> tuple[Faces, float]:
     """Faces that agree with their neighbours, each patch as most of its faces were; and the share of those that were turned."""
     oriented, label = igl.bfs_orient(np.ascontiguousarray(faces))
+    label = np.asarray(label)
     turned = (np.asarray(oriented) != faces).any(1)
     most = np.bincount(label, turned) > 0.5 * np.bincount(label)
     turned ^= most[label]
@@ -278,7 +280,8 @@ def _sides(vertices: np.ndarray, faces: Faces) -> tuple[Float[np.ndarray, "f"], 
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(cross, axis=1)
     step = 1e-4 * cross / np.sqrt(np.maximum(area, 1e-300))[:, None]
-    return tuple(winding(vertices, faces, corners.mean(1) + s * step) for s in (-1, 1))
+    back, front = (winding(vertices, faces, corners.mean(1) + s * step) for s in (-1, 1))
+    return back, front
 
 
 def _seen_from_outside(vertices: np.ndarray, faces: Faces) -> Faces:
@@ -296,12 +299,11 @@ def _seen_from_outside(vertices: np.ndarray, faces: Faces) -> Faces:
 
     taken = np.zeros(shape, bool)
     taken[index(points)] = True
-    free = ndimage.label(~taken)[0]
+    free = np.zeros(taken.shape, np.int32)
+    ndimage.label(~taken, output=free)
     outside = free == free[0, 0, 0]
-    center, normal = mesh.triangles_center, np.cross(*(vertices[faces[:, i]] - vertices[faces[:, 0]] for i in (1, 2)))
-    normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
-    votes = sum(
-        outside[index(center + k * cell * normal)].astype(int) - outside[index(center - k * cell * normal)]
-        for k in (1.8, 2.6, 3.4)
-    )
+    center, normal = mesh.triangles_center, mesh.face_normals
+    votes = np.zeros(len(faces), int)
+    for k in (1.8, 2.6, 3.4):
+        votes += outside[index(center + k * cell * normal)].astype(int) - outside[index(center - k * cell * normal)]
     return np.where((votes < 0)[:, None], faces[:, ::-1], faces)
