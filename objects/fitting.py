@@ -377,6 +377,8 @@ def _learn(
         for i in flawed:
             results[i] = _finished(fields[i], pools[i])
     for i, (_, weights) in best.items():
+        if torch.equal(weights, nn.utils.parameters_to_vector(fields[i].distance.parameters())):
+            continue
         nn.utils.vector_to_parameters(weights, fields[i].distance.parameters())
         results[i] = _finished(fields[i], pools[i])
     checkpoint.unlink(missing_ok=True)
@@ -505,7 +507,7 @@ def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
     if not (math.isfinite(lowest) and lowest > 0 and bool(torch.isfinite(slope))):
         raise FitError(
             f"fit: expected a distance above 0 on the faces of the object's box, got {lowest:.3g}; "
-            "the surface was not learned; give it more steps"
+            "the surface was not learned (too few steps)"
         )
     field.lipschitz_estimate.fill_(float(slope) * _LIPSCHITZ_MARGIN)
 
