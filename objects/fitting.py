@@ -28,6 +28,7 @@ from objects.fused import weighted_l1
 from objects.mending import hard_samples
 from objects.mesh import THICKNESS, MeshSource, read_mesh
 from objects.mesh_files import Meshlike
+from objects.meshing import grid_cell, sample_grid
 from objects.paint import GREY
 from objects.siren import SineMlp, SirenField
 from objects.solid import FACING
@@ -37,6 +38,7 @@ _VERSION = 3  # part of every cache key: raise it when the same input would give
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
+_MARGIN = 1e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
 _WRONG_SIDES = 0.1  # share of the points away from the surface
 GREY_RGB = torch.full((3,), GREY)
 
@@ -118,7 +120,7 @@ def fit_mesh(
     """Learns an object from a mesh, or takes it from the cache.
 
     Args:
-        mesh: Any file that trimesh reads, or a `trimesh.Trimesh` or `trimesh.Scene`; vertex colours, face colours,
+        mesh: A mesh file (see `objects.mesh_files`), or a `trimesh.Trimesh` or `trimesh.Scene`; vertex colours, face colours,
             textures; also with holes or of several bodies (inside is where the generalised winding number is >= 1/2).
         seed: Seed of initial weights and samples; same seed, same bits.
         init: A field of the same make-up to start from; takes fewer steps.
@@ -132,7 +134,8 @@ def fit_mesh(
     Raises:
         MeshError: A file that is missing, empty or unreadable, or a mesh that encloses no volume (a ``ValueError``).
         ValueError: ``init`` of another make-up.
-        FitError: Learning failed.
+        FitError: Learning failed. With fewer steps than the default it is a draft, which is warned of and not cached, as long as
+            it has an inside.
     """
     return fit_meshes(
         [mesh], seed=seed, init=None if init is None else [init], config=config, progress=progress, on_step=on_step
@@ -168,6 +171,7 @@ def fit_meshes(
     keys: list[str] = []
     found: dict[str, SirenField] = {}
     failed: dict[str, FitError] = {}
+    drafts: dict[str, str] = {}
     missing: dict[str, tuple[MeshSource, SirenField | None]] = {}
     for i, (mesh, start) in enumerate(zip(meshes, starts, strict=True)):
         argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
@@ -183,18 +187,23 @@ def fit_meshes(
         todo = sorted(key for key, (_, start) in missing.items() if (start is not None) == warm)
         for first in range(0, len(todo), _GROUP):
             group = todo[first : first + _GROUP]
-            fields = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
-            for key, field in zip(group, fields, strict=True):
-                if isinstance(field, FitError):
-                    failed[key] = field
-                else:
-                    found[key] = field
+            learned = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
+            steps, usual = (config.warm_steps, FitConfig.warm_steps) if warm else (config.steps, FitConfig.steps)
+            for key, (field, error) in zip(group, learned, strict=True):
+                found[key] = field
+                if error is None:
                     _keep(field, folder / f"{key}.safetensors")
+                elif steps < usual and _closed(field, missing[key][0]):
+                    drafts[key] = f"a draft, as {steps} steps are few: {error}"
+                else:
+                    failed[key] = error
     for i, key in enumerate(keys):  # what was learned is kept in the cache, and the first failure is told
+        argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
+        name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else argument
         if key in failed:
-            argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
-            name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else argument
             raise FitError(f"{name}: {failed[key]}")
+        if key in drafts:
+            warnings.warn(f"{name}: {drafts[key]}", stacklevel=2)
     seen: set[str] = set()
     result = []
     for key in keys:
@@ -328,8 +337,8 @@ def _learn(
     config: FitConfig,
     progress: bool,
     on_step: OnStep | None,
-) -> list[SirenField | FitError]:
-    """The learned fields; in place of one that failed its last check, the error."""
+) -> list[tuple[SirenField, FitError | None]]:
+    """The learned fields, and what their last check found wrong."""
     fields = [_start_field(source, start, config, seed) for source, start in sources]
     pools = [_sampled(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
     checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
@@ -349,7 +358,7 @@ def _learn(
     for field, pool in zip(fields, pools, strict=True):
         if pool.flat_color is not None:
             paint_flat(field, pool.flat_color)
-    results: list[SirenField | FitError] = [_finished(f, pool) for f, pool in zip(fields, pools, strict=True)]
+    errors = [_error_of(f, pool) for f, pool in zip(fields, pools, strict=True)]
     again = replace(
         train,
         steps=max(1, round(config.mend_steps * train.steps)),
@@ -359,12 +368,12 @@ def _learn(
     best: dict[int, tuple[int, Tensor]] = {}  # flaws and weights
     for round_ in range(config.mend_rounds + 1):
         flawed: list[int] = []
-        for i, result in enumerate(results):
-            if isinstance(result, FitError) or (round_ and i not in best):
+        for i, field in enumerate(fields):
+            if errors[i] is not None or (round_ and i not in best):
                 continue
             rng = np.random.default_rng((seed, round_))
-            hard = hard_samples(result, sources[i][0], round(config.mend_share * config.pool), rng)
-            weights = nn.utils.parameters_to_vector(result.distance.parameters()).detach().clone()
+            hard = hard_samples(field, sources[i][0], round(config.mend_share * config.pool), rng)
+            weights = nn.utils.parameters_to_vector(field.distance.parameters()).detach().clone()
             if i not in best or (0 if hard is None else hard[0]) < best[i][0]:
                 best[i] = (0 if hard is None else hard[0], weights)
             if hard is None:
@@ -375,17 +384,17 @@ def _learn(
             break
         _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again, colors=False)
         for i in flawed:
-            results[i] = _finished(fields[i], pools[i])
+            errors[i] = _error_of(fields[i], pools[i])
     for i, (_, weights) in best.items():
         if torch.equal(weights, nn.utils.parameters_to_vector(fields[i].distance.parameters())):
             continue
         nn.utils.vector_to_parameters(weights, fields[i].distance.parameters())
-        results[i] = _finished(fields[i], pools[i])
+        errors[i] = _error_of(fields[i], pools[i])
     checkpoint.unlink(missing_ok=True)
-    return results
+    return list(zip(fields, errors, strict=True))
 
 
-def _finished(field: SirenField, pool: _Pool) -> SirenField | FitError:
+def _error_of(field: SirenField, pool: _Pool) -> FitError | None:
     p_obj = pool.x * field.half_extent + field.center
     try:
         finish(field, p_obj[:16384])
@@ -393,7 +402,22 @@ def _finished(field: SirenField, pool: _Pool) -> SirenField | FitError:
         check_sides(field, p_obj[clear][:32768], pool.distance[clear, 0][:32768] < 0)
     except FitError as error:
         return error
-    return field.requires_grad_(False)
+    return None
+
+
+def _closed(field: SirenField, source: MeshSource) -> bool:
+    """Moves the surface of a field that few steps have left open inwards until its box holds it; whether something is left."""
+    p = torch.from_numpy(source.sample(4096, np.random.default_rng(0))[0]).float()
+    with torch.no_grad():
+        lowest = float(field.sdf(face_points(field.box_lo, field.box_hi)).min())
+        if not lowest > 0:
+            cast(nn.Linear, field.distance.linears[-1]).bias.add_(_MARGIN - lowest / float(field.half_extent))
+    try:
+        finish(field, p)
+    except FitError:
+        return False
+    with torch.no_grad():
+        return bool((sample_grid(field, grid_cell(field))[0] < 0).any())
 
 
 def _train(
