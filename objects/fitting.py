@@ -38,7 +38,7 @@ _VERSION = 3  # part of every cache key: raise it when the same input would give
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
-_MARGIN = 1e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
+_MARGIN = 0.02  # what a draft is moved beyond 0 on the faces of its box, in half edges of it: between the places asked it may dip
 _WRONG_SIDES = 0.1  # share of the points away from the surface
 GREY_RGB = torch.full((3,), GREY)
 
