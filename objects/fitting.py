@@ -38,7 +38,7 @@ _VERSION = 3  # part of every cache key: raise it when the same input would give
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
-_MARGIN = 0.02  # what a draft is moved beyond 0 on the faces of its box, in half edges of it: between the places asked it may dip
+_MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
 _WRONG_SIDES = 0.1  # share of the points away from the surface
 GREY_RGB = torch.full((3,), GREY)
 
@@ -409,7 +409,7 @@ def _closed(field: SirenField, source: MeshSource) -> bool:
     """Moves the surface of a field that few steps have left open inwards until its box holds it; whether something is left."""
     p = torch.from_numpy(source.sample(4096, np.random.default_rng(0))[0]).float()
     with torch.no_grad():
-        lowest = float(field.sdf(face_points(field.box_lo, field.box_hi)).min())
+        lowest = float(field.sdf(face_points(field.box_lo, field.box_hi, 193)).min())
         if not lowest > 0:
             cast(nn.Linear, field.distance.linears[-1]).bias.add_(_MARGIN - lowest / float(field.half_extent))
     try:
@@ -505,9 +505,9 @@ def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
         last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
 
 
-def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"]) -> Float[Tensor, "n 3"]:
+def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"], n: int = 33) -> Float[Tensor, "6*n*n 3"]:
     """A lattice on the faces of a box: where a learned distance must be above 0."""
-    ramp = torch.linspace(0, 1, 33)
+    ramp = torch.linspace(0, 1, n)
     u, v = (g.reshape(-1) for g in torch.meshgrid(ramp, ramp, indexing="ij"))
     faces = [
         torch.stack([*((u, v)[:axis]), torch.full_like(u, end), *((u, v)[axis:])], -1)
