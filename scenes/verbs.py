@@ -107,7 +107,7 @@ def fit(settings: Settings) -> Report:
                 "file": str(target),
             }
         )
-    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.glb'!r})"
+    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.ply'!r})"
     return Report(
         rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
     )
