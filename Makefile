@@ -54,12 +54,14 @@ bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning tak
 	$(PY) -m benchmarks.certify
 	$(PY) -m benchmarks.distinct
 	$(PY) -m benchmarks.fuzz
+	$(PY) -m benchmarks.parts --stride 16
 	$(PY) -m benchmarks.views --set speed posed without-depth disturbed $(if $(wildcard $(DATA)/../lego),lego --lego $(DATA)/../lego) \
 		$(if $(wildcard $(DATA)/../room_hololens),room --room $(DATA)/../room_hololens)
 	$(PY) -m benchmarks.views --set few --steps 300
 	@if [ -d "$(DATA)" ]; then \
-		$(PY) -m benchmarks.fit --data "$(DATA)" && $(PY) -m benchmarks.render_check --data "$(DATA)"; \
-	else echo "benchmarks.fit and benchmarks.render_check skipped: no folder $(DATA) (make bench DATA=FOLDER)"; fi
+		$(PY) -m benchmarks.fit --data "$(DATA)" && $(PY) -m benchmarks.render_check --data "$(DATA)" && \
+		$(PY) -m benchmarks.distances --data "$(DATA)"; \
+	else echo "benchmarks.fit, benchmarks.render_check and benchmarks.distances skipped: no folder $(DATA) (make bench DATA=FOLDER)"; fi
 
 test-scatter: $(SCATTER)/.installed ## build torch-scatter from source (5-10 minutes) and run the parity tests against it
 	PYTHONPATH=$(SCATTER) SIRENSCAPE_REQUIRE_SCATTER=1 $(PY) -m pytest tests/compose/test_segments.py
