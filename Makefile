@@ -53,6 +53,7 @@ bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning tak
 	$(PY) -m benchmarks.identity
 	$(PY) -m benchmarks.certify
 	$(PY) -m benchmarks.distinct
+	$(PY) -m benchmarks.fuzz
 	$(PY) -m benchmarks.views --set speed posed without-depth disturbed $(if $(wildcard $(DATA)/../lego),lego --lego $(DATA)/../lego) \
 		$(if $(wildcard $(DATA)/../room_hololens),room --room $(DATA)/../room_hololens)
 	$(PY) -m benchmarks.views --set few --steps 300

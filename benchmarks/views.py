@@ -36,6 +36,7 @@ from rendering import (
     Camera,
     LearnedViews,
     RenderConfig,
+    View,
     Views,
     ViewsConfig,
     align_cameras,
@@ -53,8 +54,10 @@ N_SCORES = 6  # times in a run at which held-out views are looked at
 FEW = (3, 10, 30, 80)  # views
 
 
-def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
-    return -10 * math.log10(max(float((got - want).square().mean()), 1e-12))
+def psnr(got: torch.Tensor, view: View, background: tuple[float, float, float]) -> float:
+    """Over the pixels of a view that are valid."""
+    error = (got - view.composited(background))[view.valid]
+    return -10 * math.log10(max(float(error.square().mean()), 1e-12))
 
 
 def learn(
@@ -94,8 +97,7 @@ def volume_score(learned: LearnedViews, test: Views) -> float:
         "antialias": 2,
     }
     found = [
-        psnr(render_volume(scene, view.camera, progress=False, **keys).rgb, view.composited(learned.background))
-        for view in test
+        psnr(render_volume(scene, view.camera, progress=False, **keys).rgb, view, learned.background) for view in test
     ]
     return sum(found) / len(found)
 
@@ -106,7 +108,7 @@ def traced_score(learned: LearnedViews, test: Views) -> dict[str, float]:
     colors, errors = [], []
     for view in test:
         frame = render(scene, view.camera, config=config, progress=False)
-        colors.append(psnr(frame.rgb, view.composited(learned.background)))
+        colors.append(psnr(frame.rgb, view, learned.background))
         if view.depth is not None:
             both = torch.isfinite(view.depth) & torch.isfinite(frame.depth)
             errors.append((frame.depth - view.depth)[both].abs())

@@ -27,8 +27,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import safetensors
 import safetensors.numpy
-from scipy.ndimage import distance_transform_cdt
-from tqdm import tqdm
 
 from compose.batch import FieldBatch
 from compose.certify import Weights, affine_bounds, evaluation_error, gradient_bounds, weights_of
@@ -36,6 +34,7 @@ from compose.siren_kernel import serves
 from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
+from objects.progress import Bar
 from objects.siren import SirenField
 
 _VERSION = 3  # part of every cache key: raise it when the same field would give another index
@@ -155,7 +154,7 @@ class Cells(NamedTuple):
                 _KNOWN.replace(field, (time, certify), found[first + k])
             return cells
 
-        bar = tqdm(wanted, desc="indexing", unit="object", delay=2, leave=False, disable=None)
+        bar = Bar(wanted, desc="indexing", unit="object")
         for n, (field, time, certify) in enumerate(bar, 1):
             found.append(cells_of(field, time, certify))
             if n % _JOINED == 0:  # now and then: small arrays are let go of before many of them have pitted the heap
@@ -290,6 +289,8 @@ def _assembled(
     those with surface ``[k, 64]``, and the planes in their order."""
     bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
     counts = surface.sum(1)
+    from scipy.ndimage import distance_transform_cdt  # takes a while to load
+
     away = cast(np.ndarray, distance_transform_cdt(~mixed, metric="chessboard")) if mixed.any() else 255
     block = (-1 - (2 * np.minimum(away, 255) + negative)).astype(np.int16)
     block[mixed] = np.arange(int(mixed.sum()))
@@ -357,7 +358,7 @@ def _certified(field: Field) -> AssetCells:
             f"got {type(field).__name__}"
         )
     weights = weights_of(cast(SirenField, field))
-    with tqdm(total=0, desc="certifying", unit="box", unit_scale=True, delay=2, leave=False, disable=None) as bar:
+    with Bar(total=0, desc="certifying", unit="box", unit_scale=True) as bar:
         prover = _Prover(weights, evaluation_error(weights), *_grid(field, _CERTIFIED_TRIAL), bar)
         trial = 6 * len(prover.uncertain()[0]) + 2 * int(prover.n.prod())  # bytes
         finer = _CERTIFIED_TRIAL * np.sqrt(_CERTIFIED_BYTES / trial)
@@ -380,7 +381,7 @@ class _Prover:
     lo: np.ndarray
     n: np.ndarray
     cell: np.ndarray
-    bar: tqdm
+    bar: Bar
 
     def cells(self) -> AssetCells:
         corner, sign = self.uncertain()

@@ -19,15 +19,13 @@ from typing import NamedTuple, cast
 import numba
 import numpy as np
 import torch
-from scipy.ndimage import label
-from scipy.spatial import KDTree
-from tqdm import tqdm
 
 from compose.batch import FieldBatch
 from compose.bvh import INNER, STACK
 from compose.cells import AssetCells, Known, cells_of
 from compose.composite import Composite
 from objects.field import Field
+from objects.progress import Bar
 
 _POINTS, _CORES = 4000, 64  # most points on the surface and in the depth of an asset
 _CHUNK = 1 << 18  # most points in one call
@@ -202,6 +200,8 @@ def _deepest(ask: _Ask, p: np.ndarray, lo: np.ndarray, cell: np.ndarray) -> np.n
     at = tuple(np.floor((p - lo) / cell).astype(np.int64).T)
     part = np.zeros(np.max(at, axis=1, initial=-1) + 1, dtype=bool)
     part[at] = True
+    from scipy.ndimage import label  # takes a while to load
+
     _, first = np.unique(cast(tuple[np.ndarray, int], label(part))[0][at], return_index=True)
     p = p[np.sort(first)[:_CORES]]
     for k in range(_CORE_ROUNDS):
@@ -267,7 +267,7 @@ def _covers(composite: Composite, pairs: np.ndarray) -> dict[int, _Cover]:
     """The covers of the assets of ``pairs``, by their rows."""
     fields, times = composite._assets.fields, composite._assets.times
     rows = np.unique(composite._stand.asset[pairs]).tolist()
-    bar = tqdm(rows, desc="surfaces", unit="object", delay=2, leave=False, disable=None)
+    bar = Bar(rows, desc="surfaces", unit="object")
     return {a: _cover_of(fields[a], times[a]) for a in bar}
 
 
@@ -339,7 +339,7 @@ def _deepest_samples(
     count = np.zeros(len(own), dtype=np.int64)
     _find_near(stand, tables, own, other, reach, np.full(len(own), -1), np.empty((0, 3)), count)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    bar = tqdm(total=int(count.sum()), desc="contacts", unit="point", delay=2, leave=False, disable=None)
+    bar = Bar(total=int(count.sum()), desc="contacts", unit="point")
     lo = 0
     while lo < len(own):
         ends = np.cumsum(count[lo : lo + _CHUNK])
@@ -404,6 +404,8 @@ def _nearest_points(composite: Composite, i: int, j: int, covers: dict[int, _Cov
     """The nearest points of two surfaces that do not meet, world frame."""
     stand, world = composite._stand, _world(composite, covers)
     at_i, at_j = (covers[stand.asset[k]].points * stand.scale[k] @ stand.rot[k].T + stand.trans[k] for k in (i, j))
+    from scipy.spatial import KDTree  # takes a while to load
+
     gap, partner = cast(tuple[np.ndarray, np.ndarray], KDTree(at_j).query(at_i))
     order = np.argsort(gap, kind="stable")
     order = order[gap[order] <= gap[order[0]] + 2 * (world.reach[i] + world.reach[j])]

@@ -22,7 +22,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from tqdm import tqdm
 
 from compose.cells import Known
 from compose.nearest import (
@@ -43,6 +42,7 @@ from objects.files import FieldFileError, field_hash, storable, write_atomically
 from objects.meshing import field_to_mesh
 from objects.pose import rotation_from_quat
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
+from objects.progress import Bar
 from objects.setops import Difference, Intersection, Placed, Union
 
 TOLERANCE = 1e-3  # of the box diagonal: what `Composite.closest` states for fields that aren't exact
@@ -101,7 +101,7 @@ def surfaces_of(wanted: Sequence[tuple[Field, float | None]]) -> Surfaces:
     Raises:
         ValueError: A field gives values that are not finite.
     """
-    bar = tqdm(wanted, desc="surfaces", unit="object", delay=2, leave=False, disable=None)
+    bar = Bar(wanted, desc="surfaces", unit="object")
     return _joined([surface_of(field, time) for field, time in bar])
 
 

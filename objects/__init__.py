@@ -5,18 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from objects.aabb import Aabb
-from objects.field import Field, FieldSample
-from objects.files import FieldFileError, load_field, save_field
-from objects.pose import SE3
-from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Difference, Intersection, Placed, Union
-from objects.siren import SirenField
+import objects.threads  # noqa: F401  (before torch and numba)  # isort: skip
 
 if TYPE_CHECKING:
+    from objects.aabb import Aabb
+    from objects.field import Field, FieldSample
+    from objects.files import FieldFileError, load_field, save_field
     from objects.fitting import FitConfig, fit_mesh, fit_meshes
     from objects.mesh_files import MeshError
     from objects.points import PointsConfig, fit_points
+    from objects.pose import SE3
+    from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
+    from objects.setops import Difference, Intersection, Placed, Union
+    from objects.siren import SirenField
     from objects.training import FitError, FitResult, TrainConfig, fit
 
 __all__ = [
@@ -49,19 +50,26 @@ __all__ = [
     "save_field",
 ]
 
-# Learning brings in libraries for meshes that take seconds to load: they come with the first name that needs them.
-_LEARNING = {
+# Everything comes with the first name that needs it: torch takes a second to load, libraries for meshes another.
+_HOME = {
+    **dict.fromkeys(("Field", "FieldSample"), "field"),
+    **dict.fromkeys(("FieldFileError", "load_field", "save_field"), "files"),
+    **dict.fromkeys(("Box", "Capsule", "Cylinder", "Sphere", "Torus"), "primitives"),
+    **dict.fromkeys(("Difference", "Intersection", "Placed", "Union"), "setops"),
     **dict.fromkeys(("FitConfig", "fit_mesh", "fit_meshes"), "fitting"),
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
+    "Aabb": "aabb",
     "MeshError": "mesh_files",
+    "SE3": "pose",
+    "SirenField": "siren",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LEARNING:
+    if name not in _HOME:
         raise AttributeError(f"module 'objects' has no attribute {name!r}")
-    return getattr(import_module(f"objects.{_LEARNING[name]}"), name)
+    return getattr(import_module(f"objects.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

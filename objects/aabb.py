@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+_COARSE = 5e-4  # largest step of float32 beside the extent of an object: that of what a network gets wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,3 +73,22 @@ class Aabb:
         if middles:
             return [self.lo[c] + size[c] * (torch.arange(int(n[c])) + 0.5) / int(n[c]) for c in range(3)]
         return [torch.linspace(float(self.lo[c]), float(self.hi[c]), int(n[c])) for c in range(3)]
+
+
+def without_origin(points: np.ndarray, origin: Sequence[float], name: str) -> np.ndarray:
+    """Points ``[n, 3]`` minus ``origin`` in float64, if what is left can be told apart in float32.
+
+    Raises:
+        ValueError: So far from the origin that steps of float32 are coarse beside the extent of the points.
+    """
+    shifted = np.asarray(points, np.float64) - np.asarray(origin, np.float64)
+    lo, hi = shifted.min(0), shifted.max(0)
+    extent, far = float((hi - lo).max()), float(np.abs([lo, hi]).max())
+    step = float(np.spacing(np.float32(far)))
+    if step > _COARSE * extent:
+        middle = ",".join(f"{x:.12g}" for x in np.round((lo + hi) / 2 + np.asarray(origin), 1 - int(np.log10(extent))))
+        raise ValueError(
+            f"{name}: lies {far:,.6g} from the origin, where numbers of 32 bits are {step:.3g} apart, too coarse for a size of "
+            f"{extent:.4g}; subtract a place near by from its coordinates, with origin={middle} say"
+        )
+    return shifted

@@ -10,6 +10,9 @@ from typing import Any
 
 import numba.core.config
 import platformdirs
+from numba.core import event
+
+from objects.progress import Compiling
 
 
 def cache_folder(kind: str) -> Path:
@@ -41,3 +44,4 @@ def _cache_root() -> Path:
 # Compiled kernels belong there, too, not beside the installed sources. Must stand before the first compiled function.
 if not os.environ.get("NUMBA_CACHE_DIR"):
     setattr(numba.core.config, "CACHE_DIR", str(_cache_root() / "numba"))  # noqa: B010
+event.register("numba:compile", Compiling())

@@ -118,14 +118,13 @@ class Field(nn.Module, ABC):
         Returns:
             The sample; differentiable with respect to points, weights and time. Outside the box the distance is
             ``sqrt(|p - q|^2 + max(sdf(q), 0)^2)`` with ``q`` the nearest point of the box, colour and features are
-            those of ``q``. Fields that are known `everywhere` (exact solids and what is made of fields by set operations) go on
-            as they are, at least ``|p - q|``.
+            those of ``q``. The distance of fields that are known `everywhere` (exact solids and what is made of fields by set
+            operations) goes on as it is, at least ``|p - q|``.
         """
         q = p_obj.clamp(self.box_lo, self.box_hi)
-        if self.everywhere:
-            sample = self.inside(p_obj, time)
-            return sample._replace(sdf=_at_least_gap(p_obj, q, sample.sdf))
         sample = self.inside(q, time)
+        if self.everywhere:
+            return sample._replace(sdf=_at_least_gap(p_obj, q, self.inside_sdf(p_obj, time)))
         return sample._replace(sdf=_extended(p_obj, q, sample.sdf))
 
     def sdf(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None) -> Float[Tensor, "n"]:

@@ -12,28 +12,34 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
-from objects.mesh import MeshSource, read_mesh
+from objects.mending import hard_samples
+from objects.mesh import THICKNESS, MeshSource, read_mesh
 from objects.mesh_files import Meshlike
+from objects.meshing import grid_cell, sample_grid
 from objects.paint import GREY
 from objects.siren import SineMlp, SirenField
+from objects.solid import FACING
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
-_VERSION = 2  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 3  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _LIPSCHITZ_MARGIN = 1.05
+_CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
+_MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
+_WRONG_SIDES = 0.1  # share of the points away from the surface
 GREY_RGB = torch.full((3,), GREY)
 
 
@@ -52,6 +58,10 @@ class FitConfig:
             about the surface), ``mid`` (likewise), and the rest uniform in the box.
         color_pool, color_sigma: Colour samples, and their noise about the surface.
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
+        mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
+            most, for this share of the steps, at this share of the rate, with this share of its samples drawn about the flaws.
+        facing, thickness, origin: How meshes are understood (see `objects.mesh.read_mesh`). A field lives in the frame of its
+            file moved by ``-origin``.
     """
 
     width: int = 72
@@ -77,6 +87,13 @@ class FitConfig:
     color_pool: int = 98_304
     color_sigma: float = 0.003
     falloff: float = 0.4
+    mend_rounds: int = 3
+    mend_steps: float = 0.25
+    mend_rate: float = 0.15
+    mend_share: float = 0.05
+    facing: str = "auto"
+    thickness: float = THICKNESS
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if min(self.surface, self.near, self.mid) < 0 or self.surface + self.near + self.mid >= 1:
@@ -85,6 +102,10 @@ class FitConfig:
             raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most pool and color_pool")
         if not (self.padding > 0 and self.falloff > 0):
             raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
+        if self.facing not in FACING:
+            raise ValueError(f"facing: expected {', '.join(FACING)}, got {self.facing!r}")
+        if not 0 < self.thickness < 1:
+            raise ValueError(f"thickness: expected a share of the longest edge between 0 and 1, got {self.thickness}")
 
 
 def fit_mesh(
@@ -99,7 +120,7 @@ def fit_mesh(
     """Learns an object from a mesh, or takes it from the cache.
 
     Args:
-        mesh: Any file that trimesh reads, or a `trimesh.Trimesh` or `trimesh.Scene`; vertex colours, face colours,
+        mesh: A mesh file (see `objects.mesh_files`), or a `trimesh.Trimesh` or `trimesh.Scene`; vertex colours, face colours,
             textures; also with holes or of several bodies (inside is where the generalised winding number is >= 1/2).
         seed: Seed of initial weights and samples; same seed, same bits.
         init: A field of the same make-up to start from; takes fewer steps.
@@ -113,7 +134,8 @@ def fit_mesh(
     Raises:
         MeshError: A file that is missing, empty or unreadable, or a mesh that encloses no volume (a ``ValueError``).
         ValueError: ``init`` of another make-up.
-        FitError: Learning failed.
+        FitError: Learning failed. With fewer steps than the default it is a draft, which is warned of and not cached, as long as
+            it has an inside.
     """
     return fit_meshes(
         [mesh], seed=seed, init=None if init is None else [init], config=config, progress=progress, on_step=on_step
@@ -149,9 +171,11 @@ def fit_meshes(
     keys: list[str] = []
     found: dict[str, SirenField] = {}
     failed: dict[str, FitError] = {}
+    drafts: dict[str, str] = {}
     missing: dict[str, tuple[MeshSource, SirenField | None]] = {}
     for i, (mesh, start) in enumerate(zip(meshes, starts, strict=True)):
-        source = read_mesh(mesh, "mesh" if len(meshes) == 1 else f"meshes[{i}]")
+        argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
+        source = read_mesh(mesh, argument, facing=config.facing, thickness=config.thickness, origin=config.origin)
         start_key = None if start is None else field_hash(start)
         key = content_key("mesh", _VERSION, source.content_hash(), dataclasses.asdict(config), seed, start_key)
         keys.append(key)
@@ -163,18 +187,23 @@ def fit_meshes(
         todo = sorted(key for key, (_, start) in missing.items() if (start is not None) == warm)
         for first in range(0, len(todo), _GROUP):
             group = todo[first : first + _GROUP]
-            fields = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
-            for key, field in zip(group, fields, strict=True):
-                if isinstance(field, FitError):
-                    failed[key] = field
-                else:
-                    found[key] = field
+            learned = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
+            steps, usual = (config.warm_steps, FitConfig.warm_steps) if warm else (config.steps, FitConfig.steps)
+            for key, (field, error) in zip(group, learned, strict=True):
+                found[key] = field
+                if error is None:
                     _keep(field, folder / f"{key}.safetensors")
+                elif steps < usual and _closed(field, missing[key][0]):
+                    drafts[key] = f"a draft, as {steps} steps are few: {error}"
+                else:
+                    failed[key] = error
     for i, key in enumerate(keys):  # what was learned is kept in the cache, and the first failure is told
+        argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
+        name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else argument
         if key in failed:
-            argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
-            name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else argument
             raise FitError(f"{name}: {failed[key]}")
+        if key in drafts:
+            warnings.warn(f"{name}: {drafts[key]}", stacklevel=2)
     seen: set[str] = set()
     result = []
     for key in keys:
@@ -240,7 +269,7 @@ class _Pool:
 
 def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig, seed: int) -> SirenField:
     pad = config.padding * source.extent
-    box = Aabb(torch.from_numpy(source.vertices.min(0) - pad), torch.from_numpy(source.vertices.max(0) + pad))
+    box = Aabb(torch.from_numpy(source.lo - pad), torch.from_numpy(source.hi + pad))
     if start is None:
         return _empty_field(box, config, seed).requires_grad_(False)
     field = copy.deepcopy(start).float().requires_grad_(False)
@@ -274,16 +303,28 @@ def _sampled(source: MeshSource, field: SirenField, config: FitConfig, seed: int
     shuffled = rng.permutation(len(color))
     flat = torch.from_numpy(color.mean(0)).float() if np.ptp(color, 0).max() < 1 / 255 else None
 
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
     return _Pool(
-        tensor((points[order] - center) / half),
-        tensor(distance[order, None] / half),
-        tensor((color_points[shuffled] - center) / half),
-        tensor(color[shuffled]),
+        _tensor((points[order] - center) / half),
+        _tensor(distance[order, None] / half),
+        _tensor((color_points[shuffled] - center) / half),
+        _tensor(color[shuffled]),
         flat,
     )
+
+
+def _with_hard(
+    pool: _Pool, field: SirenField, p_obj: np.ndarray, distance: np.ndarray, rng: np.random.Generator
+) -> _Pool:
+    """The pool with some of its samples exchanged for others."""
+    center, half = field.center.double().numpy(), float(field.half_extent)
+    x, d = pool.x.clone(), pool.distance.clone()
+    at = torch.from_numpy(rng.permutation(len(x))[: len(p_obj)])
+    x[at], d[at] = _tensor((p_obj - center) / half), _tensor(distance[:, None] / half)
+    return replace(pool, x=x, distance=d)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
 # -- learning --------------------------------------------------------------------------------------------------------
@@ -296,11 +337,100 @@ def _learn(
     config: FitConfig,
     progress: bool,
     on_step: OnStep | None,
-) -> list[SirenField | FitError]:
-    """The learned fields; in place of one that failed its last check, the error."""
+) -> list[tuple[SirenField, FitError | None]]:
+    """The learned fields, and what their last check found wrong."""
     fields = [_start_field(source, start, config, seed) for source, start in sources]
     pools = [_sampled(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
-    colored = [i for i, pool in enumerate(pools) if pool.flat_color is None]
+    checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
+    train = TrainConfig(
+        steps=config.steps if sources[0][1] is None else config.warm_steps,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    try:
+        _train(fields, pools, config, train, on_step=on_step)
+    except CheckpointError:
+        checkpoint.unlink()
+        return _learn(sources, keys, seed, config, progress, on_step)
+    for field, pool in zip(fields, pools, strict=True):
+        if pool.flat_color is not None:
+            paint_flat(field, pool.flat_color)
+    errors = [_error_of(f, pool) for f, pool in zip(fields, pools, strict=True)]
+    again = replace(
+        train,
+        steps=max(1, round(config.mend_steps * train.steps)),
+        learning_rate=config.mend_rate * config.learning_rate,
+        checkpoint=None,
+    )
+    best: dict[int, tuple[int, Tensor]] = {}  # flaws and weights
+    for round_ in range(config.mend_rounds + 1):
+        flawed: list[int] = []
+        for i, field in enumerate(fields):
+            if errors[i] is not None or (round_ and i not in best):
+                continue
+            rng = np.random.default_rng((seed, round_))
+            hard = hard_samples(field, sources[i][0], round(config.mend_share * config.pool), rng)
+            weights = nn.utils.parameters_to_vector(field.distance.parameters()).detach().clone()
+            if i not in best or (0 if hard is None else hard[0]) < best[i][0]:
+                best[i] = (0 if hard is None else hard[0], weights)
+            if hard is None:
+                continue
+            flawed.append(i)
+            pools[i] = _with_hard(pools[i], fields[i], *hard[1:], rng)
+        if not flawed or round_ == config.mend_rounds:
+            break
+        _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again, colors=False)
+        for i in flawed:
+            errors[i] = _error_of(fields[i], pools[i])
+    for i, (_, weights) in best.items():
+        if torch.equal(weights, nn.utils.parameters_to_vector(fields[i].distance.parameters())):
+            continue
+        nn.utils.vector_to_parameters(weights, fields[i].distance.parameters())
+        errors[i] = _error_of(fields[i], pools[i])
+    checkpoint.unlink(missing_ok=True)
+    return list(zip(fields, errors, strict=True))
+
+
+def _error_of(field: SirenField, pool: _Pool) -> FitError | None:
+    p_obj = pool.x * field.half_extent + field.center
+    try:
+        finish(field, p_obj[:16384])
+        clear = pool.distance[:, 0].abs() > _CLEAR
+        check_sides(field, p_obj[clear][:32768], pool.distance[clear, 0][:32768] < 0)
+    except FitError as error:
+        return error
+    return None
+
+
+def _closed(field: SirenField, source: MeshSource) -> bool:
+    """Moves the surface of a field that few steps have left open inwards until its box holds it; whether something is left."""
+    p = torch.from_numpy(source.sample(4096, np.random.default_rng(0))[0]).float()
+    with torch.no_grad():
+        lowest = float(field.sdf(face_points(field.box_lo, field.box_hi, 193)).min())
+        if not lowest > 0:
+            cast(nn.Linear, field.distance.linears[-1]).bias.add_(_MARGIN - lowest / float(field.half_extent))
+    try:
+        finish(field, p)
+    except FitError:
+        return False
+    with torch.no_grad():
+        return bool((sample_grid(field, grid_cell(field))[0] < 0).any())
+
+
+def _train(
+    fields: list[SirenField],
+    pools: list[_Pool],
+    config: FitConfig,
+    train: TrainConfig,
+    *,
+    colors: bool = True,
+    on_step: OnStep | None = None,
+) -> None:
+    """Trains all networks side by side, in place."""
+    colored = [i for i, pool in enumerate(pools) if pool.flat_color is None] if colors else []
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
     weight = config.falloff / (config.falloff + distance[..., 0].abs())
     theta = _flat([f.distance for f in fields]).requires_grad_()
@@ -348,41 +478,17 @@ def _learn(
             )
         return loss
 
-    checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
-    train = TrainConfig(
-        steps=config.steps if sources[0][1] is None else config.warm_steps,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
-        progress=progress,
-        checkpoint=checkpoint,
-    )
     # The kernel has threads of its own; torch's, asleep between tiny operations, would spin and take their cores.
     torch.set_num_threads(1)
     try:
         fit(params, loss_fn, train, on_step=on_step)
-    except CheckpointError:
-        torch.set_num_threads(n_threads)
-        checkpoint.unlink()
-        return _learn(sources, keys, seed, config, progress, on_step)
     finally:
         torch.set_num_threads(n_threads)
-    checkpoint.unlink(missing_ok=True)
     with torch.no_grad():
         for field, row in zip(fields, theta, strict=True):
             nn.utils.vector_to_parameters(row, field.distance.parameters())
-        for i, row in enumerate(color_theta if colored else []):
-            nn.utils.vector_to_parameters(row, fields[colored[i]].appearance.parameters())
-    results: list[SirenField | FitError] = []
-    for field, pool in zip(fields, pools, strict=True):
-        if pool.flat_color is not None:
-            paint_flat(field, pool.flat_color)
-        try:
-            finish(field, pool.x[:16384] * field.half_extent + field.center)
-            results.append(field.requires_grad_(False))
-        except FitError as error:
-            results.append(error)
-    return results
+        for i, row in zip(colored, color_theta if colored else [], strict=True):
+            nn.utils.vector_to_parameters(row, fields[i].appearance.parameters())
 
 
 def _flat(networks: list[SineMlp]) -> Float[Tensor, "k n_params"]:
@@ -399,9 +505,9 @@ def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
         last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
 
 
-def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"]) -> Float[Tensor, "n 3"]:
+def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"], n: int = 33) -> Float[Tensor, "6*n*n 3"]:
     """A lattice on the faces of a box: where a learned distance must be above 0."""
-    ramp = torch.linspace(0, 1, 33)
+    ramp = torch.linspace(0, 1, n)
     u, v = (g.reshape(-1) for g in torch.meshgrid(ramp, ramp, indexing="ij"))
     faces = [
         torch.stack([*((u, v)[:axis]), torch.full_like(u, end), *((u, v)[axis:])], -1)
@@ -425,6 +531,23 @@ def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
     if not (math.isfinite(lowest) and lowest > 0 and bool(torch.isfinite(slope))):
         raise FitError(
             f"fit: expected a distance above 0 on the faces of the object's box, got {lowest:.3g}; "
-            "the surface was not learned (too few steps, or normals that point inwards)"
+            "the surface was not learned (too few steps)"
         )
     field.lipschitz_estimate.fill_(float(slope) * _LIPSCHITZ_MARGIN)
+
+
+def check_sides(field: SirenField, p_obj: Float[Tensor, "n 3"], inside: Bool[Tensor, "n"]) -> None:
+    """Checks a learned field at points whose side of the surface is known.
+
+    Raises:
+        FitError: More than ``_WRONG_SIDES`` of the points inside, or of those outside, have the wrong sign.
+    """
+    with torch.no_grad():
+        got = torch.cat([field.sdf(p) for p in p_obj.split(1 << 16)]) < 0 if len(p_obj) else inside
+    for which, text in ((inside, "inside"), (~inside, "outside")):
+        wrong = float((got != inside)[which].float().mean()) if bool(which.any()) else 0.0
+        if wrong > _WRONG_SIDES:
+            raise FitError(
+                f"fit: {100 * wrong:.0f} % of what is {text} the solid has the wrong sign; the surface was not learned: "
+                "give it more steps, or a wider network for thin walls"
+            )

@@ -19,7 +19,8 @@ from urllib.parse import unquote, unquote_to_bytes
 import numpy as np
 import pygltflib as gl
 from jaxtyping import Float
-from PIL import Image
+
+from objects.mesh_parts import decoded
 
 LIGHTS = "KHR_lights_punctual"
 DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}  # by componentType
@@ -27,15 +28,27 @@ SAME = 1e-6  # numbers of a file (float32) this close are equal
 MAX_KEYS = 100_000  # of a resampled animation
 RATE = 30.0  # keys a second where a curve is resampled
 LARGE = 1e30  # numbers beyond it count as infinite
-# What pygltflib, trimesh and pillow raise on files that they cannot read (JSON and base64 errors are ValueErrors).
+# What pygltflib and trimesh raise on files that they cannot read (JSON and base64 errors are ValueErrors).
 BROKEN = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, NotImplementedError, OverflowError,
-    RecursionError, SyntaxError, EOFError, OSError, struct.error, zlib.error, Image.DecompressionBombError,
+    RecursionError, SyntaxError, EOFError, OSError, struct.error, zlib.error,
 )  # fmt: skip
 
 _T = TypeVar("_T")
-_KNOWN = {LIGHTS, "KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp"}
-_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+_COMPRESSED = {
+    "KHR_draco_mesh_compression": "Draco", "EXT_meshopt_compression": "meshopt", "KHR_meshopt_compression": "meshopt",
+}  # fmt: skip
+# Read, or told where they are used (`objects.gltf_look`); a file that cannot do without one of these is read all the same.
+_KNOWN = {
+    LIGHTS, "KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "EXT_mesh_gpu_instancing",
+    "KHR_texture_basisu", "EXT_texture_avif", "MSFT_texture_dds", "KHR_materials_variants", *_COMPRESSED,
+    *(f"KHR_materials_{name}" for name in (
+        "unlit", "pbrSpecularGlossiness", "emissive_strength", "transmission", "volume", "diffuse_transmission", "clearcoat",
+        "sheen", "ior", "specular", "iridescence", "anisotropy", "dispersion", "volume_scatter",
+    )),
+}  # fmt: skip
+_HARMLESS = {"KHR_xmp_json_ld", "KHR_xmp"}  # say nothing of how things look
+_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _JUMP = 1e-4  # seconds before a step at which a track of lines holds the old value once more
 _MAX_NUMBERS = 100_000_000  # in an accessor that no bytes back
 
@@ -45,6 +58,7 @@ class GltfFile:
 
     Attributes:
         gltf: Its objects, whose values nobody has checked.
+        weights: Weights of morph targets by node, which pygltflib drops.
         notes: One line for each thing that was taken otherwise than the file says; in order, without repeats.
 
     Raises:
@@ -53,19 +67,27 @@ class GltfFile:
     """
 
     def __init__(self, path: Path, max_nodes: int) -> None:
-        self.gltf = _parse(path, max_nodes)
+        self.gltf, self.weights, used = _parse(path, max_nodes)
         self.notes: dict[str, None] = {}
         self._folder = path.parent
         self._buffers: dict[int, bytes] = {}
-        for key in ("extensionsRequired", "extensionsUsed"):
-            for name in _list(getattr(self.gltf, key) or [], key):
-                if not isinstance(name, str):
-                    raise ValueError(f"{key}: expected names, got {name!r:.40}")
-                if name in _KNOWN or name.startswith("KHR_materials_"):
-                    continue
-                if key == "extensionsRequired":
-                    raise ValueError(f"needs the extension {name}, which is not read here; export the file without it")
-                self.note("file", f"the extension {clean(name)} was left out")
+        needed = self._names("extensionsRequired")
+        for name in [*needed, *self._names("extensionsUsed"), *used]:
+            if name in needed and name in _COMPRESSED:
+                raise ValueError(f"it is compressed with {_COMPRESSED[name]}; export it without compression")
+            if name in _KNOWN or name in _HARMLESS:
+                continue
+            if name in needed:
+                raise ValueError(
+                    f"needs the extension {clean(name)}, which is not read here; export the file without it"
+                )
+            self.note("file", f"the extension {clean(name)} was left out")
+
+    def _names(self, key: str) -> list[str]:
+        for name in (names := _list(getattr(self.gltf, key) or [], key)):
+            if not isinstance(name, str):
+                raise ValueError(f"{key}: expected names, got {name!r:.40}")
+        return names
 
     def note(self, where: str, text: str) -> None:
         """Tells of something that was taken otherwise than the file says."""
@@ -74,7 +96,14 @@ class GltfFile:
     def _buffer(self, index: int) -> bytes:
         buffer = pick(self.gltf.buffers, index, gl.Buffer, "buffer")
         if index not in self._buffers:
-            data = self.gltf.binary_blob() if buffer.uri is None and index == 0 else self.from_uri(buffer.uri, "buffer")
+            try:
+                data = (
+                    self.gltf.binary_blob()
+                    if buffer.uri is None and index == 0
+                    else self.from_uri(buffer.uri, "buffer")
+                )
+            except FileNotFoundError as error:
+                raise ValueError(str(error)) from error
             if data is None:
                 raise ValueError("buffer 0: expected bytes, got none; is the file whole?")
             size = whole(buffer.byteLength, f"buffer {index}: byteLength")
@@ -84,7 +113,12 @@ class GltfFile:
         return self._buffers[index]
 
     def from_uri(self, uri: Any, what: str) -> bytes:
-        """The bytes that a URI stands for: in the text itself, or in a file in the folder of this one or below."""
+        """The bytes that a URI stands for: in the text itself, or in a file in the folder of this one or below.
+
+        Raises:
+            ValueError: It stands for none that may be read.
+            FileNotFoundError: There is no such file.
+        """
         if not isinstance(uri, str) or not uri:
             raise ValueError(f"{what}: expected a URI, got {uri!r}")
         if uri.startswith("data:"):
@@ -102,7 +136,7 @@ class GltfFile:
             raise ValueError(f"{what}: expected a file beside this one, got {uri[:80]!r}; put it beside the file")
         file = self._folder / name
         if not file.is_file():
-            raise ValueError(f"{what}: no file {uri[:80]!r} beside it; copy it there")
+            raise FileNotFoundError(f"{what}: no file {uri[:80]!r} beside it; copy it there")
         try:
             return file.read_bytes()
         except OSError as error:
@@ -111,6 +145,8 @@ class GltfFile:
     def view(self, index: int, what: str) -> tuple[memoryview, int]:
         """The bytes of a buffer view, and how many lie from row to row (0: not said)."""
         view = pick(self.gltf.bufferViews, index, gl.BufferView, f"{what}: bufferView")
+        if any(extension(view, name) for name, kind in _COMPRESSED.items() if kind == "meshopt"):
+            raise ValueError(f"{what}: it is compressed with meshopt; export it without compression")
         what = f"{what}: bufferView {index}"
         data = self._buffer(view.buffer)  # pyright: ignore[reportArgumentType]  (checked there)
         start = whole(view.byteOffset or 0, f"{what}: byteOffset")
@@ -162,11 +198,13 @@ class GltfFile:
             rows[places] = self._rows(new.bufferView, new.byteOffset, dtype, n, columns, what)
         return rows
 
-    def floats(self, index: Any, types: Sequence[str], what: str) -> Float[np.ndarray, "n c"]:
-        """Finite numbers ``[count, columns]`` of an accessor; normalized ones as the fractions that they stand for."""
+    def floats(self, index: Any, types: Sequence[str], what: str, shares: bool = False) -> Float[np.ndarray, "n c"]:
+        """Finite numbers ``[count, columns]`` of an accessor; normalized ones, and all integers where they can only be
+        ``shares``, as the fractions that they stand for.
+        """
         rows = self.stored(index, types, what)
         result = rows.astype(np.float64)
-        if rows.dtype.kind in "iu" and self.gltf.accessors[index].normalized:
+        if rows.dtype.kind in "iu" and (shares or self.gltf.accessors[index].normalized):
             result = np.maximum(result / np.iinfo(rows.dtype).max, -1.0)
         if not np.isfinite(result).all():
             raise ValueError(f"{what}: expected finite numbers, got NaN or infinity")
@@ -176,7 +214,8 @@ class GltfFile:
 # -- parsing -----------------------------------------------------------------------------------------------------------
 
 
-def _parse(path: Path, max_nodes: int) -> gl.GLTF2:
+def _parse(path: Path, max_nodes: int) -> tuple[gl.GLTF2, dict[int, Any], list[str]]:
+    """The objects of a file, the weights of its nodes, and the names of the extensions that objects of any kind use."""
     if not path.is_file():
         raise ValueError(f"expected a .glb or .gltf, got {'a folder' if path.is_dir() else 'no such file'}")
     try:
@@ -187,10 +226,11 @@ def _parse(path: Path, max_nodes: int) -> gl.GLTF2:
         raise ValueError("expected a .glb or .gltf, got an empty file")
     try:
         text, blob = _chunks(data) if data[:4] == b"glTF" else (data, None)
-        content = json.loads(text.decode("utf-8-sig"))
+        content = json.loads(decoded(text))
         version = str(content["asset"]["version"])
         if not version.startswith("2."):
             raise ValueError(f"version {version:.20} of the format")
+        used = _extensions(content)
         # pygltflib takes half a millisecond for each of these; there may be a hundred thousand.
         nodes, accessors, views = (_list(content.pop(k, []), k) for k in ("nodes", "accessors", "bufferViews"))
         if len(nodes) > max_nodes:
@@ -207,12 +247,29 @@ def _parse(path: Path, max_nodes: int) -> gl.GLTF2:
                 for entry in accessors
             ]
     except BROKEN as error:
-        text = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
+        text = "its structure is another one"
+        if isinstance(error, ValueError | KeyError):
+            text = f"it has no {error.args[0]!r:.40}" if isinstance(error, KeyError) else one_line(error)
         raise ValueError(f"expected glTF 2 (.glb or .gltf), reading it failed: {text}") from error
     gltf.set_binary_blob(blob)
     for name in ("animations", "buffers", "cameras", "images", "materials", "meshes", "scenes", "textures"):
         _list(getattr(gltf, name), name)
-    return gltf
+    return gltf, {i: node["weights"] for i, node in enumerate(nodes) if "weights" in node}, used
+
+
+def _extensions(content: Any) -> list[str]:
+    """The names of all extensions in a file, at any level."""
+    found: dict[str, None] = {}
+    todo = [content]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            if isinstance(item.get("extensions"), dict):
+                found |= dict.fromkeys(item["extensions"])
+            todo += [value for key, value in item.items() if key != "extras"]
+        elif isinstance(item, list) and item and isinstance(item[0], dict | list):
+            todo += item
+    return sorted(found)
 
 
 def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
@@ -228,7 +285,7 @@ def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
         if at > len(data):
             raise ValueError(f"it has {len(data)} of at least {at} bytes; the file is not whole")
         found.setdefault(kind, data[at - length : at])
-    return found[b"JSON"], found.get(b"BIN\0")
+    return found[b"JSON"].rstrip(b"\0"), found.get(b"BIN\0")  # some pad with zero bytes
 
 
 def _flat(kind: type[_T], entry: dict[str, Any]) -> _T:
@@ -293,6 +350,11 @@ def extension(item: Any, name: str) -> dict[str, Any] | None:
     """What an extension says of an object of the file, if it says anything."""
     found = item.extensions.get(name) if isinstance(item.extensions, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def fields_of(item: Any) -> dict[str, Any]:
+    """An object of pygltflib, or what it left as JSON, as a dict."""
+    return item if isinstance(item, dict) else getattr(item, "__dict__", {})
 
 
 def clean(name: Any) -> str:

@@ -1,281 +1,290 @@
-"""The meshes of a glTF file as meshes of trimesh, with their colours."""
+"""Meshes of glTF files: triangles of all kinds, skins and morph targets at rest, and their colours; each read once."""
 
 from __future__ import annotations
 
-import io
 import struct
-import warnings
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pygltflib as gl
-import trimesh
 from jaxtyping import Float, Int
-from PIL import Image
-from trimesh.visual.material import SimpleMaterial
-from trimesh.visual.texture import TextureVisuals
 
-from objects.gltf_file import BROKEN, DTYPES, SAME, GltfFile, clean, extension, numbers, pick, whole
-from objects.mesh_files import MAX_FACES
-from objects.paint import GREY
+from objects.gltf_file import GltfFile, clean, extension, fields_of, numbers, pick
+from objects.gltf_look import Look, Looks
+from objects.gltf_nodes import MAX_DEPTH, MAX_NODES, Nodes
+from objects.mesh_parts import MAX_FACES, MeshPart
+from objects.paint import Paint
 
-_GLOSS = "KHR_materials_pbrSpecularGlossiness"
-
-
-class _Look(NamedTuple):
-    """A material: base colour (0..1), number of the image, of its texture coordinates, their scale and offset."""
-
-    rgba: Float[np.ndarray, "4"] | None = None
-    image: int | None = None
-    uv_set: int = 0
-    uv_scale: Float[np.ndarray, "2"] | float = 1.0
-    uv_offset: Float[np.ndarray, "2"] | float = 0.0
+_DRACO = "KHR_draco_mesh_compression"
 
 
-class _Part(NamedTuple):
-    """Triangles of one material. Colours are as the file has them, 0..1; ``image`` numbers one of the file's images."""
+def gltf_parts(path: Path, notes: list[str]) -> list[MeshPart]:
+    """All meshes of the default scene of a glTF file, where their nodes stand at rest, in the file's own frame (y up).
 
-    vertices: Float[np.ndarray, "v 3"]
-    faces: Int[np.ndarray, "f 3"]
-    rgba: Float[np.ndarray, "v 4"] | None
-    uv: Float[np.ndarray, "v 2"] | None
-    image: int | None
-    factor: Float[np.ndarray, "4"]
+    Raises:
+        ValueError: It cannot be read; the message doesn't name the file.
+    """
+    file = GltfFile(path, MAX_NODES)
+    nodes = Nodes(file)
+    meshes = Meshes(file, nodes)
+    parts: list[MeshPart] = []
+    todo = [(i, 0) for i in nodes.roots()][::-1]
+    others: dict[str, None] = {}
+    lit = {True: 0, False: 0}
+    while todo:
+        i, depth = todo.pop()
+        if depth >= MAX_DEPTH:
+            raise ValueError(f"{nodes.label(i)}: nodes are nested deeper than {MAX_DEPTH}; flatten the hierarchy")
+        node = nodes.node(i)
+        others |= {"cameras": None} if node.camera is not None else {}
+        others |= {"lights": None} if nodes.light_entry(i) is not None else {}
+        if node.mesh is not None and (shape := meshes.shape(i, None)) is not None:
+            matrix = nodes.to_world(i)
+            if np.linalg.svd(matrix[:3, :3], compute_uv=False)[2] > 0:
+                parts += [part.transformed(matrix) for part in shape]
+            else:
+                file.note(nodes.own_name(i), "its scale flattens its mesh to nothing; it was left out")
+            lit[meshes.lit(i)] += 1
+        if sum(len(part.faces) for part in parts) > MAX_FACES:
+            raise ValueError(f"expected at most {MAX_FACES:,} faces; simplify it")
+        todo += [(child, depth + 1) for child in nodes.children(i)][::-1]
+    if file.gltf.animations:
+        others["animations"] = None
+    if others:
+        file.note("file", f"its {' and '.join(others)} were left out; build scene= takes them")
+    if lit[False]:
+        file.note("file", "its unlit look was left out; give the node lit: false")
+    meshes.tell()
+    notes += [note.removeprefix("file: ") for note in file.notes]
+    if not parts:
+        raise ValueError("expected triangles, got a scene without any")
+    return parts
 
 
 class Meshes:
-    """The meshes of a file, each read once."""
+    """The meshes of a file."""
 
-    def __init__(self, file: GltfFile) -> None:
-        self._file, self._gltf = file, file.gltf
-        self._images: dict[int, bytes] = {}
-        self._meshes: dict[int, trimesh.Trimesh | None] = {}
-        self._baked: dict[tuple[int, bytes], trimesh.Trimesh] = {}
+    def __init__(self, file: GltfFile, nodes: Nodes) -> None:
+        self._file, self._gltf, self._nodes = file, file.gltf, nodes
+        self._looks = Looks(file)
+        self._meshes: dict[tuple, list[MeshPart] | None] = {}
+        self._lit: dict[int, bool] = {}
+        self._baked: dict[tuple, list[MeshPart]] = {}
 
-    def shape(self, index: int, residual: np.ndarray | None, label: str) -> trimesh.Trimesh | None:
-        """A mesh of the file (None: it has no triangles), the same object each time.
+    def shape(self, node: int, residual: np.ndarray | None) -> list[MeshPart] | None:
+        """The mesh that a node shows, in its frame (None: it has no triangles); the same object for the same mesh.
 
-        Its vertices went through ``residual`` (``[3, 3]``; None: identity). Errors call the node that shows it ``label``.
+        Its vertices went through ``residual`` (``[3, 3]``; None: identity).
         """
-        mesh = self._mesh(index, label)
+        label = self._nodes.label(node)
+        key, mesh = self._mesh(node, label)
         if residual is None or mesh is None:
             return mesh
         stretch = np.linalg.svd(residual, compute_uv=False)
         if stretch[2] <= 1e-9 * max(float(stretch[0]), 1e-3):
             raise ValueError(f"{label}: its scale flattens its mesh to nothing; give it a scale other than 0")
-        key = (index, (np.round(residual / stretch[0], 9) + 0.0).tobytes() + struct.pack("<f", stretch[0]))
+        key = (key, (np.round(residual / stretch[0], 9) + 0.0).tobytes() + struct.pack("<f", stretch[0]))
         if key not in self._baked:
             matrix = np.eye(4)
             matrix[:3, :3] = residual
-            self._baked[key] = mesh.copy()
-            self._baked[key].apply_transform(matrix)  # turns faces round where this mirrors
+            self._baked[key] = [part.transformed(matrix) for part in mesh]
         return self._baked[key]
 
-    def _mesh(self, index: int, label: str) -> trimesh.Trimesh | None:
-        entry = pick(self._gltf.meshes, index, gl.Mesh, f"{label}: mesh")
-        if index in self._meshes:
-            return self._meshes[index]
-        name, what = f"mesh {clean(entry.name) or f'mesh-{index}'}", f"{label}: mesh {index}"
-        parts, count, skipped, morphs = [], 0, 0, False
-        for k in range(len(entry.primitives or [])):
-            primitive = pick(entry.primitives, k, gl.Primitive, f"{what}: primitive")
-            morphs = morphs or bool(primitive.targets)
+    def lit(self, node: int) -> bool:
+        """Whether light falls on the mesh of a node whose shape was read."""
+        mesh = self._nodes.node(node).mesh
+        return mesh is None or self._lit.get(mesh, True)
+
+    def tell(self) -> None:
+        """Notes of what materials say that was left out."""
+        self._looks.tell()
+
+    def _mesh(self, node: int, label: str) -> tuple[tuple, list[MeshPart] | None]:
+        entry = self._nodes.node(node)
+        index, weights = entry.mesh, self._file.weights.get(node)
+        mesh = pick(self._gltf.meshes, index, gl.Mesh, f"{label}: mesh")
+        name, what = f"mesh {clean(mesh.name) or f'mesh-{index}'}", f"{label}: mesh {index}"
+        weights = mesh.weights if weights is None else weights
+        weights = numbers(weights, len(weights), f"{what}: weights") if isinstance(weights, list) and weights else []
+        skin = self._skin(node, f"{label}: skin") if entry.skin is not None else None
+        key = (index, tuple(weights), None if skin is None else node)
+        if key not in self._meshes:
+            parts = self._parts(mesh, np.array(weights), skin, what, name)
+            if not parts:
+                self._file.note(name, "it has no triangles; its nodes are empty")
+            lit = [look.lit for _, look in parts]
+            if any(lit) and not all(lit):
+                self._file.note(name, "part of it is unlit; all of it is lit here")
+            self._lit[index] = any(lit) or not lit  # pyright: ignore[reportArgumentType]
+            self._meshes[key] = [part for part, _ in parts] or None
+        return key, self._meshes[key]
+
+    def _parts(
+        self, mesh: gl.Mesh, weights: np.ndarray, skin: np.ndarray | None, what: str, name: str
+    ) -> list[tuple[MeshPart, Look]]:
+        parts, count, skipped = [], 0, 0
+        for k in range(len(mesh.primitives or [])):
+            primitive = pick(mesh.primitives, k, gl.Primitive, f"{what}: primitive")
             if (mode := 4 if primitive.mode is None else primitive.mode) in (0, 1, 2, 3):
                 skipped += 1
             elif mode not in (4, 5, 6):
                 raise ValueError(f"{what}: primitive {k}: mode must be 0 to 6, got {mode!r}")
-            elif part := self._part(primitive, mode, f"{what}: primitive {k}", name):
+            elif part := self._part(primitive, mode, weights, skin, f"{what}: primitive {k}", name):
                 parts.append(part)
-                count += len(part.faces)
+                count += len(part[0].faces)
                 if count > MAX_FACES:
                     raise ValueError(f"{what}: expected at most {MAX_FACES:,} faces, got {count:,}; simplify it")
         if skipped:
             self._file.note(name, f"its {skipped} primitives of points or lines were left out")
-        if morphs:
-            self._file.note(name, "its morph targets were left out; it keeps its base shape")
-        if not parts:
-            self._file.note(name, "it has no triangles; its nodes are empty")
-        self._meshes[index] = self._trimesh(parts, name, what) if parts else None
-        return self._meshes[index]
+        return parts
 
-    def _part(self, primitive: gl.Primitive, mode: int, what: str, name: str) -> _Part | None:
+    def _part(
+        self, primitive: gl.Primitive, mode: int, weights: np.ndarray, skin: np.ndarray | None, what: str, name: str
+    ) -> tuple[MeshPart, Look] | None:
         attributes = vars(primitive.attributes) if isinstance(primitive.attributes, gl.Attributes) else {}
-        if extension(primitive, "KHR_draco_mesh_compression") is not None:
-            raise ValueError(f"{what}: it is compressed with Draco; export it without compression")
-        vertices = self._file.floats(attributes.get("POSITION"), ("VEC3",), f"{what}: POSITION")
-        flat = np.arange(len(vertices))
+        place = attributes.get("POSITION")
+        if extension(primitive, _DRACO) is not None:  # the file may hold the same numbers uncompressed
+            accessor = pick(self._gltf.accessors, place, gl.Accessor, f"{what}: POSITION: accessor")
+            if accessor.bufferView is None:
+                raise ValueError(f"{what}: it is compressed with Draco; export it without compression")
+        if extension(primitive, "KHR_materials_variants") is not None:
+            self._file.note(name, "the variants of its material were left out; it has its default one")
+        vertices = self._file.floats(place, ("VEC3",), f"{what}: POSITION")
+        faces = self._faces(primitive, mode, len(vertices), what)
+        if len(faces) == 0:
+            return None
+        if weights.any():
+            vertices = self._morphed(vertices, primitive, weights, what, name)
+        if skin is not None:
+            vertices = self._skinned(vertices, attributes, skin, what, name)
+        used, faces = np.unique(faces, return_inverse=True)
+        faces = faces.reshape(-1, 3)
+        look = self._looks.look(primitive.material, what)
+        paint = self._paint(attributes, look, used, faces, len(vertices), what, name)
+        return MeshPart(vertices[used], faces, paint), look
+
+    def _faces(self, primitive: gl.Primitive, mode: int, count: int, what: str) -> Int[np.ndarray, "f 3"]:
+        flat = np.arange(count)
         if primitive.indices is not None:
             rows = self._file.stored(primitive.indices, ("SCALAR",), f"{what}: indices")
             flat = rows[:, 0].astype(np.int64)
-            if rows.dtype.kind != "u" or (len(flat) and flat.max() >= len(vertices)):
-                raise ValueError(f"{what}: indices must be whole numbers below {len(vertices)}")
+            if rows.dtype.kind != "u" or (len(flat) and flat.max() >= count):
+                raise ValueError(f"{what}: indices must be whole numbers below {count}")
         if mode == gl.TRIANGLES:
-            faces = flat[: len(flat) // 3 * 3].reshape(-1, 3)
-        elif mode == gl.TRIANGLE_STRIP:
+            return flat[: len(flat) // 3 * 3].reshape(-1, 3)
+        if len(flat) < 3:
+            return np.zeros((0, 3), np.int64)
+        if mode == gl.TRIANGLE_STRIP:
             faces = np.stack([flat[:-2], flat[1:-1], flat[2:]], -1)
             faces[1::2] = faces[1::2, [1, 0, 2]]
-        else:
-            faces = np.stack([np.broadcast_to(flat[:1], flat[2:].shape), flat[1:-1], flat[2:]], -1)
-        if len(faces) == 0:
-            return None
-        used, faces = np.unique(faces, return_inverse=True)
-        look = self._look(primitive.material, what, name)
-        uv = rgba = None
-        painted, place = attributes.get("COLOR_0"), attributes.get(f"TEXCOORD_{look.uv_set}")
-        if look.image is not None and place is not None:
-            uv = self._file.floats(place, ("VEC2",), f"{what}: TEXCOORD_{look.uv_set}") * look.uv_scale + look.uv_offset
-        elif painted is not None:
-            colors = self._file.floats(painted, ("VEC3", "VEC4"), f"{what}: COLOR_0")
-            rgba = np.ones((len(colors), 4))
-            rgba[:, : colors.shape[1]] = colors
-            rgba *= 1.0 if look.rgba is None else look.rgba
-        elif look.rgba is not None:
-            rgba = np.broadcast_to(look.rgba, (len(vertices), 4))
-        for each in (uv, rgba):
-            if each is not None and len(each) != len(vertices):
-                raise ValueError(f"{what}: expected a colour for each of {len(vertices)} vertices, got {len(each)}")
-        if uv is not None and painted is not None:
-            self._file.note(name, "its vertex colours were left out where it has a texture")
-        return _Part(
-            vertices[used],
-            faces.reshape(-1, 3),
-            None if rgba is None else rgba[used],
-            None if uv is None else uv[used],
-            None if uv is None else look.image,
-            np.ones(4) if look.rgba is None else look.rgba,
-        )
+            return faces
+        return np.stack([np.broadcast_to(flat[:1], flat[2:].shape), flat[1:-1], flat[2:]], -1)
 
-    def _look(self, index: int | None, what: str, name: str) -> _Look:
-        if index is None:
-            return _Look()
-        material = pick(self._gltf.materials, index, gl.Material, f"{what}: material")
-        what = f"{what}: material {index}"
-        gloss, metal = extension(material, _GLOSS), material.pbrMetallicRoughness
-        if gloss is not None:
-            factor, texture = gloss.get("diffuseFactor"), gloss.get("diffuseTexture")
-        else:
-            factor, texture = (metal.baseColorFactor, metal.baseColorTexture) if metal else (None, None)
-        rgba = np.clip(numbers([1, 1, 1, 1] if factor is None else factor, 4, f"{what}: base colour"), 0, 1)
-        if texture is None:
-            return _Look(rgba)
-        info = texture if isinstance(texture, dict) else getattr(texture, "__dict__", {})
-        entry = pick(self._gltf.textures, info.get("index"), gl.Texture, f"{what}: texture")
-        source = (extension(entry, "EXT_texture_webp") or {}).get("source", entry.source)
-        if source is None:
-            self._file.note(name, "a texture of a kind that is not read here was left out")
-            return _Look(rgba)
-        self._image(source, what)
-        extensions = info.get("extensions")
-        moved = extensions.get("KHR_texture_transform") if isinstance(extensions, dict) else None
-        if not isinstance(moved, dict):
-            moved = {}
-        if moved.get("rotation"):
-            self._file.note(name, "the rotation of its texture was left out")
-        scale = np.array(numbers(moved.get("scale", [1, 1]), 2, f"{what}: texture scale"))
-        offset = np.array(numbers(moved.get("offset", [0, 0]), 2, f"{what}: texture offset"))
-        uv_set = whole(moved.get("texCoord", info.get("texCoord")) or 0, f"{what}: texCoord")
-        return _Look(rgba, source, uv_set, scale, offset)
-
-    def _image(self, index: int, what: str) -> bytes:
-        """An image file, known to be readable."""
-        image, what = pick(self._gltf.images, index, gl.Image, f"{what}: image"), f"{what}: image {index}"
-        if index not in self._images:
-            if image.bufferView is not None:
-                data = bytes(self._file.view(image.bufferView, what)[0])
+    def _paint(
+        self,
+        attributes: dict[str, Any],
+        look: Look,
+        used: np.ndarray,
+        faces: np.ndarray,
+        count: int,
+        what: str,
+        name: str,
+    ) -> Paint | None:
+        """The product of factor, colours by vertex and texture, in linear light."""
+        rgb = uv = None
+        if (painted := attributes.get("COLOR_0")) is not None:
+            rgb = self._file.floats(painted, ("VEC3", "VEC4"), f"{what}: COLOR_0", shares=True)[:, :3]
+        if attributes.get("COLOR_1") is not None:
+            self._file.note(name, "its second set of colours by vertex was left out")
+        if look.texture is not None:
+            place = attributes.get(f"TEXCOORD_{look.uv_set}")
+            if place is None:
+                self._file.note(name, f"its texture was left out: it has no coordinates TEXCOORD_{look.uv_set}")
             else:
-                data = self._file.from_uri(image.uri, what)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")).load()
-            except BROKEN as error:
-                raise ValueError(f"{what}: cannot be read: {error or type(error).__name__}") from error
-            self._images[index] = data
-        return self._images[index]
+                uv = self._file.floats(place, ("VEC2",), f"{what}: TEXCOORD_{look.uv_set}")
+                uv = uv @ look.uv_matrix[:, :2].T + look.uv_matrix[:, 2]
+        for each in (uv, rgb):
+            if each is not None and len(each) != count:
+                raise ValueError(f"{what}: expected a colour for each of {count} vertices, got {len(each)}")
+        if rgb is None and not look.stated:
+            return None
+        corners = None
+        if rgb is not None:
+            corners = (np.clip(rgb, 0, 1) * look.rgb)[used][faces]
+        elif uv is None or (look.rgb < 1).any():
+            corners = Paint.flat(look.rgb, len(faces)).corner_rgb
+        texture = look.texture if uv is not None else None
+        return Paint(corners, None if uv is None else uv[used][faces], texture, linear=True)
 
-    def _trimesh(self, parts: list[_Part], name: str, what: str) -> trimesh.Trimesh:
-        """One mesh of all parts, made by trimesh from a glTF that holds nothing else."""
-        small = _Small()
-        painted = any(p.rgba is not None or p.image is not None for p in parts)
-        joined = len({None if p.image is None else (p.image, p.factor.tobytes()) for p in parts}) > 1
-        for part in parts:
-            if painted and part.rgba is None and part.image is None:
-                part = part._replace(rgba=np.full((len(part.vertices), 4), GREY))
-            if joined and part.uv is not None:
-                # The images are joined to one, in which a texture cannot repeat.
-                shifted = part.uv - np.floor(part.uv.min(0) + SAME)
-                part = part._replace(uv=shifted)
-                if shifted.max() > 1 + 1e-3:
-                    self._file.note(name, "a texture that repeats beside other materials: its colours are not exact")
-            small.add(part, None if part.image is None else self._image(part.image, what))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                loaded = trimesh.load(io.BytesIO(small.glb()), file_type="glb", process=False)
-                pieces = [g for g in loaded.geometry.values() if isinstance(g, trimesh.Trimesh)]  # pyright: ignore[reportAttributeAccessIssue]
-                for piece in pieces if joined else ():
-                    _simplify(piece)
-                mesh = pieces[0] if len(pieces) == 1 else trimesh.util.concatenate(pieces)
-        except BROKEN as error:
-            raise ValueError(f"{what}: cannot be read: {type(error).__name__}: {error}") from error
-        if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) != sum(len(p.faces) for p in parts):
-            raise ValueError(f"{what}: cannot be read: its triangles were lost")
-        if painted and getattr(mesh.visual, "kind", None) is None:
-            self._file.note(name, "its colours could not be joined and were left out")
-        return mesh
+    # -- what bends a mesh ---------------------------------------------------------------------------------------------
 
+    def _morphed(
+        self, vertices: np.ndarray, primitive: gl.Primitive, weights: np.ndarray, what: str, name: str
+    ) -> np.ndarray:
+        """Vertices plus the targets' offsets by their weights."""
+        targets = primitive.targets if isinstance(primitive.targets, list) else []
+        if len(targets) != len(weights):
+            raise ValueError(f"{what}: expected a weight for each of {len(targets)} morph targets, got {len(weights)}")
+        vertices = vertices.copy()
+        for k in np.flatnonzero(weights):
+            target = fields_of(targets[k])
+            if target.get("POSITION") is not None:
+                offsets = self._file.floats(target["POSITION"], ("VEC3",), f"{what}: target {k}: POSITION")
+                if len(offsets) != len(vertices):
+                    raise ValueError(f"{what}: target {k}: expected {len(vertices)} offsets, got {len(offsets)}")
+                vertices += weights[k] * offsets
+            if any(target.get(key) is not None for key in ("COLOR_0", "TEXCOORD_0", "TEXCOORD_1")):
+                self._file.note(name, "what its morph targets do to its colours was left out")
+        return vertices
 
-def _simplify(mesh: trimesh.Trimesh) -> None:
-    """Make the look of a textured mesh a plain image: trimesh cannot join other materials with vertex colours."""
-    visual = mesh.visual
-    if isinstance(visual, TextureVisuals):
-        texture, factor = (getattr(visual.material, name) for name in ("baseColorTexture", "baseColorFactor"))
-        pixels = np.asarray(texture.convert("RGB"), np.float32) * (factor[:3] / 255)
-        image = Image.fromarray(np.round(pixels).astype(np.uint8))
-        mesh.visual = TextureVisuals(uv=visual.uv, material=SimpleMaterial(image=image))
+    def _skin(self, node: int, what: str) -> Float[np.ndarray, "j 4 4"]:
+        """For each joint the map of a vertex to the frame of the mesh's node, whose own pose cancels (glTF 3.7.3.3)."""
+        skin = pick(self._gltf.skins, self._nodes.node(node).skin, gl.Skin, what)
+        joints = skin.joints if isinstance(skin.joints, list) else []
+        matrices = (
+            np.stack([self._nodes.to_world(self._joint(j, what)) for j in joints]) if joints else np.zeros((0, 4, 4))
+        )
+        if skin.inverseBindMatrices is not None:
+            rows = self._file.floats(skin.inverseBindMatrices, ("MAT4",), f"{what}: inverseBindMatrices")
+            if len(rows) < len(joints):
+                raise ValueError(f"{what}: expected a matrix for each of {len(joints)} joints, got {len(rows)}")
+            matrices = matrices @ rows[: len(joints)].reshape(-1, 4, 4).transpose(0, 2, 1)
+        own = self._nodes.to_world(node)
+        if abs(np.linalg.det(own[:3, :3])) < 1e-30:
+            raise ValueError(
+                f"{self._nodes.label(node)}: its scale flattens its mesh to nothing; give it a scale other than 0"
+            )
+        return np.linalg.inv(own) @ matrices
 
+    def _joint(self, index: Any, what: str) -> int:
+        pick(self._gltf.nodes, index, gl.Node, f"{what}: joint")
+        return index
 
-class _Small:
-    """A glTF of one mesh, to be read by trimesh."""
-
-    def __init__(self) -> None:
-        self._blob = bytearray()
-        self._materials: dict[tuple[int, bytes], int] = {}  # image and factor to the index of what shows them
-        self._gltf = gl.GLTF2(scene=0, scenes=[gl.Scene(nodes=[0])], nodes=[gl.Node(mesh=0)], meshes=[gl.Mesh()])
-
-    def _view(self, data: bytes) -> Any:
-        self._gltf.bufferViews.append(gl.BufferView(buffer=0, byteOffset=len(self._blob), byteLength=len(data)))
-        self._blob += data + bytes(-len(data) % 4)
-        return len(self._gltf.bufferViews) - 1
-
-    def _accessor(self, rows: np.ndarray, code: int, kind: str) -> Any:
-        view = self._view(rows.astype(DTYPES[code]).tobytes())
-        small = code == gl.UNSIGNED_BYTE
-        entry = gl.Accessor(bufferView=view, componentType=code, count=len(rows), type=kind, normalized=small)
-        self._gltf.accessors.append(entry)
-        return len(self._gltf.accessors) - 1
-
-    def add(self, part: _Part, image: bytes | None) -> None:
-        """Add a primitive, with a texture where there is an ``image`` (a file)."""
-        gltf, material = self._gltf, None
-        attributes = gl.Attributes(POSITION=self._accessor(part.vertices, gl.FLOAT, "VEC3"))
-        if image is not None and part.uv is not None and part.image is not None:
-            attributes.TEXCOORD_0 = self._accessor(part.uv, gl.FLOAT, "VEC2")
-            key = (part.image, part.factor.tobytes())
-            if key not in self._materials:
-                self._materials[key] = len(gltf.materials)
-                gltf.images.append(gl.Image(bufferView=self._view(image)))
-                gltf.textures.append(gl.Texture(source=len(gltf.materials)))
-                texture = gl.TextureInfo(index=len(gltf.materials))
-                look = gl.PbrMetallicRoughness(baseColorFactor=part.factor.tolist(), baseColorTexture=texture)
-                gltf.materials.append(gl.Material(pbrMetallicRoughness=look))
-            material = self._materials[key]
-        elif part.rgba is not None:
-            attributes.COLOR_0 = self._accessor(np.round(np.clip(part.rgba, 0, 1) * 255), gl.UNSIGNED_BYTE, "VEC4")
-        indices = self._accessor(part.faces.reshape(-1, 1), gl.UNSIGNED_INT, "SCALAR")
-        gltf.meshes[0].primitives.append(gl.Primitive(attributes=attributes, indices=indices, material=material))
-
-    def glb(self) -> bytes:
-        self._gltf.buffers = [gl.Buffer(byteLength=len(self._blob))]
-        self._gltf.set_binary_blob(bytes(self._blob))
-        return b"".join(bytes(piece) for piece in self._gltf.save_to_bytes())
+    def _skinned(
+        self, vertices: np.ndarray, attributes: dict[str, Any], skin: np.ndarray, what: str, name: str
+    ) -> Float[np.ndarray, "v 3"]:
+        """Linear blend skinning."""
+        total, result = np.zeros(len(vertices)), np.zeros((len(vertices), 3))
+        points = np.concatenate([vertices, np.ones((len(vertices), 1))], 1)
+        for k in range(8):
+            which, share = attributes.get(f"JOINTS_{k}"), attributes.get(f"WEIGHTS_{k}")
+            if which is None or share is None:
+                break
+            joints = self._file.stored(which, ("VEC4",), f"{what}: JOINTS_{k}")
+            shares = self._file.floats(share, ("VEC4",), f"{what}: WEIGHTS_{k}", shares=True)
+            if not len(joints) == len(shares) == len(vertices):
+                raise ValueError(f"{what}: expected joints and weights for each of {len(vertices)} vertices")
+            if joints.dtype.kind != "u" or (joints[shares > 0] >= len(skin)).any():
+                raise ValueError(f"{what}: JOINTS_{k}: expected whole numbers below {len(skin)}")
+            for c in range(4):
+                matrices = (
+                    skin[np.minimum(joints[:, c], max(len(skin) - 1, 0))]
+                    if len(skin)
+                    else np.zeros((len(points), 4, 4))
+                )
+                result += shares[:, c, None] * np.einsum("vij,vj->vi", matrices, points)[:, :3]
+                total += shares[:, c]
+        if not (total > 1e-6).all():
+            self._file.note(name, "some of its vertices hang on no joint; they stand as without its skin")
+        return np.where(total[:, None] > 1e-6, result / np.maximum(total, 1e-6)[:, None], vertices)

@@ -3,77 +3,145 @@
 Inside is where the generalised winding number is at least 1/2 (Jacobson, Kavan, Sorkine-Hornung 2013, by the fast
 summation of Barill et al. 2018), so meshes with holes or of several overlapping bodies have an inside too. Distances are
 measured to the surface of that solid: walls buried inside another body, or in a slit between bodies too narrow to be
-learned, are no part of it.
+learned, are no part of it. Flat parts and sheets get a thickness, rooms get walls (`objects.solid` says which is which).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import igl
 import manifold3d
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int
+from scipy.sparse import csgraph
 
-from objects.mesh_files import MAX_FACES, MeshError, Meshlike, read_parts
+from objects.aabb import without_origin
+from objects.mesh_files import MAX_FACES, MeshError, Meshlike, MeshPart, read_parts
 from objects.paint import GREY, Paint
+from objects.solid import Shape, shape_of, volume, winding
 
 _SUBDIVISIONS = 25  # faces are cut to this part of the extent before buried ones are dropped
 _MAX_CUT_FACES = 200_000
-_SLIT = 2e-3  # gaps narrower than this share of the extent count as filled (convex parts that nearly touch)
+_MANY = 64  # more bodies are not compared with each other
+SLIT = 2e-3  # gaps narrower than this share of the extent count as filled (convex parts that nearly touch)
+THICKNESS = 0.02  # of sheets and walls, as a share of the longest edge: what the default network learns as one piece
 
 
 @dataclass(frozen=True, eq=False)
-class MeshSource:
-    """A solid given by triangles, with colour; in the frame and units of its file.
+class _Body:
+    """What encloses a volume: its surface, normals outwards.
 
     Attributes:
-        vertices, faces: The surface of the solid, normals outwards.
-        has_color: Whether the file gave colour; without, all is grey.
+        winding: What inside means: vertices and faces before buried walls were dropped.
+        slits: Faces left out of the surface because what is before them is a slit, which counts as filled.
+        closed: Vertices and faces of closed surfaces that bound it, where it has such.
+        one: Whether it is a single closed body, of which pseudonormals give the sign.
     """
 
     vertices: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
+    winding: tuple[np.ndarray, np.ndarray]
+    slits: Int[np.ndarray, "s 3"]
+    closed: tuple[np.ndarray, np.ndarray] | None
+    one: bool
+
+    def signed_distance(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
+        if self.one:
+            kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
+            return np.asarray(igl.signed_distance(p, self.vertices, self.faces, sign_type=kind)[0])
+        squared = np.asarray(igl.point_mesh_squared_distance(p, self.vertices, self.faces)[0])
+        inside = winding(*self.winding, p) >= 0.5
+        if len(self.slits) and not inside.all():
+            in_front = np.asarray(igl.point_mesh_squared_distance(p[~inside], self.vertices, self.slits)[0])
+            slit = SLIT * float(np.ptp(self.vertices, 0).max())
+            inside[~inside] = in_front < np.minimum(squared[~inside], slit**2)
+        return np.where(inside, -1, 1) * np.sqrt(squared)
+
+
+@dataclass(frozen=True, eq=False)
+class MeshSource:
+    """A solid given by triangles, with colour; in the units of its file, and in its frame moved by the origin that was taken off.
+
+    Attributes:
+        lo, hi: Corners of its box.
+        has_color: Whether the file gave colour; without, all is grey.
+    """
+
+    lo: Float[np.ndarray, "3"]
+    hi: Float[np.ndarray, "3"]
     has_color: bool
-    _winding: tuple[np.ndarray, np.ndarray]  # what inside means: vertices and faces before buried walls were dropped
-    _one_body: bool
+    _body: _Body | None
+    _vertices: Float[np.ndarray, "v 3"]  # of sheets and walls
+    _sheets: Int[np.ndarray, "f 3"]
+    _walls: Int[np.ndarray, "f 3"]
+    _thickness: float
     _painted: tuple[np.ndarray, np.ndarray]  # vertices and faces that the paints belong to
     _paints: tuple[Paint, ...]
     _paint_counts: tuple[int, ...]
 
     @property
     def extent(self) -> float:
-        """Longest edge of the bounding box."""
-        return float(np.ptp(self.vertices, 0).max())
+        """Longest edge of the box."""
+        return float((self.hi - self.lo).max())
 
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
         """``n`` points spread evenly over the area of the surface, and the unit normals there."""
-        a, b, c = (self.vertices[self.faces[:, i]] for i in range(3))
-        cross = np.cross(b - a, c - a)
-        area = np.linalg.norm(cross, axis=1)
-        cumulative = np.cumsum(area)
-        # Stratified along the cumulated area: less uneven than independent draws.
-        pick = np.searchsorted(cumulative, (np.arange(n) + rng.random(n)) / n * cumulative[-1], side="right")
-        pick = np.minimum(pick, len(area) - 1)
-        root, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))
-        points = (1 - root) * a[pick] + root * (1 - v) * b[pick] + root * v * c[pick]
-        return points, cross[pick] / np.maximum(area[pick, None], 1e-300)
+        if self._body is not None and not len(self._sheets) and not len(self._walls):
+            return _on_faces(self._body.vertices, self._body.faces, n, rng)
+        body = (np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+        if self._body is not None:
+            body = self._body.vertices, self._body.faces
+        pieces = [  # faces, how far the surface is before them
+            (*body, 0.0),
+            *((self._vertices, f, 0.5 * self._thickness) for f in (self._sheets, self._sheets[:, ::-1])),
+            (self._vertices, self._walls, 0.0),
+            (self._vertices, self._walls[:, ::-1], self._thickness),
+        ]
+        areas = [float(trimesh.triangles.area(v[f]).sum()) if len(f) else 0.0 for v, f, _ in pieces]
+        rims = _rims(self._sheets)
+        ends = self._vertices[rims]
+        areas.append(float(np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1).sum()) * np.pi / 2 * self._thickness)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        total = 0
+        for _ in range(20):
+            counts = np.ceil(1.3 * n * np.array(areas) / sum(areas)).astype(int)
+            some = [
+                (p + offset * normal, normal)
+                for (v, f, offset), count in zip(pieces, counts, strict=False)
+                if count
+                for p, normal in [_on_faces(v, f, int(count), rng)]
+            ]
+            if counts[-1]:
+                some.append(_on_rims(ends, 0.5 * self._thickness, int(counts[-1]), rng))
+            p, normal = (np.concatenate(x) for x in zip(*some, strict=True))
+            kept = self.signed_distance(p) > -1e-3 * self._thickness  # the others are inside another piece
+            found.append((p[kept], normal[kept]))
+            total += int(kept.sum())
+            if total >= n:
+                break
+        p, normal = (np.concatenate(x) for x in zip(*found, strict=True))
+        pick = rng.permutation(len(p))[:n] if len(p) >= n else rng.integers(len(p), size=n)
+        return p[pick], normal[pick]
 
     def signed_distance(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
-        """Distance to the surface of the solid, negative inside."""
-        if self._one_body:
-            kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
-            return np.asarray(igl.signed_distance(p, self.vertices, self.faces, sign_type=kind)[0])
-        distance = np.sqrt(igl.point_mesh_squared_distance(p, self.vertices, self.faces)[0])
-        return np.where(self.winding(p) >= 0.5, -distance, distance)
-
-    def winding(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
-        """Generalised winding number."""
-        return _winding(*self._winding, p)
+        """Distance to the surface of the solid, negative inside (there a bound, where several pieces overlap)."""
+        p = np.ascontiguousarray(p)
+        distances = [] if self._body is None else [self._body.signed_distance(p)]
+        half = 0.5 * self._thickness
+        if len(self._sheets):
+            distances.append(_distance(self._vertices, self._sheets, p) - half)
+        if len(self._walls):
+            far = _distance(self._vertices, self._walls, p)
+            air = winding(self._vertices, self._walls, p) <= -0.5
+            distances.append(np.where(air, far, np.abs(far - half) - half))
+        return np.min(distances, 0)
 
     def colors(self, p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
         """Colour (sRGB in 0..1) of the closest points of the mesh."""
@@ -91,30 +159,93 @@ class MeshSource:
             first += count
         return np.clip(rgb, 0, 1)
 
+    @cached_property
+    def parts(self) -> tuple[int, int] | None:
+        """Connected pieces of the solid and of the space around and within it, as far as the width of slits lets them be told
+        apart; None for meshes that are not closed."""
+        if self._body is None or self._body.closed is None or len(self._sheets) or len(self._walls):
+            return None
+        return _parts(*self._body.closed, SLIT * self.extent)
+
     def content_hash(self) -> str:
         """SHA-256 of geometry and colour."""
         digest = hashlib.sha256()
-        arrays = [self.vertices, self.faces, *self._winding, *self._painted]
-        arrays += [a for paint in self._paints for a in (paint.corner_rgb, paint.uv, paint.image) if a is not None]
+        body = [] if self._body is None else [self._body.vertices, self._body.faces, *self._body.winding]
+        arrays = [*body, self._vertices, self._sheets, self._walls, np.float64(self._thickness), *self._painted]
+        arrays += [a for paint in self._paints for a in paint.arrays()]
         for array in arrays:
+            array = np.asarray(array)
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
-def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
-    """Reads and checks a mesh; every part of a scene, with its colours.
+def read_mesh(
+    mesh: Meshlike,
+    argument: str = "mesh",
+    *,
+    facing: str = "auto",
+    thickness: float = THICKNESS,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> MeshSource:
+    """Reads and checks a mesh; every part of a scene, with its colours. One warning says how a doubtful one was understood.
 
     Args:
         mesh: A mesh file, a mesh or scene of trimesh, or parts that were read (`objects.mesh_files.read_parts`).
         argument: What errors call it.
+        facing: Which side of its faces is air (see `objects.solid.shape_of`).
+        thickness: Of sheets and of the walls of rooms, as a share of the longest edge.
+        origin: Taken off all coordinates, in float64.
 
     Raises:
         MeshError: Missing, empty or unreadable file, no faces, numbers that are not finite, more than ``MAX_FACES``
-            faces, or no volume enclosed.
+            faces, no area, or too far from the origin for float32.
     """
     name = f"{argument} {str(mesh)!r}" if isinstance(mesh, str | os.PathLike) else argument
     parts = read_parts(mesh, name)
+    vertices, faces = _joined(parts, name)
+    used = np.unique(faces)
+    size = np.ptp(vertices[used], 0)
+    if not size.max() > 0:
+        raise MeshError(f"{name}: expected a solid, got triangles that are all in one point")
+    try:
+        placed = np.zeros(vertices.shape)
+        placed[used] = without_origin(vertices[used], origin, name)
+    except ValueError as error:
+        raise MeshError(str(error)) from error
+    solid_v, solid_f = _merged(placed[faces], size.max())
+    shape = shape_of(solid_v, solid_f, facing, name)
+    try:
+        body, sheets = _body(solid_v, shape)
+    except (ValueError, IndexError) as error:
+        raise MeshError(f"{name}: expected triangles that enclose a volume; reading them failed: {error}") from error
+    thick = thickness * float(size.max())
+    notes = list(shape.notes)
+    if len(sheets):
+        what = "all of it is" if body is None and not len(shape.walls) else "parts of it are"
+        notes.append(f"{what} flat or open, without volume, and made {thick:.3g} thick (thickness= sets how much)")
+    if notes:
+        warnings.warn(f"{name}: {'; '.join(notes)}", stacklevel=3)
+    around = [(sheets, 0.5 * thick), (shape.walls, thick)]
+    corners = [solid_v[f].reshape(-1, 3) + s * grow for f, grow in around if len(f) for s in (-1, 1)]
+    corners += [] if body is None else [body.vertices[np.unique(body.faces)]]
+    return MeshSource(
+        np.min([c.min(0) for c in corners], 0),
+        np.max([c.max(0) for c in corners], 0),
+        has_color=any(p.paint is not None for p in parts),
+        _body=body,
+        _vertices=solid_v,
+        _sheets=sheets,
+        _walls=shape.walls,
+        _thickness=thick,
+        _painted=(np.ascontiguousarray(placed), faces),
+        _paints=tuple(p.paint or Paint.flat((GREY, GREY, GREY), len(p.faces)) for p in parts),
+        _paint_counts=tuple(len(p.faces) for p in parts),
+    )
+
+
+def _joined(parts: Sequence[MeshPart], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of all parts, checked."""
     vertices = np.concatenate([p.vertices for p in parts])
     offsets = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
     faces = np.concatenate([p.faces + o for p, o in zip(parts, offsets, strict=True)])
@@ -125,36 +256,49 @@ def read_mesh(mesh: Meshlike, argument: str = "mesh") -> MeshSource:
     if len(faces) == 0 or not np.isfinite(vertices[faces]).all():
         got = "none" if len(faces) == 0 else "vertices that are NaN or infinite"
         raise MeshError(f"{name}: expected triangles with finite vertices, got {got}")
-    used = vertices[faces].reshape(-1, 3)
-    size = np.ptp(used, 0)
-    if not size.max() > 0 or size.min() < 1e-5 * size.max():
-        raise MeshError(f"{name}: expected a solid, got a flat mesh of size {' x '.join(f'{s:.4g}' for s in size)}")
+    return vertices, faces
 
-    corners = vertices[faces]
-    solid_v, solid_f = _merged(corners, size.max())
-    try:
-        surface, winding, one_body = _solid(solid_v, solid_f, name)
-    except (ValueError, IndexError) as error:
-        if isinstance(error, MeshError):
-            raise
-        raise MeshError(f"{name}: expected triangles that enclose a volume; reading them failed: {error}") from error
-    source = MeshSource(
-        *surface,
-        has_color=any(p.paint is not None for p in parts),
-        _winding=winding,
-        _one_body=one_body,
-        _painted=(np.ascontiguousarray(vertices), faces),
-        _paints=tuple(p.paint or Paint(corner_rgb=np.full((len(p.faces), 3, 3), GREY)) for p in parts),
-        _paint_counts=tuple(len(p.faces) for p in parts),
-    )
-    if one_body:
-        # Sign by pseudonormals is exact for surfaces that don't cut themselves, and cheaper; believe it only where it agrees.
-        rng = np.random.default_rng(0)
-        p, normal = source.sample(2000, rng)
-        p = p + normal * rng.normal(0, 0.01 * source.extent, (len(p), 1))
-        if ((source.signed_distance(p) < 0) != (source.winding(p) >= 0.5)).any():
-            object.__setattr__(source, "_one_body", False)
-    return source
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+def _on_faces(
+    vertices: np.ndarray, faces: np.ndarray, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points even over the area of faces, and the normals there."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    cross = np.cross(b - a, c - a)
+    area = np.linalg.norm(cross, axis=1)
+    cumulative = np.cumsum(area)
+    # Stratified along the cumulated area: less uneven than independent draws.
+    pick = np.searchsorted(cumulative, (np.arange(n) + rng.random(n)) / n * cumulative[-1], side="right")
+    pick = np.minimum(pick, len(area) - 1)
+    root, v = np.sqrt(rng.random((n, 1))), rng.random((n, 1))
+    points = (1 - root) * a[pick] + root * (1 - v) * b[pick] + root * v * c[pick]
+    return points, cross[pick] / np.maximum(area[pick, None], 1e-300)
+
+
+def _rims(faces: np.ndarray) -> Int[np.ndarray, "e 2"]:
+    """Edges of one face only."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1)
+    unique, count = np.unique(edges, axis=0, return_counts=True)
+    return unique[count == 1]
+
+
+def _on_rims(ends: np.ndarray, radius: float, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points on tubes around edges ``ends [e, 2, 3]``, and directions from their axes."""
+    along = ends[:, 1] - ends[:, 0]
+    length = np.linalg.norm(along, axis=1)
+    pick = np.minimum(np.searchsorted(np.cumsum(length), rng.random(2 * n) * length.sum()), len(length) - 1)
+    axis = along[pick] / length[pick, None]
+    normal = rng.normal(size=(2 * n, 3))
+    normal -= (normal * axis).sum(1, keepdims=True) * axis
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    return ends[pick, 0] + rng.random((2 * n, 1)) * along[pick] + radius * normal, normal
+
+
+def _distance(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return np.sqrt(igl.point_mesh_squared_distance(p, vertices, np.ascontiguousarray(faces))[0])
 
 
 # -- the solid -------------------------------------------------------------------------------------------------------
@@ -171,68 +315,38 @@ def _merged(corners: Float[np.ndarray, "f 3 3"], extent: float) -> tuple[np.ndar
     return np.ascontiguousarray(vertices), np.ascontiguousarray(faces[distinct])
 
 
-def _winding(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
-    return np.asarray(igl.fast_winding_number(vertices, faces, np.ascontiguousarray(p)))
-
-
-def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
-    a, b, c = (vertices[faces[:, i]] - vertices.mean(0) for i in range(3))
-    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
-
-
-def _solid(vertices: np.ndarray, faces: np.ndarray, name: str):
-    """The surface of the solid, what its winding number is taken of, and whether it is a single closed body."""
+def _body(vertices: np.ndarray, shape: Shape) -> tuple[_Body | None, np.ndarray]:
+    """What encloses a volume, and what is sheets after all."""
+    faces = np.concatenate([np.zeros((0, 3), np.int64), *shape.bodies, shape.open])
     if len(faces) == 0:
-        raise MeshError(f"{name}: expected triangles with an area, got none")
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    extent = float(np.ptp(vertices, 0).max())
-    closed = bool(mesh.is_watertight)
-    if closed and not mesh.is_winding_consistent:
-        trimesh.repair.fix_winding(mesh)
-        faces = np.asarray(mesh.faces, np.int64)
-    label = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(faces))
-    order = np.argsort(label, kind="stable")
-    bodies = np.split(faces[order], np.flatnonzero(np.diff(label[order])) + 1)
-    if len(bodies) > 1:
-        bodies = _outwards(vertices, bodies)
-        faces = np.concatenate(bodies)
-    elif _volume(vertices, faces) < 0:
-        faces = faces[:, ::-1].copy()
-    if closed and abs(_volume(vertices, faces)) < 1e-7 * extent**3:
-        raise MeshError(f"{name}: expected a solid, got a closed surface that encloses no volume")
-    if closed and len(bodies) == 1:
-        return (vertices, faces), (vertices, faces), True
-    if closed and (union := _united(vertices, bodies)) is not None:
-        surface = _outer_faces(*union, extent, _inside_manifold)
-        return (surface if len(surface[1]) else union), union, False
-    surface = _outer_faces(vertices, faces, extent, _inside_winding)
-    if len(surface[1]) == 0:
-        raise MeshError(f"{name}: expected a solid, got {len(faces)} triangles that enclose no volume")
-    return surface, (vertices, faces), False
-
-
-def _outwards(vertices: np.ndarray, bodies: list[np.ndarray]) -> list[np.ndarray]:
-    """Bodies turned inside out are turned back, unless they are cavities: negative volume within another body."""
-    volumes = [_volume(vertices, b) for b in bodies]
-    if sum(volumes) < 0:
-        bodies, volumes = [b[:, ::-1].copy() for b in bodies], [-v for v in volumes]
-    hosts = np.concatenate([b for b, v in zip(bodies, volumes, strict=True) if v > 0] or [np.zeros((0, 3), np.int64)])
-    doubtful = [i for i, v in enumerate(volumes) if v < 0]
-    if not doubtful or len(hosts) == 0:
-        return bodies
-    around = _winding(vertices, hosts, np.stack([vertices[bodies[i][0]].mean(0) for i in doubtful]))
-    result = list(bodies)
-    for i, winding in zip(doubtful, around, strict=True):
-        if winding < 0.5:
-            result[i] = bodies[i][:, ::-1].copy()
-    return result
+        return None, shape.sheets
+    extent = float(np.ptp(vertices[faces].reshape(-1, 3), 0).max())
+    closed = len(shape.open) == 0
+    none = np.zeros((0, 3), np.int64)
+    if closed and len(shape.bodies) == 1:
+        body = _Body(vertices, faces, (vertices, faces), none, (vertices, faces), True)
+        # Sign by pseudonormals is exact for surfaces that don't cut themselves, and cheaper; believe it only where it agrees.
+        rng = np.random.default_rng(0)
+        p, normal = _on_faces(vertices, faces, 2000, rng)
+        p = p + normal * rng.normal(0, 0.01 * extent, (len(p), 1))
+        if ((body.signed_distance(p) < 0) != (winding(vertices, faces, p) >= 0.5)).any():
+            body = replace(body, one=False)
+        return body, shape.sheets
+    if closed and (union := _united(vertices, shape.bodies)) is not None:
+        *surface, slits = _outer_faces(*union, extent, _inside_manifold)
+        v, f = surface if len(surface[1]) else union
+        return _Body(v, f, union, slits if len(surface[1]) else none, union, False), shape.sheets
+    v, f, slits = _outer_faces(vertices, faces, extent, _inside_winding)
+    if len(f) == 0:
+        return None, np.concatenate([shape.sheets, faces])
+    return _Body(v, f, (vertices, faces), slits, (vertices, faces) if closed else None, False), shape.sheets
 
 
 def _united(vertices: np.ndarray, bodies: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
     """Union of closed bodies; None where there is a cavity or a body is not manifold (then faces are filtered)."""
     solids = []
     for body in bodies:
-        if _volume(vertices, body) < 0:
+        if volume(vertices, body) < 0:
             return None
         index, inverse = np.unique(body, return_inverse=True)
         triangles = inverse.reshape(-1, 3).astype(np.uint64)
@@ -248,8 +362,28 @@ def _united(vertices: np.ndarray, bodies: list[np.ndarray]) -> tuple[np.ndarray,
     return v, np.ascontiguousarray(np.asarray(mesh.tri_verts, np.int64))
 
 
+def _parts(vertices: np.ndarray, faces: np.ndarray, slit: float) -> tuple[int, int]:
+    """How many solids and how many spaces closed surfaces bound; solids nearer than ``slit`` to each other are one."""
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    label = csgraph.connected_components(mesh.edges_sparse, directed=False)[1]
+    label = label[faces[:, 0]]
+    bodies = [b for k in np.unique(label) if abs(volume(vertices, b := faces[label == k])) > slit**3]
+    solids = [b for b in bodies if volume(vertices, b) > 0]
+    if len(solids) > _MANY:
+        return len(solids), 1 + len(bodies) - len(solids)
+    near = []
+    for i, a in enumerate(solids):
+        points = trimesh.sample.sample_surface(trimesh.Trimesh(vertices, a, process=False), 2000, seed=0)[0]
+        points = np.concatenate([vertices[np.unique(a)], points])
+        for j, b in enumerate(solids):
+            if i != j and np.min(igl.point_mesh_squared_distance(points, vertices, b)[0]) < slit**2:
+                near.append((i, j))
+    joined = trimesh.graph.connected_components(near, nodes=np.arange(len(solids)), min_len=1)
+    return max(1, len(joined)), 1 + len(bodies) - len(solids)
+
+
 def _inside_winding(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
-    return _winding(vertices, faces, p) >= 0.5
+    return winding(vertices, faces, p) >= 0.5
 
 
 def _inside_manifold(vertices: np.ndarray, faces: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -263,10 +397,11 @@ def _outer_faces(
     faces: np.ndarray,
     extent: float,
     inside_of: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """The faces with the solid behind and open space in front of their centroids; those the wrong way round are turned.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices, and the faces with the solid behind and open space in front of their centroids; wrong ones are turned.
 
-    Large faces are cut up first, as they may be buried in part. Space in front that ends after ``_SLIT`` is a slit.
+    Large faces are cut up first, as they may be buried in part. Space in front that ends after ``SLIT`` is a slit; its faces
+    come third.
     """
     edge = extent / _SUBDIVISIONS
     longest = np.linalg.norm(vertices[faces] - vertices[np.roll(faces, 1, axis=1)], axis=2).max(1)
@@ -285,6 +420,7 @@ def _outer_faces(
 
     front, back = inside(np.arange(len(f)), 1e-4), inside(np.arange(len(f)), -1e-4)
     right, wrong = np.flatnonzero(back & ~front), np.flatnonzero(front & ~back)
-    right, wrong = right[~inside(right, _SLIT)], wrong[~inside(wrong, -_SLIT)]
-    kept = np.concatenate([f[right], f[wrong][:, ::-1]])
-    return np.ascontiguousarray(v), np.ascontiguousarray(kept)
+    narrow = inside(right, SLIT), inside(wrong, -SLIT)
+    kept = np.concatenate([f[right[~narrow[0]]], f[wrong[~narrow[1]]][:, ::-1]])
+    slits = np.concatenate([f[right[narrow[0]]], f[wrong[narrow[1]]]])
+    return np.ascontiguousarray(v), np.ascontiguousarray(kept), np.ascontiguousarray(slits)

@@ -1,47 +1,45 @@
-"""Mesh files, and meshes of trimesh, as parts: triangles in the frame of the file, each part with its colours."""
+"""Mesh files, and meshes of trimesh, as parts: triangles in the frame of the file, each part with its colours.
+
+One reader a format: glTF by `objects.gltf_mesh`, OBJ by `objects.obj_file`, PLY by `objects.ply_file`, STL and OFF by
+`objects.plain_files`; whatever else trimesh reads (3MF, DAE and others, where their packages are installed) by trimesh.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int
 from trimesh.visual import ColorVisuals, TextureVisuals
 
-from objects.paint import Paint
+from objects.gltf_file import one_line
+from objects.gltf_mesh import gltf_parts
+from objects.mesh_parts import MAX_FACES, MeshError, MeshPart
+from objects.obj_file import obj_mesh
+from objects.paint import Paint, Texture, pixels_of, shares
+from objects.plain_files import off_mesh, stl_mesh
+from objects.ply_file import ply_mesh
 
-MAX_FACES = 5_000_000
-
-
-class MeshError(ValueError):
-    """A mesh that cannot be learned; the message names the argument, what was expected and what came."""
-
-
-@dataclass(frozen=True, eq=False)
-class MeshPart:
-    """Triangles with one kind of colour (``paint`` None: the file doesn't say), in the frame and units of their file."""
-
-    vertices: Float[np.ndarray, "v 3"]
-    faces: Int[np.ndarray, "f 3"]
-    paint: Paint | None = None
-
-    def transformed(self, matrix: Float[np.ndarray, "4 4"]) -> MeshPart:
-        """The part under an affine map; one that mirrors turns the faces round, so that outside stays outside."""
-        part = replace(self, vertices=self.vertices @ matrix[:3, :3].T + matrix[:3, 3])
-        if np.linalg.det(matrix[:3, :3]) >= 0:
-            return part
-        return replace(part, faces=self.faces[:, ::-1], paint=None if self.paint is None else self.paint.reversed())
-
+__all__ = ["MAX_FACES", "MeshError", "MeshPart", "Meshlike", "read_parts"]
 
 Meshlike = str | os.PathLike[str] | trimesh.Trimesh | trimesh.Scene | Sequence[MeshPart]
+
+_READERS: dict[str, Callable[[Path, list[str]], list[MeshPart]]] = {
+    ".glb": gltf_parts, ".gltf": gltf_parts, ".vrm": gltf_parts, ".obj": obj_mesh, ".ply": ply_mesh, ".stl": stl_mesh,
+    ".off": off_mesh, ".coff": off_mesh,
+}  # fmt: skip
+_PACKAGES = {".dae": "pycollada", ".3mf": "lxml", ".3dxml": "lxml", ".xaml": "lxml"}  # what trimesh needs for them
 
 
 def read_parts(mesh: Meshlike, name: str) -> list[MeshPart]:
     """The parts of a mesh file, of a mesh or scene of trimesh, or as they are given.
+
+    What a file says that isn't taken is told in one warning for the file (UserWarning, one line).
 
     Args:
         mesh: What to read.
@@ -51,72 +49,119 @@ def read_parts(mesh: Meshlike, name: str) -> list[MeshPart]:
         MeshError: Missing, empty or unreadable file, or something else than a mesh.
     """
     if isinstance(mesh, str | os.PathLike):
-        path = Path(mesh)
-        if not path.is_file():
-            raise MeshError(f"{name}: expected a mesh file, got {'a folder' if path.is_dir() else 'no such file'}")
-        if path.stat().st_size == 0:
-            raise MeshError(f"{name}: expected a mesh file, got an empty one")
-        try:
-            loaded = trimesh.load(path, process=False)
-        except MemoryError:
-            raise
-        except Exception as error:  # trimesh's readers raise whatever their parsers do
-            raise MeshError(
-                f"{name}: expected a mesh file that trimesh reads, got {type(error).__name__}: {error}"
-            ) from error
-    else:
-        loaded = mesh
-    if isinstance(loaded, trimesh.Trimesh):
-        return [_part(loaded)]
-    if isinstance(loaded, Sequence) and loaded and all(isinstance(part, MeshPart) for part in loaded):
-        return list(loaded)
-    if not isinstance(loaded, trimesh.Scene):
-        raise MeshError(f"{name}: expected a path, a trimesh.Trimesh or a trimesh.Scene, got {type(loaded).__name__}")
-    parts = []
-    for node in loaded.graph.nodes_geometry:
-        transform, key = loaded.graph[node]
-        geometry = loaded.geometry[key]
-        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
-            parts.append(_part(geometry).transformed(transform))
+        return _file(Path(mesh), name)
+    if isinstance(mesh, Sequence) and mesh and all(isinstance(part, MeshPart) for part in mesh):
+        return list(mesh)
+    if not isinstance(mesh, trimesh.Trimesh | trimesh.Scene):
+        raise MeshError(f"{name}: expected a path, a trimesh.Trimesh or a trimesh.Scene, got {type(mesh).__name__}")
+    notes: list[str] = []
+    parts = _from_trimesh(mesh, notes)
+    _tell(name, notes)
     if not parts:
         raise MeshError(f"{name}: expected triangles, got a scene without any")
     return parts
 
 
-def _part(mesh: trimesh.Trimesh) -> MeshPart:
-    return MeshPart(np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64), _paint(mesh))
+def _tell(name: str, notes: list[str]) -> None:
+    if notes:
+        warnings.warn(f"{name}: {'; '.join(dict.fromkeys(notes))}", stacklevel=3)
 
 
-def _paint(mesh: trimesh.Trimesh) -> Paint | None:
-    """How a mesh is coloured; None where its file doesn't say."""
+def _file(path: Path, name: str) -> list[MeshPart]:
+    if not path.is_file():
+        raise MeshError(f"{name}: expected a mesh file, got {'a folder' if path.is_dir() else 'no such file'}")
+    if path.stat().st_size == 0:
+        raise MeshError(f"{name}: expected a mesh file, got an empty one")
+    notes: list[str] = []
+    try:
+        parts = _READERS.get(path.suffix.lower(), _by_trimesh)(path, notes)
+    except OSError as error:
+        raise MeshError(f"{name}: cannot be read: {error.strerror or one_line(error)}") from error
+    except ValueError as error:
+        raise MeshError(f"{name}: {one_line(error)}") from error
+    if not parts:
+        raise MeshError(f"{name}: expected triangles, got none")
+    _tell(str(path), notes)
+    return parts
+
+
+# -- by trimesh --------------------------------------------------------------------------------------------------------
+
+
+def _by_trimesh(path: Path, notes: list[str]) -> list[MeshPart]:
+    kind = path.suffix.lower()
+    usual = ".glb, .gltf, .obj, .ply, .stl or .off"
+    if kind.lstrip(".") not in trimesh.available_formats():
+        package = f"; for {kind} install the package {_PACKAGES[kind]}" if kind in _PACKAGES else ""
+        raise ValueError(f"expected a mesh file that ends in {usual}, got {kind or 'no ending'!r}{package}")
+    try:
+        with _silent():
+            loaded = trimesh.load(path, process=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # trimesh's readers raise whatever their parsers do
+        raise ValueError(f"it cannot be read as {kind}; convert it to {usual} ({one_line(error)[:100]})") from error
+    if not isinstance(loaded, trimesh.Trimesh | trimesh.Scene):
+        raise ValueError("expected triangles, got none")
+    parts = _from_trimesh(loaded, notes)
+    if parts and all(part.paint is None for part in parts):
+        notes.append(f"colours of {kind} files are not read")
+    return parts
+
+
+@contextmanager
+def _silent():
+    """Without warnings and lines in the log of trimesh."""
+    log = logging.getLogger("trimesh")
+    disabled, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = disabled
+
+
+def _from_trimesh(loaded: trimesh.Trimesh | trimesh.Scene, notes: list[str]) -> list[MeshPart]:
+    if isinstance(loaded, trimesh.Trimesh):
+        return [_part(loaded, notes)]
+    parts = []
+    for node in loaded.graph.nodes_geometry:
+        transform, key = loaded.graph[node]
+        geometry = loaded.geometry[key]
+        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
+            parts.append(_part(geometry, notes).transformed(transform))
+        elif not isinstance(geometry, trimesh.Trimesh):
+            notes.append("its points and lines were left out")
+    return parts
+
+
+def _part(mesh: trimesh.Trimesh, notes: list[str]) -> MeshPart:
+    return MeshPart(np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64), _paint(mesh, notes))
+
+
+def _paint(mesh: trimesh.Trimesh, notes: list[str]) -> Paint | None:
+    """How a mesh is coloured; None where it doesn't say."""
     visual, n_faces = mesh.visual, len(mesh.faces)
     if isinstance(visual, ColorVisuals):
         if visual.kind == "vertex":
-            return Paint(corner_rgb=_rgb(visual.vertex_colors)[mesh.faces])
+            return Paint(shares(np.asarray(visual.vertex_colors)[:, :3])[0][mesh.faces])
         if visual.kind == "face":
-            return Paint(corner_rgb=np.repeat(_rgb(visual.face_colors)[:, None], 3, 1))
+            return Paint(np.repeat(shares(np.asarray(visual.face_colors)[:, :3])[0][:, None], 3, 1))
         return None
     if not isinstance(visual, TextureVisuals):
         return None
     material = visual.material
     image = getattr(material, "baseColorTexture", None)
-    if image is None:
-        image = getattr(material, "image", None)
+    image = getattr(material, "image", None) if image is None else image
     factor = getattr(material, "baseColorFactor", None)
+    linear = hasattr(material, "baseColorFactor")
+    factor = getattr(material, "diffuse", None) if factor is None and image is None else factor
+    rgb = None if factor is None else shares(np.asarray(factor).ravel()[:3])[0]
     if image is not None and visual.uv is not None and len(visual.uv) == len(mesh.vertices):
-        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-        if factor is not None:
-            pixels = pixels * _rgb(np.asarray(factor)[None])[0].astype(np.float32)
-        uv = np.nan_to_num(np.asarray(visual.uv, np.float64))[:, :2]
-        return Paint(uv=uv[mesh.faces], image=pixels)
-    if factor is None:
-        factor = getattr(material, "diffuse", None)
-    if factor is None:
-        return None
-    return Paint(corner_rgb=np.broadcast_to(_rgb(np.asarray(factor)[None]), (n_faces, 3, 3)).copy())
-
-
-def _rgb(colors: np.ndarray) -> Float[np.ndarray, "n 3"]:
-    colors = np.asarray(colors)
-    scale = 255.0 if colors.dtype.kind in "iu" else 1.0
-    return colors[:, :3].astype(np.float64) / scale
+        uv = np.nan_to_num(np.asarray(visual.uv, np.float64))[:, :2] * (1, -1) + (0, 1)
+        tint = None if rgb is None or (rgb == 1).all() else Paint.flat(rgb, n_faces).corner_rgb
+        return Paint(tint, uv[mesh.faces], Texture(pixels_of(image)), linear)
+    if image is not None:
+        notes.append("its texture was left out: it has no texture coordinates")
+    return None if rgb is None else Paint.flat(rgb, n_faces, linear)

@@ -47,19 +47,9 @@ def field_to_mesh(field: Field, tolerance: float | None = None) -> trimesh.Trime
         ValueError: No surface, values that are not finite, or a tolerance that is not positive or too fine (more than
             512 cells along an edge).
     """
-    longest = float(field.bounds.size.max())
-    tolerance = longest / _DEFAULT_PARTS if tolerance is None else tolerance
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"to_mesh: tolerance must be finite and greater than 0, got {tolerance}")
-    # A chord of length h sags by h^2 / 8r on a radius of r; the worst chord of a cell of edge h is sqrt(3) h long.
-    cell = min(math.sqrt(tolerance * longest) / 3, longest / 24)
-    if longest / cell > _MAX_CELLS:
-        least = (3 * longest / _MAX_CELLS) ** 2 / longest
-        raise ValueError(
-            f"to_mesh: tolerance must be at least {least:.3g} for a box of {longest:.3g}, got {tolerance:.3g}"
-        )
+    cell = grid_cell(field, tolerance)
     with torch.no_grad():
-        values, first = _sampled(field, cell)
+        values, first = sample_grid(field, cell)
         if values.min() >= 0:
             raise ValueError("to_mesh: the field has no surface: its distance is nowhere negative inside its box")
         # A value of exactly 0 would put several vertices at one place.
@@ -73,7 +63,23 @@ def field_to_mesh(field: Field, tolerance: float | None = None) -> trimesh.Trime
     return trimesh.Trimesh(p_obj.double().numpy(), faces, vertex_colors=colors, process=False)
 
 
-def _sampled(field: Field, cell: float) -> tuple[Float[np.ndarray, "x y z"], Float[Tensor, "3"]]:
+def grid_cell(field: Field, tolerance: float | None = None) -> float:
+    """Edge of the cells by which `field_to_mesh` reaches a tolerance (arguments and errors are its)."""
+    longest = float(field.bounds.size.max())
+    tolerance = longest / _DEFAULT_PARTS if tolerance is None else tolerance
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"to_mesh: tolerance must be finite and greater than 0, got {tolerance}")
+    # A chord of length h sags by h^2 / 8r on a radius of r; the worst chord of a cell of edge h is sqrt(3) h long.
+    cell = min(math.sqrt(tolerance * longest) / 3, longest / 24)
+    if longest / cell > _MAX_CELLS:
+        least = (3 * longest / _MAX_CELLS) ** 2 / longest
+        raise ValueError(
+            f"to_mesh: tolerance must be at least {least:.3g} for a box of {longest:.3g}, got {tolerance:.3g}"
+        )
+    return cell
+
+
+def sample_grid(field: Field, cell: float) -> tuple[Float[np.ndarray, "x y z"], Float[Tensor, "3"]]:
     """Distances at the centres of cubic cells, and the place of the first of them.
 
     They are the field's own wherever a neighbour may be across the surface; elsewhere the value of a coarser cell that has

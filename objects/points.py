@@ -1,16 +1,19 @@
-"""Objects from oriented points, by the Eikonal loss of the SIREN paper."""
+"""Objects from oriented points, by the Eikonal loss of the SIREN paper, with the sides of the surface known beforehand."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from objects.aabb import Aabb
-from objects.fitting import GREY_RGB, finish, paint_flat
+from objects.aabb import Aabb, without_origin
+from objects.cloud import Cloud, read_cloud
+from objects.fitting import GREY_RGB, check_sides, finish, paint_flat
 from objects.siren import SirenField
+from objects.solid import FACING
 from objects.training import TrainConfig, fit
 
 
@@ -24,9 +27,11 @@ class PointsConfig:
         steps, batch: Training steps; points on the surface, and as many off it, for each.
         learning_rate: Peak rate.
         padding: Space between the points and the box, as a share of their longest extent.
-        on_weight, normal_weight, eikonal_weight, off_weight, off_alpha: Weights of the terms, for coordinates in [-1, 1]: those
-            of section 4.2 of the paper divided by 3,000, but 6 times as much for the length of the gradient, without
-            which the inside stays near 0 in a few hundred steps.
+        on_weight, normal_weight, eikonal_weight, side_weight: Weights of the terms, for coordinates in [-1, 1].
+        pool: Points off the surface, drawn once.
+        facing: Which side of the points is air (see `objects.cloud.read_cloud`).
+        thickness: Walls of a room, as a share of the points' longest extent.
+        origin: Subtracted from all coordinates before they become float32; the field lives in the shifted frame.
     """
 
     width: int = 72
@@ -43,8 +48,17 @@ class PointsConfig:
     on_weight: float = 1.0
     normal_weight: float = 1 / 30
     eikonal_weight: float = 0.1
-    off_weight: float = 1 / 30
-    off_alpha: float = 100.0
+    side_weight: float = 1.0
+    pool: int = 65_536
+    facing: str = "auto"
+    thickness: float = 0.02
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.facing not in FACING:
+            raise ValueError(f"facing: expected {', '.join(FACING)}, got {self.facing!r}")
+        if not 0 < self.thickness < 1:
+            raise ValueError(f"thickness: expected a share of the longest edge between 0 and 1, got {self.thickness}")
 
 
 def fit_points(
@@ -59,26 +73,30 @@ def fit_points(
     """Learns an object from points on its surface.
 
     The loss is that of Sitzmann et al. 2020, equation 6: the distance is 0 on the points, its gradient is the normal there
-    and of length 1 everywhere, and it is kept away from 0 elsewhere. Beyond the paper, a distance below half of the
-    padding on the faces of the box is punished.
+    and of length 1 everywhere. Equation 6 only keeps the distance away from 0 elsewhere, which leaves its sign to chance; here
+    it is held, within a spacing, to the distance to the nearest point, with the sign of the winding number (`objects.cloud`).
 
     Args:
-        points: Points on the surface, object frame and units; at least 16.
-        normals: Outward, any length but zero.
+        points: Points on the surface, object frame and units; at least 16. float64 where they are far from the origin.
+        normals: Any length but zero; outwards, others are turned with a note.
         colors: sRGB in 0..1; grey without.
         seed: Seed of initial weights and samples.
         config: How to learn.
         progress: Whether to show a bar (on a terminal, once it lasts 2 s).
 
     Raises:
-        ValueError: Wrong shapes, too few points, values that are not finite, normals of length 0, colours not in 0..1.
-        FitError: Learning failed (normals that point inwards, say).
+        ValueError: Wrong shapes, too few points, values that are not finite, normals of length 0 or that agree on no inside,
+            colours not in 0..1, points too far from the origin for float32.
+        FitError: Learning failed.
     """
     config = PointsConfig() if config is None else config
-    points, normals = (torch.as_tensor(t).detach().float() for t in (points, normals))
+    points, normals = (torch.as_tensor(t).detach().double() for t in (points, normals))
     _check(points, normals, colors)
-    extent = float((points.amax(0) - points.amin(0)).max())
-    box = Aabb(points.amin(0) - config.padding * extent, points.amax(0) + config.padding * extent)
+    places = without_origin(points.numpy(), config.origin, "points")
+    extent = float(np.ptp(places, 0).max())
+    cloud = read_cloud(places, normals.numpy(), facing=config.facing, wall=config.thickness * extent, name="points")
+    pad = config.padding * extent + cloud.wall
+    box = Aabb(torch.from_numpy(places.min(0) - pad), torch.from_numpy(places.max(0) + pad))
     field = SirenField(
         box,
         width=config.width,
@@ -90,48 +108,73 @@ def fit_points(
         color_omega_first=config.color_omega_first,
         seed=seed,
     )
-    x_on = (points - field.center) / field.half_extent
-    x_lo, x_hi = ((corner - field.center) / field.half_extent for corner in (field.box_lo, field.box_hi))
-    normals = normals / normals.norm(dim=-1, keepdim=True)
+    half = float(field.half_extent)
+    x_on = ((torch.from_numpy(cloud.points) - field.center) / half).float()
+    normals = torch.from_numpy(cloud.normals).float()
+    x_off, distance = _off_surface(cloud, field, config, seed)
+    vague = cloud.spacing / half
     n = config.batch
-    border_least = 0.5 * config.padding * extent / float(field.half_extent)
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(points), (n,), generator=generator)
-        off = x_lo + torch.rand(n, 3, generator=generator) * (x_hi - x_lo)
-        face = x_lo + torch.rand(n // 4, 3, generator=generator) * (x_hi - x_lo)
-        axis = torch.randint(3, (len(face),), generator=generator)
-        end = torch.where(torch.rand(len(face), generator=generator) < 0.5, x_lo[axis], x_hi[axis])
-        face = face.scatter(1, axis[:, None], end[:, None])
-        x = torch.cat([x_on[pick], off, face]).requires_grad_()
+        pick = torch.randint(len(x_on), (n,), generator=generator)
+        at = torch.randint(len(x_off), (n,), generator=generator)
+        x = torch.cat([x_on[pick], x_off[at]]).requires_grad_()
         f = field.distance(x)[:, 0]
         (slope,) = torch.autograd.grad(f.sum(), x, create_graph=True)
-        on, apart, border = f.split([n, n, len(face)])
         cosine = torch.nn.functional.cosine_similarity(slope[:n], normals[pick], dim=-1)
+        side = ((f[n:] - distance[at]).abs() - vague).clamp(min=0)
         return (
-            config.on_weight * on.abs().mean()
+            config.on_weight * f[:n].abs().mean()
             + config.normal_weight * (1 - cosine).mean()
             + config.eikonal_weight * (slope.norm(dim=-1) - 1).abs().mean()
-            + config.off_weight * (-config.off_alpha * apart.abs()).exp().mean()
-            + config.on_weight * (border_least - border).clamp(min=0).mean()
+            + config.side_weight * side.mean()
         )
 
     train = TrainConfig(
         steps=config.steps, learning_rate=config.learning_rate, seed=seed, label="points", progress=progress
     )
-    fit(field.distance.parameters(), loss_fn, train)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors are small, and threads that wait for each other lose more than they gain
+    try:
+        fit(field.distance.parameters(), loss_fn, train)
+        _learn_color(field, x_on, colors, train, n)
+    finally:
+        torch.set_num_threads(n_threads)
+    finish(field, torch.from_numpy(cloud.points).float())
+    clear = distance.abs() > 2 * vague
+    check_sides(field, (x_off * half + field.center)[clear], distance[clear] < 0)
+    return field.requires_grad_(False)
+
+
+def _learn_color(
+    field: SirenField, x_on: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"] | None, train: TrainConfig, batch: int
+) -> None:
     if colors is None:
         paint_flat(field, GREY_RGB)
-    else:
-        rgb = torch.as_tensor(colors).detach().float()
+        return
+    rgb = torch.as_tensor(colors).detach().float()
 
-        def color_loss(step: int, generator: torch.Generator) -> Tensor:
-            pick = torch.randint(len(points), (n,), generator=generator)
-            return (field.appearance(x_on[pick]).sigmoid() - rgb[pick]).abs().mean()
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        pick = torch.randint(len(x_on), (batch,), generator=generator)
+        return (field.appearance(x_on[pick]).sigmoid() - rgb[pick]).abs().mean()
 
-        fit(field.appearance.parameters(), color_loss, train)
-    finish(field, points)
-    return field.requires_grad_(False)
+    fit(field.appearance.parameters(), loss_fn, train)
+
+
+def _off_surface(cloud: Cloud, field: SirenField, config: PointsConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """Points in the box, half of them near the surface, and their signed distances; in the coordinates of the network."""
+    rng = np.random.default_rng(seed)
+    center, half = field.center.double().numpy(), float(field.half_extent)
+    lo, hi = field.box_lo.double().numpy(), field.box_hi.double().numpy()
+    near = cloud.points[rng.integers(len(cloud.points), size=config.pool // 2)]
+    near = near + rng.normal(0, max(0.05 * half, 2 * cloud.spacing), near.shape)
+    uniform = rng.uniform(lo, hi, (config.pool - len(near), 3))
+    faces = uniform[: len(uniform) // 4]  # on the faces of the box, where the distance must be positive
+    axis = rng.integers(0, 3, len(faces))
+    faces[np.arange(len(faces)), axis] = np.where(rng.random(len(faces)) < 0.5, lo[axis], hi[axis])
+    p = np.clip(np.concatenate([near, uniform]), lo, hi)
+    x, distance = (p - center) / half, cloud.signed_distance(p) / half
+    return torch.from_numpy(x).float(), torch.from_numpy(distance).float()
 
 
 def _check(points: Tensor, normals: Tensor, colors: Tensor | None) -> None:

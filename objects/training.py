@@ -22,9 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from objects import progress
 from objects.files import write_atomically
-
-_LINE_S = 30.0  # between lines in a log
 
 LossFn = Callable[[int, torch.Generator], Tensor]
 OnStep = Callable[[int, float], str | None]
@@ -50,7 +49,8 @@ class TrainConfig:
         betas: Decay of Adam's two averages.
         seed: Seed of the generator that the loss function draws from.
         label: What the progress bar says.
-        progress: Whether to show a bar, after 2 s; where there is no terminal, a line every half minute.
+        progress: Whether to show a bar, after 2 s; where there is no terminal, a line then and every half
+            minute.
         checkpoint: File to resume from and to save to; removed by the caller.
         checkpoint_every: Steps between checkpoints.
     """
@@ -121,7 +121,7 @@ def fit(
     start = 0
     if config.checkpoint is not None and config.checkpoint.exists():
         start = _load(config, tensors, optimizer, generator, losses)
-    with _Progress(config, start) as progress:
+    with _Progress(config, start) as shown:
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step) * group["rate"]
@@ -138,7 +138,7 @@ def fit(
             losses[step] = value
             if config.checkpoint is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 _save(config, step + 1, tensors, optimizer, generator, losses)
-            progress.update(step, value, None if on_step is None else on_step(step, value))
+            shown.update(step, value, None if on_step is None else on_step(step, value))
     return FitResult(losses, start)
 
 
@@ -161,14 +161,15 @@ def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 class _Progress:
-    """A bar on stderr once a run has lasted 2 s; where stderr is no terminal (a log), a line every half minute."""
+    """A bar on stderr once a run has lasted 2 s; where stderr is no terminal (a log), a line then and every half minute."""
 
     def __init__(self, config: TrainConfig, start: int) -> None:
         self.config, self.start = config, start
         self.bar: tqdm | None = None
 
     def __enter__(self) -> _Progress:
-        self.began = self.told = time.monotonic()
+        self.began = time.monotonic()
+        self.next_line = self.began + progress.FIRST_S
         if self.config.progress and self.start:
             print(f"{self.config.label}: going on from step {self.start} of {self.config.steps}", file=sys.stderr)
         if self.config.progress and sys.stderr.isatty():
@@ -182,9 +183,9 @@ class _Progress:
             if step % 20 == 0 or note:
                 self.bar.set_postfix_str(note or f"loss {loss:.3g}", refresh=False)
             self.bar.update(1)
-        elif self.config.progress and time.monotonic() - self.told > _LINE_S:
-            self.told = time.monotonic()
-            left = (self.told - self.began) / (step + 1 - self.start) * (self.config.steps - step - 1)
+        elif self.config.progress and (now := time.monotonic()) > self.next_line:
+            self.next_line = now + progress.LINE_S
+            left = (now - self.began) / (step + 1 - self.start) * (self.config.steps - step - 1)
             words = f"step {step + 1} of {self.config.steps}, {note or f'loss {loss:.3g}'}, {left / 60:.1f} min left"
             print(f"{self.config.label}: {words}", file=sys.stderr)
 

@@ -1,5 +1,11 @@
 """Cameras, lights, pictures; fields learned from pictures."""
 
+from __future__ import annotations
+
+import objects  # noqa: F401  (first: it says how many threads torch gets)  # isort: skip
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rendering.camera import Camera, save_transforms
 from rendering.images import (
     contact_sheet,
@@ -13,13 +19,15 @@ from rendering.images import (
     save_mp4,
     save_png,
 )
-from rendering.learning import LearnedViews, ViewsConfig, fit_views
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from rendering.posing import PosesConfig, align_cameras, refine_poses
 from rendering.render import Frame, RenderConfig, render
-from rendering.view_files import load_views
-from rendering.views import View, ViewError, Views
-from rendering.volume import VolumeFrame, render_volume
+
+if TYPE_CHECKING:
+    from rendering.learning import LearnedViews, ViewsConfig, fit_views
+    from rendering.posing import PosesConfig, align_cameras, refine_poses
+    from rendering.view_files import load_views
+    from rendering.views import View, ViewError, Views
+    from rendering.volume import VolumeFrame, render_volume
 
 __all__ = [
     "AmbientLight",
@@ -54,3 +62,22 @@ __all__ = [
     "save_png",
     "save_transforms",
 ]
+
+# Posed pictures bring in libraries that take long to load: they come with the first name that needs them.
+_HOME = {
+    **dict.fromkeys(("LearnedViews", "ViewsConfig", "fit_views"), "learning"),
+    **dict.fromkeys(("PosesConfig", "align_cameras", "refine_poses"), "posing"),
+    **dict.fromkeys(("View", "ViewError", "Views"), "views"),
+    **dict.fromkeys(("VolumeFrame", "render_volume"), "volume"),
+    "load_views": "view_files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rendering' has no attribute {name!r}")
+    return getattr(import_module(f"rendering.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -82,7 +82,7 @@ def boxes_of(views: Views) -> tuple[list[Aabb], list[int]]:
     if all(view.ids is None for view in views):
         parts = _parts(scene.padded(0.05 * float(scene.size.max())), views)
         return parts, [BACKGROUND] * len(parts)
-    ids = sorted({int(i) for view in views if view.ids is not None for i in view.ids.unique()})
+    ids = sorted({int(i) for view in views if view.ids is not None for i in view.ids[view.valid].unique()})
     measured = views.points() if any(view.depth is not None for view in views) else None
     carver = Carver(views)
     boxes, labels = [], []

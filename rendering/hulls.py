@@ -1,8 +1,8 @@
 """What posed pictures rule out: rough first shapes of objects, by carving.
 
 A cell of a box is carved away where a picture shows that the object isn't there: past it, in front of a measured depth, or where
-the pixels that it covers belong to something that can't hide it. Source: Kutulakos, Seitz, "A Theory of Shape by Space Carving"
-(IJCV 2000), with masks and depth in place of colours.
+the pixels that it covers belong to something that can't hide it. Pixels that aren't valid rule out nothing. Source: Kutulakos,
+Seitz, "A Theory of Shape by Space Carving" (IJCV 2000), with masks and depth in place of colours.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Carver:
 
         cameras = views.cameras
         self.has_ids = any(view.ids is not None for view in views)
+        self.known = flat([v.valid for v in views], torch.bool, 1)
         self.depth = flat([None if v.depth is None else v.depth.nan_to_num(0.0) for v in views], torch.float32, 0)
         self.ids = flat([view.ids for view in views], torch.int32, _ANY)
         self.opaque = flat([None if v.alpha is None else v.alpha >= 0.5 for v in views], torch.bool, 1)
@@ -55,16 +56,16 @@ class Carver:
             wanted: The instance id of the object; None for any. Of no account where pictures have no ids.
         """
         count = np.zeros(len(centers), dtype=np.int64)
-        layers = (self.depth, self.ids, self.opaque, self.tells, self.measures)
+        layers = (self.known, self.depth, self.ids, self.opaque, self.tells, self.measures)
         number = wanted if self.has_ids and wanted is not None else _ANY
         inputs: Any = (centers.double().numpy(), cell, number, *layers, *self.sights, count)
         _carve(*inputs)
         return torch.from_numpy(count)
 
     def shown(self, p_world: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:
-        """How many pictures each place would be in, if nothing hid it."""
+        """How many pictures each place would be in, if nothing hid it, at a pixel that is valid."""
         count = np.zeros(len(p_world), dtype=np.int64)
-        inputs: Any = (p_world.double().numpy(), *self.sights, count)
+        inputs: Any = (p_world.double().numpy(), self.known, *self.sights, count)
         _count(*inputs)
         return torch.from_numpy(count)
 
@@ -133,14 +134,15 @@ def _projected(p_world, lens, size, rot, trans):
 
 
 @numba.njit(parallel=True, cache=True)
-def _count(p_world, lens, size, start, rot, trans, count):
+def _count(p_world, known, lens, size, start, rot, trans, count):
     for i in numba.prange(len(p_world)):
         for v in range(len(start)):
-            count[i] += _projected(p_world[i], lens[v], size[v], rot[v], trans[v])[0] >= 0
+            u, w, _, _ = _projected(p_world[i], lens[v], size[v], rot[v], trans[v])
+            count[i] += u >= 0 and known[start[v] + int(w) * size[v, 0] + int(u)]
 
 
 @numba.njit(parallel=True, cache=True)
-def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, size, start, rot, trans, count):
+def _carve(centers, cell, wanted, known, depth, ids, opaque, tells, measures, lens, size, start, rot, trans, count):
     telling = tells.any()
     for i in numba.prange(len(centers)):
         shown, hidden, free = 0, 0, False
@@ -151,17 +153,22 @@ def _carve(centers, cell, wanted, depth, ids, opaque, tells, measures, lens, siz
             width, height = size[v]
             # All pixels that the cell covers and those around: what lies between the middles of two may belong to either.
             reach = min(0.5 * cell * max(lens[v, 0], lens[v, 1]) / z, _REACH)
-            mine, other, nearest = False, False, np.inf
+            mine, other, blank, nearest = False, False, False, np.inf
             for r in range(max(int(np.floor(w - 0.5 - reach)), 0), min(int(np.floor(w + 0.5 + reach)) + 1, height)):
                 for q in range(max(int(np.floor(u - 0.5 - reach)), 0), min(int(np.floor(u + 0.5 + reach)) + 1, width)):
                     at = start[v] + r * width + q
+                    if not known[at]:
+                        blank = True
+                        continue
                     if depth[at] > 0:
                         nearest = min(nearest, depth[at])
                     if opaque[at] and (ids[at] == wanted or ids[at] == _ANY or wanted == _ANY):
                         mine = True
                     elif opaque[at] and ids[at] != BACKGROUND:
                         other = True
-            if z < nearest - cell and nearest < np.inf:
+            if blank and not mine:
+                continue  # a pixel that says nothing may show it
+            if z < nearest - cell and nearest < np.inf and not blank:
                 free = True  # seen through
                 break
             if not tells[v]:

@@ -1,4 +1,4 @@
-"""Pictures on disk: PNG, 16-bit depth, MP4, contact sheets; and colours for depth, normals and owners."""
+"""Pictures on disk: PNG, 16-bit depth and ids, MP4, contact sheets; and colours for depth, normals and owners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -144,6 +144,41 @@ def save_depth_png(depth: Float[Tensor, "h w"], path: Path_, unit: float = 0.001
     steps = torch.where(too_far, 0.0, torch.where(known, steps.clamp(min=1), 0.0))
     with replacing(path) as part:
         Image.fromarray(steps.numpy().astype(np.uint16)).save(part, format="PNG")
+
+
+def save_depth_npy(depth: Float[Tensor, "h w"], path: Path_) -> None:
+    """Write depth as an array of float32, metres; 0 means none (inf, NaN, or not above 0).
+
+    Raises:
+        ValueError: Another shape, another suffix than ``.npy``, or no such folder.
+    """
+    if depth.dim() != 2 or 0 in depth.shape:
+        raise ValueError(f"save_depth_npy: depth must have shape [h, w], got {list(depth.shape)}")
+    if Path(path).suffix.lower() != ".npy":
+        raise ValueError(f"save_depth_npy: path must end in .npy, got {path}")
+    known = torch.isfinite(depth) & (depth > 0)
+    with replacing(path) as part:
+        np.save(part, torch.where(known, depth, 0.0).numpy().astype(np.float32), allow_pickle=False)
+
+
+def save_ids_png(ids: Int[Tensor, "h w"], path: Path_) -> None:
+    """Write instance ids as a 16-bit grey PNG; 0 means none.
+
+    Raises:
+        ValueError: Another shape, an id outside of 0..65535, or no such folder.
+    """
+    if ids.dim() != 2 or 0 in ids.shape:
+        raise ValueError(f"save_ids_png: ids must have shape [h, w], got {list(ids.shape)}")
+    if ids.min() < 0 or ids.max() > 65535:
+        raise ValueError(f"save_ids_png: ids must lie in 0..65535, got {int(ids.min())}..{int(ids.max())}")
+    with replacing(path) as part:
+        Image.fromarray(ids.numpy().astype(np.uint16)).save(part, format="PNG")
+
+
+def save_mask_png(mask: Bool[Tensor, "h w"], path: Path_) -> None:
+    """Write a mask as an 8-bit grey PNG: 255 where it is set, else 0."""
+    with replacing(path) as part:
+        Image.fromarray(mask.numpy().astype(np.uint8) * np.uint8(255)).save(part, format="PNG")
 
 
 def load_png(path: Path_) -> Float[Tensor, "h w c"]:

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.segments import segment_reduce
@@ -35,6 +34,7 @@ from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, load_field, save_field, write_atomically
 from objects.fitting import face_points, finish
 from objects.pose import SE3
+from objects.progress import Bar
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.bundle import Bundle, Seen, ends_of
@@ -49,7 +49,7 @@ from rendering.volume import place_knots, summed
 from rendering.voxels import VoxelTraining, depths, learn_voxels
 
 _FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
-_VERSION = 6  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 7  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
@@ -173,11 +173,8 @@ def fit_views(
         FitError: Learning failed.
     """
     config = ViewsConfig() if config is None else config
-    alphas = [view.alpha for view in views]
-    if all(alpha is not None and float(alpha.max()) < 0.5 for alpha in alphas):
-        raise ViewError(
-            "fit_views: alpha (or the object masks) is below 0.5 all over every picture: there is nothing to learn"
-        )
+    if not any(bool((view.valid if view.alpha is None else view.valid & (view.alpha >= 0.5)).any()) for view in views):
+        raise ViewError("fit_views: alpha (or the masks) leaves nothing of any picture: there is nothing to learn")
     key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
     folder = cache_folder("views")
     if (known := _recalled(folder / key, views)) is not None:
@@ -315,10 +312,7 @@ class Learner:
                 self.background = voxels.behind.clamp(-4.0, 4.0)
         maps = Surfaces(self.views.cameras, ahead, finest)
         x_all, target_all = [], []
-        hidden = None if progress else True  # None: shown on a terminal only
-        for i, field in enumerate(
-            tqdm(self.nets.fields, desc="carve", unit="box", delay=2, leave=False, disable=hidden)
-        ):
+        for i, field in enumerate(Bar(self.nets.fields, desc="carve", unit="box", disable=not progress)):
             p, sdf = first_shape(
                 field.bounds, self.nets.trans[i], int(self.labels[i]), c.hull_cells, carver, maps, generator
             )
@@ -623,7 +617,7 @@ class Learner:
                 name = f"background_{i}"
             pose = SE3.from_translation(self.nets.trans[i].double())
             instances.append(Instance(name, field, pose, lit=False))
-        _observe(instances, self.cameras())
+        _observe(instances, self.cameras(), [view.valid for view in self.views])
         background = (1.0, 1.0, 1.0) if not self.opaque else tuple(self.background.detach().sigmoid().tolist())
         return LearnedViews(
             tuple(instances),
@@ -666,16 +660,18 @@ class Learner:
 
 
 @torch.no_grad()
-def _observe(instances: Sequence[Instance], cameras: Sequence[Camera]) -> None:
-    """Fills the fields' grids of what was seen: 1 - 0.5^n in a cell whose surface ``n`` pictures show."""
+def _observe(instances: Sequence[Instance], cameras: Sequence[Camera], valid: Sequence[Bool[Tensor, "h w"]]) -> None:
+    """Fills the fields' grids of what was seen: 1 - 0.5^n in a cell whose surface ``n`` pictures show at pixels that are valid."""
     composite = Composite(instances)
     count = [torch.zeros(OBSERVED_CELLS**3) for _ in instances]
-    for camera in cameras:
+    for camera, whole in zip(cameras, valid, strict=True):
         shrink = min(1.0, math.sqrt(_OBSERVED_PIXELS / (camera.width * camera.height)))
-        rays = camera.resized(math.ceil(camera.width * shrink), math.ceil(camera.height * shrink)).rays()
+        width, height = math.ceil(camera.width * shrink), math.ceil(camera.height * shrink)
+        rays = camera.resized(width, height).rays()
+        shown = nn.functional.interpolate(whole[None, None].float(), (height, width), mode="nearest-exact") > 0
         hits = composite.trace(rays)
         for i, instance in enumerate(instances):
-            rows = (hits.owner == i).nonzero()[:, 0]
+            rows = ((hits.owner == i) & shown.reshape(-1)).nonzero()[:, 0]
             field = instance.field
             p = instance.T_world_obj.inverse() @ (rays.origins[rows] + hits.t[rows, None] * rays.directions[rows])
             cell = (

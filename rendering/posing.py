@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from compose.composite import Composite
 from objects.pose import SE3
+from objects.progress import Bar
 from objects.training import OnStep, TrainConfig, fit
 from rendering.hulls import fused, measured_ahead
 from rendering.views import View, ViewError, Views
@@ -190,9 +190,7 @@ def align_cameras(views: Views, *, seed: int = 0, progress: bool = True) -> View
     steps = [float(axis[1] - axis[0]) for axis in axes]
     centers = torch.cartesian_prod(*axes)
     last, now = 3 * max(steps), views
-    with tqdm(
-        total=_ROUNDS, desc="cameras", unit="round", delay=2, leave=False, disable=None if progress else True
-    ) as bar:
+    with Bar(total=_ROUNDS, desc="cameras", unit="round", disable=not progress) as bar:
         for k in range(_ROUNDS):
             reach = max(_BLUNT * size, last) ** (1 - k / (_ROUNDS - 1)) * last ** (k / (_ROUNDS - 1))
             surface = fused(centers, now.cameras, ahead, reach).view(*(int(x) for x in n)).double()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+from typing import Protocol, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.types import Rays
+from objects.progress import Bar
 from rendering.camera import Camera, pixel_offsets
 from rendering.lights import Light, Rgb, linear_from_srgb, srgb_from_linear
 
@@ -40,7 +43,7 @@ class RenderConfig:
         chunk_rays: Most rays traced at once; bounds the memory beyond that of the frame itself.
 
     Raises:
-        ValueError: ``antialias`` outside 1..16, ``chunk_rays`` below 256, a colour outside 0..1.
+        ValueError: ``antialias`` outside 1..16, ``chunk_rays`` below 256, a colour outside 0..1, a value of another kind.
     """
 
     antialias: int = 2
@@ -52,14 +55,39 @@ class RenderConfig:
     chunk_rays: int = 1 << 17
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"RenderConfig: {field.name} must be True or False, got {value!r}")
+            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise ValueError(f"RenderConfig: {field.name} must be a whole number, got {value!r}")
         if not 1 <= self.antialias <= 16:
             raise ValueError(f"RenderConfig: antialias must lie in 1..16, got {self.antialias}")
         if self.chunk_rays < 256:
             raise ValueError(f"RenderConfig: chunk_rays must be at least 256, got {self.chunk_rays}")
         for name in ("background", "background_top"):
             color = getattr(self, name)
-            if color is not None and not (len(color) == 3 and all(0 <= x <= 1 for x in color)):
+            if color is not None and not _is_color(color):
                 raise ValueError(f"RenderConfig: {name} must be 3 numbers in 0..1, got {color}")
+
+
+class RenderOptions(TypedDict, total=False):
+    """The fields of `RenderConfig` as keywords of `render`."""
+
+    antialias: int
+    shadows: bool
+    background: Rgb
+    background_top: Rgb | None
+    normals: bool
+    certify: bool
+    chunk_rays: int
+
+
+class SceneOverTime(Protocol):
+    """What has a composite and lights at each time (seconds), such as a `scenes.SceneGraph`."""
+
+    def at(self, time: float = ..., /) -> Composite: ...
+    def lights_at(self, time: float = ..., /) -> tuple[Light, ...]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,34 +131,43 @@ class _Samples:
 
 @torch.no_grad()
 def render(
-    composite: Composite,
+    composite: Composite | SceneOverTime,
     camera: Camera,
     *,
-    lights: Sequence[Light] = (),
+    lights: Sequence[Light] | None = None,
     config: RenderConfig | None = None,
+    time: float = 0.0,
     progress: bool = True,
+    **options: Unpack[RenderOptions],
 ) -> Frame:
-    """Render a composite.
+    """Render a composite, or a scene at a time: ``render(scene, camera, antialias=1, shadows=False)``.
 
     Same input, same bits. Not differentiable (see `Composite.query` and `Composite.trace` for gradients).
 
     Args:
-        composite: The scene at one time.
+        composite: The scene at one time; or a scene graph, which is shown at ``time``.
         camera: Where from.
-        lights: What lights it; Lambert shading in linear light. Without lights, and on instances with ``lit`` false,
-            the colours of the fields are shown as they are.
+        lights: What lights it; Lambert shading in linear light. By default a graph's own lights, and none for a composite. Without
+            lights, and on instances with ``lit`` false, the colours of the fields are shown as they are.
         config: `RenderConfig()` by default.
+        time: Seconds, for a scene graph.
         progress: Show a bar (on a terminal, once the picture takes longer than 2 s).
+        options: Fields of `RenderConfig`, which take the place of those of ``config``.
 
     Raises:
-        ValueError: Something in ``lights`` that is no `Light`, or no `Composite` or `Camera`.
+        ValueError: Something in ``lights`` that is no `Light`, no scene or `Camera`, an unknown option (the nearest is named).
     """
-    config = config or RenderConfig()
+    config = _config(config, options)
     if not isinstance(composite, Composite):
-        hint = "; of a scene, give scene.at(time)" if hasattr(composite, "at") else ""
-        raise ValueError(f"render: composite must be a Composite, got {type(composite).__name__}{hint}")
+        if not (hasattr(composite, "at") and hasattr(composite, "lights_at")):
+            raise ValueError(f"render: expected a Composite or a SceneGraph, got {type(composite).__name__}")
+        lights = composite.lights_at(time) if lights is None else lights
+        composite = composite.at(time)
+    elif time != 0:
+        raise ValueError("render: time is for a SceneGraph; a Composite is a scene at one time already")
     if not isinstance(camera, Camera):
         raise ValueError(f"render: camera must be a Camera, got {type(camera).__name__}")
+    lights = () if lights is None else lights
     for light in lights:
         if not isinstance(light, Light):
             raise ValueError(f"render: lights must be Light objects, got {type(light).__name__}")
@@ -142,8 +179,7 @@ def render(
     depth, alpha, observed = torch.empty(n_pixels), torch.empty(n_pixels), torch.empty(n_pixels)
     owner = torch.empty(n_pixels, dtype=torch.int64)
     feature = torch.empty(n_pixels, composite.feature_width)
-    hidden = None if progress else True  # None: shown on a terminal only
-    with tqdm(total=n_pixels, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
+    with Bar(total=n_pixels, desc="render", unit="ray", unit_scale=True, disable=not progress) as bar:
         for index in _tiled(camera.width, camera.height).split(config.chunk_rays):
             seen = view.see(camera.pixel_centers(index))
             rgb[index] = view.display(seen.color)
@@ -175,6 +211,25 @@ def render(
         feature.view(h, w, -1),
         observed.view(h, w),
     )
+
+
+def _config(config: RenderConfig | None, options: RenderOptions) -> RenderConfig:
+    if not isinstance(config, RenderConfig | None):
+        raise ValueError(f"render: config must be a RenderConfig, got {type(config).__name__}")
+    known = [field.name for field in fields(RenderConfig)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, "lights", "config", "time", "progress"], n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(known)}"
+            raise ValueError(f"render: unknown option {name!r}; {hint}")
+    return replace(config or RenderConfig(), **options)
+
+
+def _is_color(color: Rgb) -> bool:
+    try:
+        return len(color) == 3 and all(0 <= x <= 1 for x in color)
+    except TypeError:
+        return False
 
 
 class _View:

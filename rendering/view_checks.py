@@ -46,13 +46,22 @@ def check_views(views: Views, where: str = "views") -> None:
             surround, without depth that agrees, which a sweep from the middle of a room may do.
 
     Raises:
-        ViewError: Cameras with OpenCV axes in a file that wants OpenGL ones, or depth in a wrong unit; the text says by
-            what to multiply.
+        ViewError: Masks that leave nothing; cameras with OpenCV axes in a file that wants OpenGL ones, or depth in a wrong unit;
+            the text says by what to multiply.
     """
     if len(views) == 1:
         warnings.warn(
             f"{where}: one view only: what it doesn't show, and without depth how far things are, is guesswork",
             stacklevel=3,
+        )
+    ignored = [view.name for view in views if not bool(view.valid.any())]
+    if len(ignored) == len(views):
+        raise ViewError(
+            f"{where}: the masks are 0 all over in all {len(views)} pictures: nothing is left to learn from"
+        )
+    if ignored:
+        warnings.warn(
+            f"{where}: the mask is 0 all over, so nothing is learned from, in {listed(ignored)}", stacklevel=3
         )
     empty = [view.name for view in views if view._alpha is not None and not bool(view._alpha.any())]
     if empty:
@@ -121,6 +130,7 @@ def _check_depth_of_meeting(views: Views, meeting: Meeting, where: str) -> None:
     for view, ahead in zip(views, meeting.ahead, strict=True):
         depth = view.depth
         if depth is not None and ahead > 0:
+            depth = depth.where(known_depth(view), torch.nan)
             h, w = depth.shape
             ratios.append(float(depth[h // 4 : h - h // 4, w // 4 : w - w // 4].nanmedian()) / ahead)
     ratio = float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else 1.0

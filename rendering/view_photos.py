@@ -19,6 +19,8 @@ from torch import Tensor
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lens import Lens
+from rendering.view_layers import loaded, opened
+from rendering.view_pictures import picture_size
 from rendering.views import ViewError, axes_meeting
 
 # SIFT finds nothing better in larger pictures, and takes longer.
@@ -43,8 +45,8 @@ def find_cameras(folder: Path, names: Sequence[str], *, seed: int = 0) -> FoundC
 
     Photos tell neither scale nor direction, so the world is chosen: up (z) is the mean up of the cameras; the origin is where
     the optical axes meet in front of the cameras, else the median landmark; the median distance of the cameras from it is 1;
-    the first camera looks towards +y. All photos of one size are taken to come from one camera; its focal length and one
-    radial coefficient are found too. Work happens in a temporary folder.
+    the first camera looks towards +y. Photos are looked at upright, as their EXIF orientation says. All photos of one size are
+    taken to come from one camera; its focal length and one radial coefficient are found too. Work happens in a temporary folder.
 
     Args:
         folder: Where the photos lie.
@@ -101,6 +103,7 @@ def _quiet(pycolmap: Any):
 
 def _map(pycolmap: Any, folder: Path, names: list[str], work: Path, seed: int) -> Any:
     """The largest model, or None."""
+    folder = _upright(folder, names, work / "upright")
     sizes = set()
     for name in names:
         with Image.open(folder / name) as image:
@@ -126,6 +129,22 @@ def _map(pycolmap: Any, folder: Path, names: list[str], work: Path, seed: int) -
     options.extract_colors = False
     models = pycolmap.incremental_mapping(database, folder, work, options=options)
     return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+
+
+def _upright(folder: Path, names: list[str], work: Path) -> Path:
+    """A folder with the photos turned by their EXIF orientation, which pycolmap doesn't look at; the one given where all are."""
+    turned = [name for name in names if picture_size(folder / name)[1] != 1]
+    if not turned:
+        return folder
+    work.mkdir()
+    for name in set(names).difference(turned):
+        (work / name).symlink_to((folder / name).resolve())
+    for name in turned:
+        with opened(folder / name) as image:
+            # What EXIF says of the focal length stays; turning drops the orientation.
+            picture = loaded(image, folder / name, upright=True)
+            picture.save(work / name, format=image.format, exif=picture.getexif(), quality=98)
+    return work
 
 
 def _camera(T_world_cam: np.ndarray, lens: Any) -> tuple[Camera, Lens]:

@@ -1,34 +1,49 @@
-"""Reading one posed picture and what lies beside it: depth, mask, instance ids."""
+"""Reading one posed picture and what lies beside it.
+
+| picture | is read as |
+|---|---|
+| 8 bits: grey, colours, palette, with or without alpha; 16 bits with colours | sRGB; alpha is opacity |
+| 16 bits grey | grey, 65535 is white |
+| with a colour profile that isn't sRGB (phones: Display P3; CMYK) | turned into sRGB by it |
+| CMYK without a profile, LAB, HSV, floats, 32 bits | refused |
+| with an EXIF orientation | as the frame says (`Shot.upright`) |
+"""
 
 from __future__ import annotations
 
 import glob
+import io
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from rendering.camera import Camera
 from rendering.lens import Lens, Undistortion, undistortion
+from rendering.view_layers import Unreadable, loaded, opened, read_depth, read_ids, read_mask
+from rendering.view_paths import PICTURES
 from rendering.views import View, ViewError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_ORIENTATION = 0x0112  # in EXIF
+_FACTOR_16 = 257  # steps of 16 bits for one of 8
 
 
 @dataclass(frozen=True)
 class ReadOptions:
     depth: bool
-    masks: Literal["object", "valid"]
+    masks: Literal["ignore", "empty"] | None
     instances: str | None
     depth_unit: float | None
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture before it is read."""
+    """One picture before it is read. ``camera`` is that of the picture turned by its EXIF orientation if ``upright``, else as it is
+    stored; layers beside it are then turned by their own."""
 
     name: str
     picture: Path
@@ -39,37 +54,99 @@ class Shot:
     depth_unit: float = 0.001
     mask: Path | None = None
     ids: Path | None = None
+    upright: bool = False
 
 
-def read_shot(shot: Shot, options: ReadOptions, root: Path) -> View:
-    try:
-        return _view(shot, options)
-    except ViewError as error:
-        name = f"{root}: frame {shot.name}: "
-        raise ViewError(str(error) if str(error).startswith(str(root)) else name + str(error)) from None
+class Notes:
+    """What is said once for all pictures of a set, and what could not be read."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.layers: dict[str, list[str]] = {}
+        """Of each kind of layer why one could not be read, "" where it could, for each picture that names one."""
+        self._lost: dict[str, list[tuple[str, str]]] = {}
+        self._found: dict[str, list[tuple[str, str]]] = {}
+
+    def add(self, what: str, name: str, error: str = "") -> None:
+        """``what`` was found in a picture."""
+        self._found.setdefault(what, []).append((name, error))
+
+    def lose(self, why: str, name: str, error: str = "") -> None:
+        """A frame is left out."""
+        self._lost.setdefault(why, []).append((name, error))
+
+    def lost(self) -> list[tuple[str, str]]:
+        """Names of frames that are left out, and the error of each."""
+        return [row for rows in self._lost.values() for row in rows]
+
+    def all(self, n_frames: int) -> list[str]:
+        """All that is to be said of a set of so many frames."""
+        said = list(self.texts)
+        for why, rows in self._lost.items():
+            said.append(f"left out {len(rows)} of {n_frames} frames, {why}; the first is {_first(rows)}")
+        for what, rows in self._found.items():
+            said.append(f"{what} in {len(rows)} picture{'s' * (len(rows) > 1)}, first {_first(rows)}")
+        return said
 
 
-def _view(shot: Shot, options: ReadOptions) -> View:
+def _first(rows: list[tuple[str, str]]) -> str:
+    name, error = rows[0]
+    return f"{name} ({error})" if error else name
+
+
+def read_shots(shots: Iterable[Shot], options: ReadOptions, root: Path, notes: Notes) -> list[View]:
+    """The pictures that can be read. Those that are missing or damaged are left out, and those whose mask is; where depth or ids
+    are, they alone are left out.
+
+    Raises:
+        ViewError: Nothing of a kind can be read, or something is not as it must be.
+    """
+    views = []
+    for shot in shots:
+        try:
+            views.append(_view(shot, options, notes))
+        except Unreadable as error:
+            notes.lose("whose picture or mask can't be read", shot.name, str(error))
+        except ViewError as error:
+            name = f"{root}: frame {shot.name}: "
+            raise ViewError(str(error) if str(error).startswith(str(root)) else name + str(error)) from None
+    if not views:
+        lost = notes.lost()
+        first = next((error for _, error in lost if error), "")
+        raise ViewError(
+            f"{root}: none of the {len(lost)} pictures is there and can be read, first {root / lost[0][0]}"
+            + (f" ({first})" if first else "")
+        )
+    for layer, errors in notes.layers.items():
+        if all(errors):
+            raise ViewError(f"{root}: nothing of the {layer} can be read; first {errors[0]}")
+    return views
+
+
+def _view(shot: Shot, options: ReadOptions, notes: Notes) -> View:
     camera = shot.camera
     size = (camera.height, camera.width)
-    rgb, alpha = _rgb_alpha(shot.picture)
-    valid = depth = ids = None
+    rgb, alpha = _rgb_alpha(shot.picture, shot.upright)
+    valid = depth = None
     if shot.mask is not None:
-        mask = _mask(shot.mask, size)
-        if options.masks == "valid":
-            valid = mask > 0
+        levels, inside = read_mask(shot.mask, size, shot.upright)
+        if options.masks == "empty":
+            alpha = levels if alpha is None else np.rint(alpha * (levels / 255.0)).astype(np.uint8)
         else:
-            alpha = mask if alpha is None else np.rint(alpha * (mask / 255.0)).astype(np.uint8)
-    if shot.depth is not None:
-        depth = _depth(shot.depth, size)
-    if shot.ids is not None:
-        ids = _ids(shot.ids, size)
+            valid = inside
+    if (found := _if_there(read_depth, shot.depth, "depth", shot, notes)) is not None:
+        depth, said = found
+        if said:
+            notes.add(f"depth {said} is taken as missing", shot.name)
+    ids = _if_there(read_ids, shot.ids, "instance ids", shot, notes)
     if shot.lens.bends:
-        found = undistortion(shot.lens, camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height)
-        rgb, alpha = _smooth(found, rgb, alpha)
-        valid = found.valid if valid is None else found.nearest(valid)
-        depth = None if depth is None else found.nearest(depth)
-        ids = None if ids is None else found.nearest(ids)
+        freed = undistortion(shot.lens, camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height)
+        rgb, alpha = _smooth(freed, rgb, alpha)
+        # What ignored pixels are mixed into is ignored, too.
+        mixed = None if valid is None else freed.smooth(valid[..., None].astype(np.float32))[..., 0]
+        valid = freed.valid if mixed is None else freed.valid & (mixed > 0.999)
+        depth = None if depth is None else freed.nearest(depth)
+        ids = None if ids is None else freed.nearest(ids)
     layers = {"alpha": alpha, "depth": depth, "ids": ids, "valid": valid}
     tensors = {key: None if value is None else torch.from_numpy(value) for key, value in layers.items()}
     return View(
@@ -82,6 +159,23 @@ def _view(shot: Shot, options: ReadOptions) -> View:
     )
 
 
+def _if_there(
+    read: Callable[[Path, tuple[int, int], bool], Any], path: Path | None, what: str, shot: Shot, notes: Notes
+) -> Any:
+    """What ``read`` gives; None without a file, or for one that is missing or damaged."""
+    if path is None:
+        return None
+    errors = notes.layers.setdefault(what, [])
+    try:
+        layer = read(path, (shot.camera.height, shot.camera.width), shot.upright)
+    except Unreadable as error:
+        errors.append(str(error))
+        notes.add(f"left out {what} that can't be read", shot.name, str(error))
+        return None
+    errors.append("")
+    return layer
+
+
 def _smooth(found: Undistortion, rgb: np.ndarray, alpha: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Colours are mixed by how opaque they are, so that what is transparent doesn't bleed."""
     if alpha is None:
@@ -92,101 +186,56 @@ def _smooth(found: Undistortion, rgb: np.ndarray, alpha: np.ndarray | None) -> t
     return np.rint(straight).clip(0, 255).astype(np.uint8), np.rint(mixed[..., 3]).astype(np.uint8)
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise ViewError(f"{path}: there is no such file; put it back, or take its name out of the frame") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ViewError(f"{path}: expected a picture ({error})") from None
+def picture_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Width and height as stored, and the EXIF orientation, 1 for upright (5 to 8 exchange width and height).
 
-
-def _array(image: Image.Image, path: Path) -> np.ndarray:
-    try:
-        return np.array(image)
-    except (OSError, SyntaxError) as error:  # Pillow's words for a picture that is cut off
-        raise ViewError(f"{path}: the picture is damaged ({error})") from None
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height."""
-    with _open(path) as image:
-        return image.size
-
-
-def _rgb_alpha(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    with _open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ViewError(f"{path}: expected a picture with 8 bits a channel, got mode {image.mode}; convert it")
-        clear = "A" in image.getbands() or "transparency" in image.info
+    Raises:
+        Unreadable: No picture.
+    """
+    with opened(path) as image:
+        if image.format == "TIFF":  # Pillow turns these itself
+            return image.size, 1
+        if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(
+            image.info
+        ):  # spares reading its pixels
+            return image.size, 1
         try:
-            pixels = _array(image.convert("RGBA" if clear else "RGB"), path)
-        except (OSError, SyntaxError) as error:
-            raise ViewError(f"{path}: the picture is damaged ({error})") from None
+            turn = image.getexif().get(_ORIENTATION, 1)
+        except Exception:  # noqa: BLE001  damaged EXIF makes Pillow raise anything; without it the picture stands as it is stored
+            turn = 1
+        return image.size, turn if turn in range(1, 9) else 1
+
+
+def _rgb_alpha(path: Path, upright: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    with opened(path) as image:
+        picture = loaded(image, path, upright)
+        if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+            grey = np.rint(np.asarray(picture) / _FACTOR_16).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, -1), None
+        picture = _in_srgb(picture)
+        if picture.mode in ("I", "F", "CMYK", "LAB", "HSV"):
+            raise ViewError(
+                f"{path}: expected a picture in sRGB with 8 or 16 bits, got mode {picture.mode}; convert it"
+            )
+        clear = "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info
+        pixels = np.array(picture.convert("RGBA" if clear else "RGB"))
     return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3]) if clear else None
 
 
-def _layer(path: Path) -> np.ndarray:
-    """One number for each pixel, as it stands in the file."""
-    if path.suffix.lower() == ".npy":
-        try:
-            values = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise ViewError(f"{path}: there is no such file; put it back, or take its name out of the frame") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise ViewError(f"{path}: expected an array of numbers ({error})") from None
-        values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
-    else:
-        with _open(path) as image:
-            values = _array(image, path)
-    if values.ndim != 2 or values.dtype.kind not in "biuf":
-        raise ViewError(f"{path}: expected one number for each pixel, got {list(values.shape)} {values.dtype}")
-    return values
-
-
-def _depth(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Steps of the file, 0 for none. A depth picture of another size but the same shape is enlarged by the nearest pixel."""
-    steps = _layer(path)
-    if steps.dtype == np.uint8:
-        raise ViewError(f"{path}: expected depth with 16 bits, or .npy, got 8 bits: too coarse for depth")
-    if steps.dtype.kind == "i" or steps.dtype.itemsize > 4:
-        steps = steps.astype(np.float32)
-    steps = steps if steps.dtype == np.uint16 else np.nan_to_num(steps.astype(np.float32), posinf=0.0)
-    if steps.dtype != np.uint16 and (steps < 0).any():
-        raise ViewError(f"{path}: depth must not be negative, got {steps.min():g}; write 0 where it is missing")
-    if steps.shape != size:
-        (h, w), (height, width) = steps.shape, size
-        if abs(h * width - w * height) > max(height, width):
-            raise ViewError(f"{path}: the depth has {w}x{h} pixels, the picture {width}x{height}: another shape")
-        row, column = ((np.arange(n) + 0.5) * have / n for n, have in ((height, h), (width, w)))
-        steps = steps[row.astype(int)[:, None], column.astype(int)]
-    return steps
-
-
-def _mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """0..255; masks of 0 and 1 are stretched."""
-    with _open(path) as image:
-        mask = _array(image if image.mode in ("L", "I;16") else image.convert("L"), path)
-    if mask.dtype == np.uint16:
-        mask = (mask > 0).astype(np.uint8)
-    _same_size(path, mask, size, "mask")
-    return mask * np.uint8(255) if mask.max() <= 1 else mask
-
-
-def _ids(path: Path, size: tuple[int, int]) -> np.ndarray:
-    ids = _layer(path)
-    if ids.dtype.kind == "f" or (ids.dtype.kind == "i" and ids.min() < 0):
-        raise ViewError(f"{path}: instance ids must be whole numbers of at least 0, got {ids.dtype}, min {ids.min():g}")
-    _same_size(path, ids, size, "ids")
-    if ids.max() > np.iinfo(np.int32).max:
-        raise ViewError(f"{path}: instance ids must be below 2^31, got {ids.max()}")
-    return ids.astype(np.uint8 if ids.max() < 256 else np.int32)
-
-
-def _same_size(path: Path, layer: np.ndarray, size: tuple[int, int], what: str) -> None:
-    if layer.shape != size:
-        got = f"{layer.shape[1]}x{layer.shape[0]}"
-        raise ViewError(f"{path}: the {what} picture has {got} pixels, the picture {size[1]}x{size[0]}: resize it")
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Colours with a profile of their own as sRGB."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        turned = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (OSError, ValueError, TypeError, ImageCms.PyCMSError):  # a damaged profile says nothing
+        return image
+    return turned if turned is not None else image
 
 
 def ids_beside(root: Path, name: str, options: ReadOptions) -> Path | None:

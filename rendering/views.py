@@ -278,11 +278,12 @@ class Views(Sequence[View]):
             alpha = view.alpha
             if alpha is None or not seen.any():
                 continue
-            seen_by += seen
-            # A cell is wider than a pixel: look at the most opaque pixel that it covers.
+            column, row = uv[seen].long().unbind(-1)
+            seen_by[seen.nonzero()[:, 0]] += view.valid[row, column]
+            # A cell is wider than a pixel: look at the most opaque pixel that it covers; what isn't valid may be opaque.
+            alpha = torch.where(view.valid, alpha, 1.0)
             reach = int(0.5 * cell * max(camera.fx, camera.fy) / float(depth[seen].median())) + 1
             widest = torch.nn.functional.max_pool2d(alpha[None], 2 * reach + 1, 1, reach)[0]
-            column, row = uv[seen].long().unbind(-1)
             solid[seen.nonzero()[:, 0]] &= widest[row, column] >= 0.5
         solid &= seen_by >= len(self) / 3
         if not solid.any():

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.segments import segment_reduce
 from objects.field import Field
+from objects.progress import Bar
 from rendering.camera import Camera, pixel_offsets
 
 _SEEN = 0.01  # a ray of which the lattices stop less than this gets no fine knots
@@ -351,8 +351,7 @@ def render_volume(
     n = camera.width * camera.height
     rgb, depth, alpha = behind.repeat(n, 1), torch.full((n,), math.inf), torch.zeros(n)
     lattices, places = lattices_of(composite), places_of(composite)
-    hidden = None if progress else True
-    with tqdm(total=n, desc="render", unit="ray", unit_scale=True, delay=2, leave=False, disable=hidden) as bar:
+    with Bar(total=n, desc="render", unit="ray", unit_scale=True, disable=not progress) as bar:
         offsets = pixel_offsets(antialias)
         for pixel in torch.arange(n).split(max(1, _CHUNK // len(offsets))):
             uv = camera.pixel_centers(pixel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import objects  # noqa: F401  (first: it says how many threads torch gets)  # isort: skip
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -27,7 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from scenes import paths
-from scenes.paths import Report, Settings, defaults_of, flat, output_file, path_of
+from scenes.paths import Report, Settings, defaults_of, flat, folder_for, output_file, path_of
 from scenes.verbs import build, edit, fit, info, render
 
 VERBS: dict[str, Callable[[Settings], Report]] = {
@@ -229,7 +229,8 @@ def _execute(verb: str, settings: Settings) -> None:
     if path:
         made = {"verb": verb, "settings": settings, "seconds": seconds, "rows": report.rows, **report.details}
         made["next"] = report.next_step
-        path.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with folder_for(path):
+            path.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _summary_file(summary: str, settings: Settings) -> Path:

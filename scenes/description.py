@@ -15,16 +15,13 @@ nodes:
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
-import yaml
 from msgspec import Meta, Struct
 
 from objects.field import Field
@@ -34,18 +31,17 @@ from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from scenes.paths import path_of
+from scenes.paths import lookalikes, path_of
 from scenes.plan import Handover, Plan
 from scenes.store import check_name
+from scenes.strict_yaml import COLOR, Mistakes, decoded, nearest, read_strictly
 from scenes.track import Quat, Sim3, Track, Vec, quat_multiply, unit_quat, vector
 
 MAX_BYTES = 16 * 2**20
-MAX_VALUES = 1_000_000  # in a description, aliases expanded
-
 Positive = Annotated[float, Meta(gt=0)]
-Color = tuple[
-    Annotated[float, Meta(ge=0, le=1)], Annotated[float, Meta(ge=0, le=1)], Annotated[float, Meta(ge=0, le=1)]
-]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Pixels = Annotated[int, Meta(ge=1, le=16384)]
+Color = Annotated[tuple[Share, Share, Share], Meta(extra=COLOR)]
 _GREY = (0.7, 0.7, 0.7)
 _WHITE = (1.0, 1.0, 1.0)
 
@@ -107,8 +103,8 @@ class _Camera(_Yaml):
     """``target`` in the frame in which ``position`` is given; without, the node's own axes (OpenCV: z forward, y down)."""
 
     target: Vec | None = None
-    width: int = 640
-    height: int = 480
+    width: Pixels = 640
+    height: Pixels = 480
     fov_y_deg: float = 50.0
 
 
@@ -161,164 +157,93 @@ def read_description(path: str | os.PathLike[str]) -> list[Plan]:
     """The nodes that a YAML file describes, parents before children. Files it names are looked for beside it.
 
     Raises:
-        ValueError: No such file, no YAML, an unknown key (the nearest is suggested), a value that makes no sense, a name
-            given twice, or a file that it names and that is not there.
+        DescriptionError: All that is wrong with it, in one line, each mistake with its line: an unknown key, kind or node (the
+            nearest is suggested), a value that makes no sense, a name given twice, a file that isn't there.
+        ValueError: No such file, or no YAML at all.
     """
     path = Path(path)
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes")
-        values = _values(data)
-        _count(values, path)
-        description = msgspec.convert(_named(values), _Description, strict=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}{_nearest(str(error))}") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deep") from None
-    plans: list[Plan] = []
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes")
+    mistakes = Mistakes()
+    description, lines = read_strictly(decoded(data, str(path)), _Description, str(path), mistakes)
+    found: list[tuple[_Spot, Plan]] = []
     meshes: dict[tuple[Path, Any, Any, Any], Meshlike] = {}
-    todo = [(name, node) for name, node in reversed(description.nodes.items())]
+    nodes = description.nodes if description is not None else {}
+    todo = [(_Spot(mistakes, lines, ("nodes", name), name), node) for name, node in reversed(nodes.items())]
     while todo:
-        where, node = todo.pop()
-        try:
-            check_name(where.rpartition("\0")[2])
-            where = where.replace("\0", "/")
-            plans.append(_plan(where, node, path.parent, meshes))
-        except ValueError as error:
-            raise ValueError(f"{path}: {where}: {error}") from None
-        todo += [(f"{where}\0{name}", child) for name, child in reversed(node.children.items())]
-    return plans
+        spot, node = todo.pop()
+        found.append((spot, _plan(spot, node, path.parent, meshes)))
+        todo += [(spot.child(name), child) for name, child in reversed(node.children.items())]
+    _check_handovers(found)
+    if mistakes:
+        raise mistakes.error(str(path))
+    return [plan for _, plan in found]
 
 
-def _values(data: bytes) -> Any:
-    try:
-        return _Loader(data).get_single_data()
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        OverflowError,
-    ) as error:  # of a tag and its value
-        raise yaml.YAMLError(str(error)) from error
+class _Spot(NamedTuple):
+    """A node in the file: the keys that lead to it, and its path in the scene."""
+
+    mistakes: Mistakes
+    lines: dict[tuple[str, ...], int]
+    keys: tuple[str, ...]
+    path: str
+
+    def child(self, name: str) -> _Spot:
+        return self._replace(keys=(*self.keys, "children", name), path=f"{self.path}/{name}")
+
+    def line(self, key: str) -> int:
+        return self.lines.get((*self.keys, key), self.lines[self.keys])
+
+    def noting(self, key: str = "") -> AbstractContextManager[None]:
+        """What goes wrong inside is a mistake of this node, or of one of its keys."""
+        return self.mistakes.noting(self.line(key), self.path)
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain values only; a key given twice is an error and not a silent loss."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            name = getattr(key, "value", None)
-            if isinstance(name, str):
-                if name in seen and name != "<<":
-                    raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", key.start_mark)
-                seen.add(name)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _named(values: Any) -> Any:
-    """Checks each node by itself first, so that an error names it and not ``$.nodes[...]``."""
-    todo = [("", values.get("nodes"))] if isinstance(values, dict) else []
-    while todo:
-        where, nodes = todo.pop()
-        for name, node in nodes.items() if isinstance(nodes, dict) else ():
-            path = f"{where}{name}"
-            if isinstance(node, dict):
-                alone = {key: value for key, value in node.items() if key != "children"}
-                try:
-                    msgspec.convert(alone, _Node, strict=False)
-                except msgspec.ValidationError as error:
-                    raise msgspec.ValidationError(f"{path}: {str(error).replace(' - at `$`', '')}") from None
-                todo.append((f"{path}/", node.get("children")))
-    return values
-
-
-def _count(values: Any, path: Path) -> None:
-    """Refuses what aliases blow up."""
-    todo, n = [values], 0
-    while todo:
-        value = todo.pop()
-        n += 1
-        if n > MAX_VALUES:
-            raise ValueError(f"{path}: expected at most {MAX_VALUES:,} values, got more")
-        if isinstance(value, dict):
-            todo += value.values()
-        elif isinstance(value, list):
-            todo += value
-
-
-def _nearest(message: str) -> str:
-    """A suggestion for a misspelt key or kind in an error of msgspec's."""
-    if kind := re.search(r"Invalid value '(.*?)'.*\.(shape|light)", message):
-        kinds = (
-            ("sphere", "box", "cylinder", "capsule", "torus")
-            if kind[2] == "shape"
-            else ("ambient", "directional", "point")
-        )
-        return f"; there is {', '.join(kinds)}"
-    match = re.search(r"unknown field `(.*?)`", message)
-    if not match:
-        return ""
-    if message.rstrip("`").endswith(".shape"):
-        return "; " + "; ".join(f"{c.__struct_config__.tag}: {', '.join(c.__struct_fields__)}" for c in _SHAPES)
-    known = {
-        name for cls in (_Node, _Camera, _Key, _Point, _Directional, _Ambient) for name in cls.__struct_encode_fields__
-    }
-    close = difflib.get_close_matches(match[1], sorted(known | {"nodes"}), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _plan(where: str, node: _Node, folder: Path, meshes: dict) -> Plan:
-    sources = [key for key in ("mesh", "field", "shape", "scene") if getattr(node, key) is not None]
-    if len(sources) > 1:
-        raise ValueError(f"expected one of mesh, field, shape and scene, got {' and '.join(sources)}")
-    if node.mesh is None and (odd := [k for k in ("up", "size", "origin") if getattr(node, k) is not None]):
-        raise ValueError(f"{odd[0]} belongs to a mesh; use scale or rotation for what has none")
-    if node.keys and (node.position != (0, 0, 0) or node.turn or node.rotation != (1, 0, 0, 0)):
-        raise ValueError("expected a position and rotation, or keys, got both")
-    for place in (node, *node.keys):
-        if place.turn and place.rotation != (1, 0, 0, 0):
-            raise ValueError("expected turn or rotation, got both")
-    quat = _rotation(node)
-    camera = None
+def _plan(spot: _Spot, node: _Node, folder: Path, meshes: dict) -> Plan:
+    with spot.noting():
+        check_name(spot.keys[-1])
+    for key, mistake in _contradictions(node):
+        spot.mistakes.add(spot.line(key), f"{spot.path}: {mistake}")
+    quat, camera, light, shape, scene = (1.0, 0.0, 0.0, 0.0), None, None, None, None
+    track = Track.constant(Sim3())
+    with spot.noting("rotation"):
+        quat = _rotation(node)
     if node.camera is not None:
-        camera, quat = _camera(node.camera, node.position, quat)
-    if node.keys:
-        track = Track(
-            np.array([k.time for k in node.keys]),
-            np.array([_rotation(k) for k in node.keys]),
-            np.array([vector(k.position, "position") for k in node.keys]),
-            node.interpolation,
-            node.end,
-        )
-    else:
-        track = Track.constant(Sim3(quat, vector(node.position, "position")))
-    shape: Field | Meshlike | None = None
+        with spot.noting("camera"):
+            camera, quat = _camera(node.camera, node.position, quat)
+    with spot.noting("keys" if node.keys else "position"):
+        track = _track(node, quat)
+    if node.light is not None:
+        with spot.noting("light"):
+            light = _light(node.light)
     if node.mesh is not None:
-        file = _file(folder, node.mesh, "mesh")
-        key = (file, node.up, node.size, node.origin)
-        if key not in meshes:
-            meshes[key] = _prepared(file, node.up or "z", node.size, node.origin or "file")
-        shape = meshes[key]
-    elif node.field is not None:
-        shape = load_field(_file(folder, node.field, "field"))
-    elif node.shape is not None:
-        shape = _primitive(node.shape)
+        with spot.noting("mesh"):
+            file = _file(folder, node.mesh, "mesh")
+            key = (file, node.up, node.size, node.origin)
+            if key not in meshes:
+                meshes[key] = _prepared(file, node.up or "z", node.size, node.origin or "file")
+            shape = meshes[key]
+    if node.field is not None:
+        with spot.noting("field"):
+            shape = load_field(_file(folder, node.field, "field"))
+    if node.shape is not None:
+        with spot.noting("shape"):
+            shape = _primitive(node.shape)
+    if node.scene is not None:
+        with spot.noting("scene"):
+            scene = _file(folder, f"{node.scene.rstrip('/')}/scene.json", "scene").parent
     return Plan(
-        path=where,
+        path=spot.path,
         track=track,
         scale=node.scale,
         shape=shape,
-        scene=None if node.scene is None else folder / path_of(node.scene),
-        light=None if node.light is None else _light(node.light),
+        scene=scene,
+        light=light,
         camera=camera,
         tags=tuple(node.tags),
         lit=node.lit,
@@ -327,15 +252,60 @@ def _plan(where: str, node: _Node, folder: Path, meshes: dict) -> Plan:
     )
 
 
+def _contradictions(node: _Node) -> Iterator[tuple[str, str]]:
+    """Keys that don't go together: one of them, and what is wrong."""
+    sources = [key for key in ("mesh", "field", "shape", "scene") if getattr(node, key) is not None]
+    if len(sources) > 1:
+        yield sources[1], f"expected one of mesh, field, shape and scene, got {' and '.join(sources)}"
+    if node.mesh is None and (odd := [k for k in ("up", "size", "origin") if getattr(node, k) is not None]):
+        yield odd[0], f"{odd[0]} belongs to a mesh; use scale or rotation for what has none"
+    if node.keys and (node.position != (0, 0, 0) or node.turn or node.rotation != (1, 0, 0, 0)):
+        yield "keys", "expected a position and rotation, or keys, got both"
+    if any(place.turn and place.rotation != (1, 0, 0, 0) for place in (node, *node.keys)):
+        yield "turn", "expected turn or rotation, got both"
+
+
+def _check_handovers(found: Sequence[tuple[_Spot, Plan]]) -> None:
+    """Whether what shall carry something is there at that time; a node's path changes when it is handed over."""
+    where = {plan.path: plan.path for _, plan in found}
+    scenes = [f"{plan.path}/" for _, plan in found if plan.scene is not None]
+    moves = sorted((h.start, h.by, plan.path, spot.line("carried")) for spot, plan in found for h in plan.handovers)
+    for _, by, path, line in moves:
+        target = where.get(by, by)
+        known = target == "/" or target in where.values() or any(by.startswith(scene) for scene in scenes)
+        if not known:
+            found[0][0].mistakes.add(line, f"{path}: carried by no node {by[:60]!r}{nearest(by, where)}")
+            continue
+        old, new = where[path], f"{target}/{path.rpartition('/')[2]}".lstrip("/")
+        where = {
+            key: new + at[len(old) :] if at == old or at.startswith(old + "/") else at for key, at in where.items()
+        }
+
+
+def _track(node: _Node, quat: Quat) -> Track:
+    if not node.keys:
+        return Track.constant(Sim3(quat, vector(node.position, "position")))
+    return Track(
+        np.array([k.time for k in node.keys]),
+        np.array([_rotation(k) for k in node.keys]),
+        np.array([vector(k.position, "position") for k in node.keys]),
+        node.interpolation,
+        node.end,
+    )
+
+
 def _file(folder: Path, name: str, key: str) -> Path:
     path = folder / path_of(name)
     try:
-        found = path.is_file()
-    except OSError as error:
-        raise ValueError(f"{key}: {str(path)[:80]!r} cannot be read: {error.strerror}") from None
-    if not found:
-        raise ValueError(f"{key}: no file {str(path)!r}")
-    return path
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{key}: {str(path)[:80]!r} cannot be read: {why}") from None
+    if key == "scene":
+        path = path.parent
+        raise ValueError(f"scene: no scene folder {str(path)!r}" + lookalikes(path))
+    raise ValueError(f"{key}: no file {str(path)!r}" + lookalikes(path))
 
 
 def _rotation(node: _Node | _Key) -> Quat:

@@ -3,7 +3,7 @@
 ``scene.json`` has one node on each line, so that people and version control can read it; it is checked against the records
 below by msgspec, then as a whole. Saving writes new fields first, then exchanges ``scene.json`` in one step, then removes
 fields that nothing uses any more: whatever interrupts it, the folder holds the old scene or the new one. Files of other
-names are left alone.
+names are left alone. A lock keeps two processes from saving to one folder at once.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import msgspec
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from msgspec import Meta, Struct
-from tqdm import tqdm
 
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, load_lazily, save_field, write_atomically
 from objects.pose import SE3
+from objects.progress import Bar
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.graph import SceneGraph
@@ -36,6 +37,7 @@ from scenes.track import Quat, Track, Vec
 FORMAT, VERSION = "sirenscape.scene", 1
 MAX_FILE_BYTES = 512 * 2**20
 HISTORY = 100  # edits that are kept with a scene
+_LOCK, _LOCK_S = ".lock", 10.0
 HISTORY_BYTES = 32 * 2**20  # and how long they may be in all; the newest is kept whatever its length
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -142,32 +144,73 @@ def save_scene(graph: SceneGraph, path: str | os.PathLike[str]) -> None:
 
     Raises:
         SceneFileError: A name that doesn't end in ``.scene``, a folder of something else, a field that can't be stored, or
-            no room, no permission, no such parent folder. The old scene is then untouched.
+            no room, no permission, no such parent folder, another process that is saving to it. The old scene is then
+            untouched.
     """
     folder = Path(path)
     check_target(folder)
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        with locked(folder):
+            _write(graph, folder)
+    except BaseException as error:
+        if is_new:  # a refusal leaves nothing behind
+            with contextlib.suppress(OSError):
+                (folder / "fields").rmdir()
+            with contextlib.suppress(OSError):
+                if [entry.name for entry in folder.iterdir()] == [_LOCK]:
+                    (folder / _LOCK).unlink()
+                folder.rmdir()
+        if isinstance(error, FieldFileError):
+            raise SceneFileError(str(error)) from error
+        if isinstance(error, OSError):
+            raise SceneFileError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """While the block runs, no other process saves to this scene folder; for what loads, changes and saves a scene.
+
+    Saving locks for itself; blocks may stand in one another. The lock is a file in the folder, ``.lock``, which stays: the
+    system lets go of it when the process ends, however it ends.
+
+    Raises:
+        SceneFileError: Another process holds it for longer than 10 s, or the folder can't be written to.
+    """
+    folder = Path(path)
+    lock = FileLock(folder.resolve() / _LOCK, timeout=_LOCK_S, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SceneFileError(
+            f"{folder}: another process is saving to this scene (waited {_LOCK_S:g} s); try again when it has ended"
+        ) from None
+    except OSError as error:
+        raise SceneFileError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(graph: SceneGraph, folder: Path) -> None:
     undo, redo = kept_history(graph)
     nodes = [node for _, node in sorted(graph._nodes.items()) if node.id != ROOT]
     used = _fields_of([*nodes, *_records(undo), *_records(redo)])
     hashes: dict[Field, str] = {}
-    try:
-        (folder / "fields").mkdir(parents=True, exist_ok=True)
-        for field in tqdm(used, desc="saving", unit="field", delay=2, leave=False, disable=None):
-            hashes[field] = field_hash(field)
-            target = _field_file(folder, hashes[field])
-            if not _is_whole(target, hashes[field]):
-                save_field(field, target)
-        text = _encoded(graph.log, nodes, undo, redo, lambda field: hashes[field])
-        if len(text) > MAX_FILE_BYTES:
-            raise SceneFileError(
-                f"{folder}: expected a scene.json of at most {MAX_FILE_BYTES:,} bytes, got {len(text):,}"
-            )
-        write_atomically(folder / "scene.json", text)
-        _sweep(folder, set(hashes.values()))
-    except FieldFileError as error:
-        raise SceneFileError(str(error)) from error
-    except OSError as error:
-        raise SceneFileError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+    (folder / "fields").mkdir(exist_ok=True)
+    for field in Bar(used, desc="saving", unit="field"):
+        hashes[field] = field_hash(field)
+        target = _field_file(folder, hashes[field])
+        if not _is_whole(target, hashes[field]):
+            save_field(field, target)
+    text = _encoded(graph.log, nodes, undo, redo, lambda field: hashes[field])
+    if len(text) > MAX_FILE_BYTES:
+        raise SceneFileError(f"{folder}: expected a scene.json of at most {MAX_FILE_BYTES:,} bytes, got {len(text):,}")
+    write_atomically(folder / "scene.json", text)
+    _sweep(folder, set(hashes.values()))
 
 
 def check_target(folder: Path) -> None:
@@ -394,7 +437,7 @@ def _check_depth(records: list[_Node], file: Path) -> None:
 
 def _loaded(folder: Path, names: Iterable[str]) -> dict[str, Field]:
     fields: dict[str, Field] = {}
-    for name in tqdm(names, desc="loading", unit="field", delay=2, leave=False, disable=None):
+    for name in Bar(names, desc="loading", unit="field"):
         path = _field_file(folder, name)
         if not path.is_file():
             _fail(folder / "scene.json", f"the field file {path.name} is missing in {path.parent}")

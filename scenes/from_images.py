@@ -8,6 +8,7 @@ from pathlib import Path
 from objects.pose import SE3
 from objects.training import FitError
 from rendering import Camera, LearnedViews, Views, ViewsConfig, fit_views, load_views
+from scenes.checks import BACKGROUND
 from scenes.paths import Settings, numbers, picture_folder
 from scenes.plan import Plan
 from scenes.store import one_pose
@@ -25,9 +26,18 @@ def read_images(settings: Settings) -> Views:
         if not least <= settings[key] <= most:
             words = f"{least} or more" if most == math.inf else f"{least} to {most}"
             raise ValueError(f"{key}: expected {words}, got {settings[key]}")
+    if settings["masks"] not in (None, "ignore", "empty"):
+        raise ValueError(f"masks: expected ignore or empty, got {settings['masks']!r}")
     intrinsics = None if settings["intrinsics"] is None else numbers("intrinsics", settings["intrinsics"], 4)
     unit = None if settings["depth_unit"] is None else numbers("depth_unit", settings["depth_unit"], 1)[0]
-    return load_views(folder, every=settings["every"], depth=settings["depth"], intrinsics=intrinsics, depth_unit=unit)
+    return load_views(
+        folder,
+        every=settings["every"],
+        depth=settings["depth"],
+        masks=settings["masks"],
+        intrinsics=intrinsics,
+        depth_unit=unit,
+    )
 
 
 def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedViews:
@@ -50,13 +60,18 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
 def plans_of(learned: LearnedViews) -> list[Plan]:
     """A node for each object, and one for the first picture's camera."""
     plans = [
-        Plan(instance.name, _still(instance.T_world_obj), shape=instance.field, lit=False)
+        Plan(instance.name, _still(instance.T_world_obj), shape=instance.field, lit=False, tags=_tags(instance.name))
         for instance in learned.instances
     ]
     first = learned.cameras[0]
     here = SE3.identity()
     lens = (first.fx, first.fy, first.cx, first.cy, first.width, first.height)
     return [*plans, Plan("camera", _still(first.T_world_cam), camera=Camera(here, *lens))]
+
+
+def _tags(name: str) -> tuple[str, ...]:
+    """What is left of the pictures beside the objects is a background, in one part or several."""
+    return (BACKGROUND,) if name.split("_")[0] == BACKGROUND else ()
 
 
 def _still(pose: SE3) -> Track:

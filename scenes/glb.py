@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,28 +20,23 @@ from jaxtyping import Float
 
 from objects.gltf_file import (
     LARGE,
-    LIGHTS,
     MAX_KEYS,
     RATE,
     SAME,
     Curve,
     GltfFile,
     clean,
-    extension,
-    indices,
     numbers,
     one_line,
     pick,
 )
 from objects.gltf_mesh import Meshes
+from objects.gltf_nodes import MAX_DEPTH, MAX_NODES, Nodes, polar
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
 from scenes.plan import Plan
 from scenes.track import Interpolation, Quat, Track, quat_multiply, rotate, unit_quat
-
-MAX_NODES = 100_000
-MAX_DEPTH = 200
 
 _IMAGE_HEIGHT, _MAX_WIDTH = 480, 32_768
 
@@ -88,102 +82,32 @@ class _Reader:
 
     def __init__(self, file: GltfFile) -> None:
         self._file, self._gltf, self._note = file, file.gltf, file.note
-        self._meshes = Meshes(file)
-        self._names: dict[int, str] = {}
+        self._nodes = Nodes(file)
+        self._meshes = Meshes(file, self._nodes)
         self._contested: dict[int, str] = {}  # nodes that several animations drive: the one taken
         self._drives = self._driven()
 
     def scene(self) -> tuple[list[Plan], list[str]]:
         plans: list[Plan] = []
-        todo = [(i, name, _Frame()) for i, name in self._named(self._roots())][::-1]
+        todo = [(i, name, _Frame()) for i, name in self._nodes.named(self._nodes.roots())][::-1]
         while todo:
             i, name, above = todo.pop()
             if above.depth >= MAX_DEPTH:
-                raise ValueError(f"{self._label(i)}: nodes are nested deeper than {MAX_DEPTH}; flatten the hierarchy")
+                raise ValueError(
+                    f"{self._nodes.label(i)}: nodes are nested deeper than {MAX_DEPTH}; flatten the hierarchy"
+                )
             plan, frame = self._plan(i, f"{above.path}/{name}" if above.path else name, above)
             plans.append(plan)
-            todo += [(child, name, frame) for child, name in self._named(self._children(i))][::-1]
+            todo += [(child, name, frame) for child, name in self._nodes.named(self._nodes.children(i))][::-1]
         if not plans:
             self._note("file", "its scene has no nodes")
+        self._meshes.tell()
         return plans, list(self._file.notes)
-
-    # -- hierarchy and names -------------------------------------------------------------------------------------------
-
-    def _node(self, i: int) -> gl.Node:
-        return pick(self._gltf.nodes, i, gl.Node, "node")
-
-    def _children(self, i: int) -> list[int]:
-        return indices(self._node(i).children, f"{self._label(i)}: children")
-
-    def _label(self, i: int) -> str:
-        """How errors call a node."""
-        return f"node {i} {self._own_name(i)!r}"
-
-    def _own_name(self, i: int) -> str:
-        if i not in self._names:
-            node, gltf = self._node(i), self._gltf
-            names: list[Any] = [node.name]
-            if node.mesh is not None:
-                names.append(pick(gltf.meshes, node.mesh, gl.Mesh, f"node {i}: mesh").name)
-            if node.camera is not None:
-                names.append(pick(gltf.cameras, node.camera, gl.Camera, f"node {i}: camera").name)
-            names.append((self._light_entry(i) or {}).get("name"))
-            self._names[i] = next((kept for name in names if (kept := clean(name))), f"node-{i}")
-        return self._names[i]
-
-    def _named(self, siblings: Sequence[int]) -> list[tuple[int, str]]:
-        taken: dict[str, int] = {}  # name to node
-        counts: dict[str, int] = {}
-        for i in siblings:
-            base = name = self._own_name(i)
-            while name in taken:
-                counts[base] = counts.get(base, 1) + 1
-                name = f"{base}-{counts[base]}"
-            taken[name] = i
-        return [(i, name) for name, i in taken.items()]
-
-    def _roots(self) -> list[int]:
-        """Root nodes of the default scene, after a check that nodes form trees."""
-        gltf, count = self._gltf, len(self._gltf.nodes)
-        parent: dict[int, int] = {}
-        for i in range(count):
-            for child in self._children(i):
-                pick(gltf.nodes, child, gl.Node, f"{self._label(i)}: child")
-                if child in parent:
-                    raise ValueError(
-                        f"{self._label(child)}: expected one parent, got {self._label(parent[child])} and "
-                        f"{self._label(i)}; copy the node"
-                    )
-                parent[child] = i
-        tops = [i for i in range(count) if i not in parent]
-        reached, todo = set(tops), list(tops)
-        while todo:
-            below = self._children(todo.pop())
-            reached.update(below)
-            todo += below
-        if len(reached) < count:
-            lost = next(i for i in range(count) if i not in reached)
-            raise ValueError(f"{self._label(lost)}: nodes are parents of one another in a cycle; break it")
-        if not gltf.scenes:
-            if gltf.scene is not None:
-                raise ValueError(f"scene: expected an index below 0, got {gltf.scene!r}: the file has no scenes")
-            return tops
-        if gltf.scene is None and len(gltf.scenes) > 1:
-            self._note("file", f"it names no default scene; the first of {len(gltf.scenes)} was taken")
-        scene = pick(gltf.scenes, 0 if gltf.scene is None else gltf.scene, gl.Scene, "scene")
-        roots = indices(scene.nodes, "scene: nodes")
-        for i in roots:
-            pick(gltf.nodes, i, gl.Node, "scene: node")
-            if i in parent:
-                raise ValueError(f"{self._label(i)}: expected a root, got a child of {self._label(parent[i])}")
-        if len(set(roots)) < len(roots):
-            raise ValueError("scene: it lists a node twice")
-        return roots
 
     # -- one node ------------------------------------------------------------------------------------------------------
 
     def _plan(self, i: int, path: str, above: _Frame) -> tuple[Plan, _Frame]:
-        node, label, outer = self._node(i), self._label(i), above.residual
+        node, label, outer = self._nodes.node(i), self._nodes.label(i), above.residual
         times, quats, trans, interpolation, linear = self._motion(i, path)
         turns = _turns(quats)
         residual = linear if outer is None else outer @ linear
@@ -201,7 +125,7 @@ class _Reader:
             quats = _multiply(_multiply(v, quats), (v[0], -v[1], -v[2], -v[3]))
         elif outer is not None:
             full = outer @ _rotate(quats[0], _EYE).T @ linear
-            turn = _polar(full)
+            turn = polar(full)
             quats, residual = np.repeat([_quat(turn)], len(quats), axis=0), turn.T @ full
         elif not turns and _uniform(linear) is None and (size := _conformal(linear)) and np.linalg.det(linear) > 0:
             # Two axes turned round are half a turn.
@@ -215,40 +139,22 @@ class _Reader:
             quats, trans = _multiply(_Z_UP, quats), _rotate(_Z_UP, trans)
         if max(np.abs(trans).max(), 0 if residual is None else np.abs(residual).max()) > LARGE:
             raise ValueError(f"{label}: its pose is too large for a number; reset its scale and translation")
-        shape = None if node.mesh is None else self._meshes.shape(node.mesh, residual, label)
+        shape = None if node.mesh is None else self._meshes.shape(i, residual)
         if residual is not None and shape is not None:
             text = "the scale of a node above" if cause != path else f"scale {_size_text(linear)}"
             self._note(path, f"{text} was baked into its mesh")
         if node.skin is not None:
-            self._note(path, "its skin was left out; the mesh stands in its rest pose")
+            self._note(path, "its skin does not bend; the mesh stands in its rest pose")
         plan = Plan(
             path=path,
             track=Track(times, quats, trans, interpolation),
             scale=scale,
             shape=shape,
             light=self._light(i, path, residual),
+            lit=shape is None or self._meshes.lit(i),
             camera=None if node.camera is None else self._camera(node.camera, path, label, residual),
         )
         return plan, _Frame(path, residual, cause, above.depth + 1)
-
-    def _rest(self, i: int) -> tuple[Float[np.ndarray, "3"], Quat, Float[np.ndarray, "3 3"]]:
-        """Translation, rotation and the linear map before them of a node that no animation drives."""
-        node, label = self._node(i), self._label(i)
-        if node.matrix is not None:
-            matrix = np.array(numbers(node.matrix, 16, f"{label}: matrix")).reshape(4, 4).T
-            if np.abs(matrix[3] - [0, 0, 0, 1]).max() > SAME:
-                raise ValueError(f"{label}: matrix: expected a last row of 0 0 0 1, got {matrix[3].tolist()}")
-            turn = _polar(matrix[:3, :3])
-            return matrix[:3, 3], _quat(turn), turn.T @ matrix[:3, :3]
-        trans, quat, linear = np.zeros(3), _STILL, _EYE
-        if node.translation is not None:
-            trans = np.array(numbers(node.translation, 3, f"{label}: translation"))
-        if node.rotation is not None:
-            x, y, z, w = numbers(node.rotation, 4, f"{label}: rotation")
-            quat = unit_quat((w, x, y, z), f"{label}: rotation")
-        if node.scale is not None:
-            linear = np.diag(numbers(node.scale, 3, f"{label}: scale"))
-        return trans, quat, linear
 
     def _camera(self, index: int, path: str, label: str, residual: np.ndarray | None) -> Camera | None:
         entry, what = pick(self._gltf.cameras, index, gl.Camera, f"{label}: camera"), f"{label}: camera {index}"
@@ -274,19 +180,12 @@ class _Reader:
         pose = SE3(torch.tensor(quat, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
         return Camera(pose, focal, focal, 0.5 * width, 0.5 * _IMAGE_HEIGHT, width, _IMAGE_HEIGHT)
 
-    def _light_entry(self, i: int) -> dict[str, Any] | None:
-        own = extension(self._node(i), LIGHTS)
-        if own is None:
-            return None
-        lights = (extension(self._gltf, LIGHTS) or {}).get("lights")
-        return pick(lights, own.get("light"), dict, f"node {i}: light")
-
     def _light(self, i: int, path: str, residual: np.ndarray | None) -> Light | None:
         """The light in the node's frame. A surface of albedo a shows a*E/pi in glTF and a*E here."""
-        entry = self._light_entry(i)
+        entry = self._nodes.light_entry(i)
         if entry is None:
             return None
-        label = f"{self._label(i)}: light"
+        label = f"{self._nodes.label(i)}: light"
         linear = numbers(entry.get("color", [1, 1, 1]), 3, f"{label}: color")
         red, green, blue = srgb_from_linear(torch.tensor(linear, dtype=torch.float64).clamp(0, 1)).clamp(0, 1).tolist()
         color: Rgb = (red, green, blue)
@@ -339,14 +238,14 @@ class _Reader:
         """A node in its parent's frame: times, rotations and translations of its keys, what is between them, and the
         linear map before them (what is not rotation), which does not change.
         """
-        trans, quat, linear = self._rest(i)
+        trans, quat, linear = self._nodes.rest(i)
         paths = self._drives.get(i, {})
         if i in self._contested:
             self._note(path, f"more than one animation drives it; the first, {self._contested[i]!r}, was taken")
         if "weights" in paths:
             self._note(path, "its morph animation was left out")
         curves = {
-            key: Curve.read(self._file, *paths[key], columns, f"{self._label(i)}: animated {key}")
+            key: Curve.read(self._file, *paths[key], columns, f"{self._nodes.label(i)}: animated {key}")
             for key, columns in (("scale", 3), ("translation", 3), ("rotation", 4))
             if key in paths
         }
@@ -362,7 +261,9 @@ class _Reader:
         stepped = all(curve.kind == "STEP" for curve in curves.values())
         times = np.unique(np.concatenate([c.times if stepped else c.line_times() for c in curves.values()]))
         if len(times) > MAX_KEYS:
-            raise ValueError(f"{self._label(i)}: expected at most {MAX_KEYS:,} animation keys, got {len(times):,}")
+            raise ValueError(
+                f"{self._nodes.label(i)}: expected at most {MAX_KEYS:,} animation keys, got {len(times):,}"
+            )
         quats, places = np.repeat([quat], len(times), axis=0), np.repeat([trans], len(times), axis=0)
         if "rotation" in curves:
             quats = curves["rotation"].at(times)[:, [3, 0, 1, 2]]
@@ -393,13 +294,6 @@ def _quat(rotation: Float[np.ndarray, "3 3"]) -> Quat:
 def _turns(quats: Float[np.ndarray, "k 4"]) -> bool:
     """Whether unit quaternions differ by more than the rounding of a file."""
     return len(quats) > 1 and bool((np.abs(quats @ quats[0]) < 1 - 1e-12).any())
-
-
-def _polar(linear: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    """The rotation in a linear map: of its polar decomposition, or minus that where the map mirrors."""
-    u, _, v = np.linalg.svd(linear)
-    turn = u @ v
-    return -turn if np.linalg.det(turn) < 0 else turn
 
 
 def _uniform(linear: Float[np.ndarray, "3 3"], least: float = 1e-12) -> float | None:

@@ -8,10 +8,9 @@ these; every node may have children.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Literal
 
 from objects.field import Field
 from objects.files import field_hash
@@ -19,14 +18,12 @@ from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.node import ROOT, Hold, Node, checked_scale
-from scenes.questions import Questions
+from scenes.places import Places
 from scenes.store import Changes, a_, check_name, one_pose, quoted, shown, word_set
-from scenes.track import Quat, Sim3, Track, Vec, number, quat_multiply, unit_quat, vector
-
-Frame_ = Literal["world", "parent", "own"]
+from scenes.track import Sim3, Track, number
 
 
-class SceneGraph(Questions):
+class SceneGraph(Places):
     """A scene that changes: over time by its tracks, and by edits, all of which can be undone.
 
     Edits raise ``ValueError`` and change nothing where a path is unknown (the nearest is suggested), a name is taken, or a value
@@ -188,8 +185,8 @@ class SceneGraph(Questions):
             changes[i] = replace(child, holds=(*child.holds[:-1], last))
         self._commit(f"ungroup {quoted(path)}", changes)
 
-    def reparent(self, path: str, parent: str, *, start: float | None = None, time: float = 0.0) -> str:
-        """Hangs a node under another one; it stays where it stands in the world.
+    def reparent(self, path: str, parent: str | None, *, start: float | None = None, time: float = 0.0) -> str:
+        """Hangs a node under another one (None or ``/``: at the top); it stays where it stands in the world.
 
         Without ``start`` this holds for all times (and what had carried it before is forgotten): the pose in the world is
         kept at ``time``, and at all times unless the old or the new parent moves. With ``start`` (seconds), nothing changes before;
@@ -201,6 +198,7 @@ class SceneGraph(Questions):
         Raises:
             ValueError: The new parent hangs under the node itself at some time, or ``start`` is not after the last change of hands.
         """
+        parent = "/" if parent is None else parent
         node, target = self._nodes[self._id(path, root=False)], self._id(parent)
         if node.id in self._above(target):
             raise ValueError(
@@ -276,157 +274,3 @@ class SceneGraph(Questions):
             raise ValueError(f"untag {path}: it has no tag {missing[0]!r}, but {', '.join(self[path].tags) or 'none'}")
         left = tuple(t for t in self[path].tags if t not in tags)
         self._set(path, f"untag {quoted(path)} of {' '.join(map(quoted, tags))}", tags=left)
-
-    # -- edits: places -------------------------------------------------------------------------------------------------
-
-    def move(
-        self,
-        path: str,
-        *,
-        by: Sequence[float] | None = None,
-        to: Sequence[float] | None = None,
-        frame: Frame_ = "world",
-        time: float | None = None,
-    ) -> None:
-        """Shifts a node ``by`` metres, or puts its origin ``to`` a point. What hangs under it comes along."""
-        target = to if by is None else by
-        if target is None or (by is not None and to is not None):
-            raise ValueError(f"move {path}: expected by= or to=, got {'neither' if target is None else 'both'}")
-        given = vector(target, f"move {path}: {'by' if to is None else 'to'}")
-        node, k, ref, above = self._place(path, time, frame)
-        quat, trans = node.holds[k].track.at(ref)
-        if to is None:
-            turn = {"world": above.inverse(), "parent": Sim3(), "own": Sim3(quat)}[frame]
-            dx, dy, dz = turn._replace(trans=(0.0, 0.0, 0.0)).apply(given)
-            new = (trans[0] + dx, trans[1] + dy, trans[2] + dz)
-        elif frame == "own":
-            raise ValueError(f"move {path}: to= needs the frame world or parent")
-        else:
-            new = above.inverse().apply(given) if frame == "world" else given
-        shift = Sim3(trans=(new[0] - trans[0], new[1] - trans[1], new[2] - trans[2]))
-        text = f"move {quoted(path)} {'by' if to is None else 'to'} {' '.join(map(shown, given))}"
-        self._set_place(node, k, text, frame, time, (quat, new), lambda track: track.moved_into(shift))
-
-    def rotate(
-        self,
-        path: str,
-        axis: Sequence[float] | Literal["x", "y", "z"],
-        degrees: float,
-        *,
-        about: Sequence[float] | None = None,
-        frame: Frame_ = "world",
-        time: float | None = None,
-    ) -> None:
-        """Turns a node by ``degrees`` around ``axis`` (right-handed), in place or ``about`` a world point."""
-        named = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
-        ax, ay, az = vector(named.get(axis, ()) if isinstance(axis, str) else axis, f"rotate {path}: axis")
-        degrees = number(degrees, f"rotate {path}: degrees")
-        length, half = math.hypot(ax, ay, az), 0.5 * math.radians(degrees)
-        if length < 1e-12:
-            raise ValueError(f"rotate {path}: axis must not have zero length")
-        s = math.sin(half) / length
-        turn: Quat = (math.cos(half), s * ax, s * ay, s * az)
-        node, k, ref, above = self._place(path, time, frame)
-        quat, trans = node.holds[k].track.at(ref)
-        if frame == "own":
-            turn = quat_multiply(quat_multiply(quat, turn), (quat[0], -quat[1], -quat[2], -quat[3]))
-        elif frame == "world":
-            back = above.inverse().quat
-            turn = quat_multiply(quat_multiply(back, turn), above.quat)
-        point = trans if about is None else above.inverse().apply(vector(about, f"rotate {path}: about"))
-        whole = Sim3(trans=point) @ Sim3(turn) @ Sim3(trans=(-point[0], -point[1], -point[2]))
-        new = whole @ Sim3(quat, trans)
-
-        def turned(track: Track) -> Track:
-            if about is not None or not track.moves:
-                return track.moved_into(whole)
-            in_place = track.moved_into(Sim3(turn))  # every key turns where it stands
-            return Track(track.times, in_place.quats, track.translations, track.interpolation, track.end)
-
-        where = "" if about is None else f" pivot {' '.join(map(shown, about))}"
-        text = f"rotate {quoted(path)} by {shown(degrees)} about {shown(ax)} {shown(ay)} {shown(az)}{where}"
-        self._set_place(node, k, text, frame, time, (unit_quat(new.quat), new.trans), turned)
-
-    def place(
-        self, path: str, pose: SE3, *, frame: Literal["world", "parent"] = "world", time: float | None = None
-    ) -> None:
-        """Puts a node at a pose: for good (its track ends), or as a key at ``time``."""
-        target = one_pose(pose, f"place {path}")
-        node, k, _, above = self._place(path, time, frame)
-        if frame == "own":
-            raise ValueError(f"place {path}: expected the frame world or parent, got own")
-        local = above.inverse() @ target if frame == "world" else target
-        numbers = " ".join(map(shown, (*target.trans, *target.quat)))
-        new = (unit_quat(local.quat), local.trans)
-        text = f"place {quoted(path)} at {numbers}"
-        self._set_place(node, k, text, frame, time, new, lambda _: Track.constant(Sim3(*new)))
-
-    def animate(self, path: str, track: Track) -> None:
-        """Gives a node another track, in its parent's frame."""
-        if not isinstance(track, Track):
-            raise ValueError(f"animate {path}: expected a Track, got {type(track).__name__}")
-        node = self._nodes[self._id(path, root=False)]
-        k = len(node.holds) - 1
-        text = f"animate {quoted(path)} ({len(track.times)} keys)"
-        self._commit(text, {node.id: node.with_hold(k, replace(node.holds[k], track=track))})
-
-    def scale(self, path: str, factor: float) -> None:
-        """Makes a node and all beneath it ``factor`` times as large, about its own origin."""
-        factor = checked_scale(factor, f"scale {path}")
-        node = self._nodes[self._id(path, root=False)]
-        holds = tuple(replace(h, scale=checked_scale(h.scale * factor, f"scale {path}")) for h in node.holds)
-        self._commit(f"scale {quoted(path)} by {shown(factor)}", {node.id: replace(node, holds=holds)})
-
-    def retime(self, path: str, *, shift: float = 0.0, factor: float = 1.0) -> None:
-        """Moves what a node and all beneath it do in time: from ``t`` to ``factor * t + shift`` (seconds)."""
-        shift, factor = number(shift, f"retime {path}: shift"), checked_scale(factor, f"retime {path}: factor")
-        changes: Changes = {}
-        for i in self._subtree(self._id(path, root=False)):
-            if (node := self._nodes[i]).moves:
-                holds = [
-                    replace(h, start=h.start * factor + shift, track=h.track.retimed(shift, factor)) for h in node.holds
-                ]
-                changes[i] = replace(node, holds=tuple(holds))
-        if not changes:
-            raise ValueError(f"retime {path}: nothing there moves")
-        self._commit(f"retime {quoted(path)} shift {shown(shift)} factor {shown(factor)}", changes)
-
-    # -- places --------------------------------------------------------------------------------------------------------
-
-    def _place(self, path: str, time: float | None, frame: str) -> tuple[Node, int, float, Sim3]:
-        """Node, number of the hold that an edit means, reference time, and world pose of what carries it then."""
-        if frame not in ("world", "parent", "own"):
-            raise ValueError(f"{path}: frame must be world, parent or own, got {frame!r}")
-        node = self._nodes[self._id(path, root=False)]
-        k = node.hold_number(None if time is None else number(time, f"{path}: time"))
-        start = node.holds[k].start
-        ref = time if time is not None else (start if math.isfinite(start) else 0.0)
-        return node, k, ref, self._world(node.holds[k].parent, ref)
-
-    def _set_place(
-        self,
-        node: Node,
-        k: int,
-        text: str,
-        frame: str,
-        time: float | None,
-        new: tuple[Quat, Vec],
-        change: Callable[[Track], Track],
-    ) -> None:
-        """Commits a new pose: as a key at ``time``, or by a change of the whole track of hold ``k``."""
-        hold = node.holds[k]
-        track = change(hold.track) if time is None else hold.track.with_key(number(time, "time"), *new)
-        text += f" frame {frame}" if frame != "world" else ""
-        text += "" if time is None else f" time {shown(time)}"
-        self._commit(text, {node.id: node.with_hold(k, replace(hold, track=track))})
-
-    def _handed_over(self, hold: Hold, parent: int, time: float | None = None) -> Hold:
-        """The same place in the world under another parent, at ``time``: when the hold begins by default, or at 0."""
-        if time is None:
-            time = hold.start if math.isfinite(hold.start) else 0.0
-        old, new = self._world(hold.parent, time), self._world(parent, time)
-        if new == old:  # nothing to turn: keep the bits
-            return replace(hold, parent=parent)
-        relative = new.inverse() @ old
-        scale = checked_scale(hold.scale * relative.scale, "scale")
-        return replace(hold, parent=parent, track=hold.track.moved_into(relative), scale=scale)

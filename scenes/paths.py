@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,18 @@ Settings = dict[str, Any]
 def defaults_of(verb: str) -> Settings:
     """The keys of a verb and their defaults."""
     return flat(yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8")))
+
+
+def preload(*modules: str) -> None:
+    """Imports modules while the garbage collector rests: it would look at all of them many times, a sixth of a start."""
+    resting = not gc.isenabled()
+    gc.disable()
+    try:
+        for module in modules:
+            import_module(module)
+    finally:
+        if not resting:
+            gc.enable()
 
 
 def flat(values: Any, prefix: str = "") -> Settings:
@@ -52,7 +68,7 @@ def input_file(key: str, value: str) -> Path:
     if path.is_dir():
         raise ValueError(f"{key}: expected a file, got the folder {value!r}")
     if not path.exists():
-        raise ValueError(f"{key}: no file {value!r}" + _lookalikes(path))
+        raise ValueError(f"{key}: no file {value!r}" + lookalikes(path))
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{key}: the file {value!r} is empty")
     return path
@@ -66,7 +82,7 @@ def picture_folder(key: str, value: str) -> Path:
     """
     path = path_of(value)
     if not path.is_dir():
-        raise ValueError(f"{key}: expected a folder of pictures, there is no folder {value!r}" + _lookalikes(path))
+        raise ValueError(f"{key}: expected a folder of pictures, there is no folder {value!r}" + lookalikes(path))
     return path
 
 
@@ -80,7 +96,7 @@ def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
         raise ValueError(f"{key}: expected {key}=NAME.scene" + (", a .yaml or a .glb file" if or_file else ""))
     path = path_of(value)
     if not path.exists():
-        raise ValueError(f"{key}: there is no {value!r}" + _lookalikes(path))
+        raise ValueError(f"{key}: there is no {value!r}" + lookalikes(path))
     if path.is_dir():
         if not (path / "scene.json").is_file():
             raise ValueError(f"{key}: expected a scene folder, got {value!r} without a scene.json")
@@ -92,22 +108,39 @@ def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
 
 
 def output_file(key: str, value: str, inputs: Iterable[Path] = ()) -> Path:
-    """The file that a key asks for; its folder is made if missing.
+    """The file that a key asks for. Its folder may be missing; `folder_for` makes it when something is written.
 
     Raises:
-        ValueError: A folder of that name, or a file that is also an input.
-        OSError: The folder cannot be made.
+        ValueError: A folder of that name, a file that is also an input, or a folder that can't be made.
     """
     path = path_of(value)
     if path.is_dir():
         raise ValueError(f"{key}: expected a file name, got the folder {value!r}")
     if path.exists() and any(path.samefile(other) for other in inputs):
         raise ValueError(f"{key}: {value!r} is also an input and would be overwritten")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{key}: cannot make the folder {str(path.parent)!r}, a file is in the way") from error
+    there = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), Path())
+    if not there.is_dir():
+        raise ValueError(f"{key}: cannot make the folder {str(path.parent)!r}, a file is in the way")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{key}: {value!r} cannot be written: no permission in {str(there)!r}")
     return path
+
+
+@contextmanager
+def folder_for(*files: Path) -> Iterator[None]:
+    """Makes the folders of files that are about to be written; after an error, those that it made and that are empty go."""
+    missing: dict[Path, None] = {}
+    for file in files:
+        missing |= dict.fromkeys(parent for parent in (file.parent, *file.parent.parents) if not parent.exists())
+    try:
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in sorted(missing, key=lambda path: -len(path.parts)):
+            with suppress(OSError):  # not empty, or not made
+                folder.rmdir()
+        raise
 
 
 def path_of(value: str) -> Path:
@@ -115,10 +148,11 @@ def path_of(value: str) -> Path:
     return Path.home() / value[2:] if value.startswith("~/") else Path(value)
 
 
-def _lookalikes(path: Path) -> str:
+def lookalikes(path: Path) -> str:
+    """A hint after a file that isn't there: names in its folder that are nearly the same."""
     folder = path.parent
     if not folder.is_dir():
-        return f": there is no folder {str(folder)!r}" + _lookalikes(folder) if folder != path else ""
+        return f": there is no folder {str(folder)!r}" + lookalikes(folder) if folder != path else ""
     names = {name.lower(): name for name in sorted(entry.name for entry in folder.iterdir())}
     close = difflib.get_close_matches(path.name.lower(), names, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(str(folder / names[name])) for name in close)}?" if close else ""
@@ -137,39 +171,78 @@ def numbers(key: str, text: str, n: int) -> list[float]:
     return values
 
 
-LAYERS = ("rgb", "depth", "depth_view", "normal", "owner", "alpha", "seen")
+LAYERS = ("rgb", "depth", "depth_npy", "depth_view", "normal", "owner", "ids", "alpha", "seen")
+NUMBERS = ("depth", "depth_npy", "ids")  # layers that are measured values, not looks
+DATASETS = ("nerfstudio", "bop", "coco")
 
 
 def layer_names(text: str | None) -> list[str]:
     layers = (text or "").strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
     if not layers:
         raise ValueError(f"layers: expected one or more of {', '.join(LAYERS)}")
-    for layer in layers:
-        if layer not in LAYERS:
-            raise ValueError(f"layers: expected one of {', '.join(LAYERS)}, got {layer!r}")
-    return list(dict.fromkeys(layers))
+    return list(dict.fromkeys(one_of("layers", layer, LAYERS) for layer in layers))
+
+
+def one_of(key: str, word: str, known: tuple[str, ...]) -> str:
+    """The word, if it is one of these.
+
+    Raises:
+        ValueError: It isn't; the nearest one is suggested.
+    """
+    if word in known:
+        return word
+    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{key}: expected one of {', '.join(known)}, got {word!r}{hint}")
 
 
 def picture_files(out: str | None, layers: list[str], is_film: bool, source: Path) -> dict[str, Path]:
+    """The file of each layer."""
+    path = _outside(out, source)
+    suffix = path.suffix.lower()
+    if is_film:
+        looks = [layer for layer in LAYERS if layer not in NUMBERS]
+        if len(layers) > 1 or layers[0] in NUMBERS:
+            raise ValueError(
+                f"layers: expected one of {', '.join(looks)} for a film, got {', '.join(layers)}; "
+                "dataset=nerfstudio writes all of them as pictures"
+            )
+        return {layers[0]: output_file("out", str(path))}
+    if suffix not in (".png", ".npy") or path.is_dir():
+        folder = _folder(path, str(out))
+        return {
+            layer: output_file("out", str(folder / f"{layer.removesuffix('_npy')}{_suffix(layer)}")) for layer in layers
+        }
+    if len(layers) == 1 and suffix != _suffix(layers[0]):
+        raise ValueError(f"out: expected a name that ends in {_suffix(layers[0])} for {layers[0]}, got {out!r}")
+    files = {}
+    for layer in layers:
+        beside = path.with_name(f"{path.stem}-{layer.removesuffix('_npy')}{_suffix(layer)}")
+        files[layer] = output_file("out", str(path if layer == "rgb" or len(layers) == 1 else beside))
+    return files
+
+
+def dataset_folder(out: str | None, source: Path) -> Path:
+    """The folder of a data set."""
+    folder = _folder(_outside(out, source), str(out))
+    output_file("out", str(folder / "images"))
+    return folder
+
+
+def _suffix(layer: str) -> str:
+    return ".npy" if layer == "depth_npy" else ".png"
+
+
+def _outside(out: str | None, source: Path) -> Path:
     if not out:
         raise ValueError("out: expected out=FILE.png, out=FILE.mp4 or out=FOLDER/")
     path = path_of(out)
     if path.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"out: expected a place outside the scene {str(source)!r}, got {out!r}")
-    suffix = path.suffix.lower()
-    if is_film:
-        if len(layers) > 1 or layers[0] == "depth":
-            raise ValueError(
-                f"layers: expected one of rgb, depth_view, normal, owner, alpha, seen for a film, got {', '.join(layers)}"
-            )
-        return {layers[0]: output_file("out", out)}
-    if suffix == ".png":
-        return {
-            layer: output_file(
-                "out", str(path if layer == "rgb" or len(layers) == 1 else path.with_stem(f"{path.stem}-{layer}"))
-            )
-            for layer in layers
-        }
-    if suffix and not path.is_dir() and not out.endswith("/"):
+    return path
+
+
+def _folder(path: Path, out: str) -> Path:
+    if path.suffix and not path.is_dir() and not out.endswith("/"):
         raise ValueError(f"out: expected a name that ends in .png or .mp4, or a folder that ends in /, got {out!r}")
-    return {layer: output_file("out", str(path / f"{layer}.png")) for layer in layers}
+    return path

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from compose.composite import Composite
 from compose.types import Instance
 from objects.pose import SE3
+from objects.progress import Bar
 from rendering import (
     AmbientLight,
     Camera,
     DirectionalLight,
     Frame,
+    RenderConfig,
     contact_sheet,
     depth_picture,
     labelled,
@@ -25,10 +28,15 @@ from rendering import (
     owner_picture,
     render,
     save_depth_png,
+    save_mp4,
     save_png,
+    save_transforms,
 )
+from rendering.atomic import replacing
+from rendering.images import save_depth_npy, save_ids_png
 from scenes.graph import SceneGraph
-from scenes.paths import Settings, numbers
+from scenes.paths import NUMBERS, Settings, numbers
+from scenes.questions import path_at_level
 
 
 def camera_for(graph: SceneGraph, settings: Settings, time: float) -> Camera:
@@ -120,11 +128,78 @@ def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, leve
     return frame.rgb
 
 
-def save_layer(frame: Frame, layer: str, file: Path, graph: SceneGraph, time: float, level: int) -> None:
-    if layer == "depth":
-        save_depth_png(frame.depth, file)
-    else:
-        save_png(layer_picture(frame, layer, graph, time, level), file)
+def instance_ids(frame: Frame, graph: SceneGraph, time: float, level: int = 0) -> tuple[Tensor, dict[int, str]]:
+    """Whose each pixel is as numbers of nodes, ``[h, w]``, 0 for none; and the path of each number that may occur.
+
+    A node keeps its number whatever else is edited. With a level (1: the top) the numbers are those of whole things.
+
+    Raises:
+        ValueError: Numbers that don't fit 16 bits.
+    """
+    paths = [instance.name for instance in graph.at(time).instances]
+    if level > 0:
+        paths = [path_at_level(path, level) for path in paths]
+    numbers = torch.tensor([graph[path].record.id for path in paths] or [0])
+    if int(numbers.max()) > 65535:
+        raise ValueError(
+            f"ids: node numbers must fit 16 bits (65535), got {int(numbers.max())}; render parts of the scene"
+        )
+    ids = torch.where(frame.owner >= 0, numbers[frame.owner.clamp(min=0)], 0)
+    return ids, dict(zip(numbers.tolist(), paths, strict=False))
+
+
+def save_names(graph: SceneGraph, names: dict[int, str], file: Path) -> None:
+    """What ids stand for: ``{"3": {"path": "table/cup", "tags": ["cup"]}}``."""
+    found = {str(number): {"path": path, "tags": list(graph[path].tags)} for number, path in sorted(names.items())}
+    with replacing(file) as part:
+        part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_picture(
+    frame: Frame, camera: Camera, files: dict[str, Path], graph: SceneGraph, time: float, level: int, in_folder: bool
+) -> None:
+    """Writes the layers of one picture; beside ids their names, and in a folder of its own the camera as a transforms.json."""
+    for layer, file in files.items():
+        if layer == "depth":
+            save_depth_png(frame.depth, file)
+        elif layer == "depth_npy":
+            save_depth_npy(frame.depth, file)
+        elif layer == "ids":
+            ids, names = instance_ids(frame, graph, time, level)
+            save_ids_png(ids, file)
+            save_names(graph, names, file.with_suffix(".json"))
+        else:
+            save_png(layer_picture(frame, layer, graph, time, level), file)
+    seen = [layer for layer in files if layer not in NUMBERS]
+    if in_folder and seen:
+        shown = files["rgb" if "rgb" in files else seen[0]]
+        entries: dict[str, Any] = {"time": time}
+        for layer, unit in (("depth", 0.001), ("depth_npy", 1.0)):
+            if layer in files:
+                entries |= {"depth_file_path": files[layer].name, "depth_unit_scale_factor": unit}
+        if "ids" in files:
+            entries["instance_path"] = files["ids"].name
+        save_transforms(shown.with_name("transforms.json"), [camera], [shown.name], frame_entries=[entries])
+
+
+def save_film(
+    graph: SceneGraph,
+    views: Sequence[tuple[float, Camera]],
+    layer: str,
+    file: Path,
+    fps: float,
+    *,
+    config: RenderConfig,
+    level: int,
+) -> None:
+    """Renders and writes a film of one layer."""
+
+    def pictures():
+        for time, camera in Bar(views, desc="film", unit="frame"):
+            frame = render(graph.at(time), camera, lights=graph.lights_at(time), config=config, progress=False)
+            yield layer_picture(frame, layer, graph, time, level)
+
+    save_mp4(pictures(), file, fps)
 
 
 def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time: float) -> None:
@@ -135,7 +210,7 @@ def save_sheet(graph: SceneGraph, users: dict[Any, list[str]], file: Path, time:
     scene_lights = graph.lights_at(time) or lights
     pictures = [labelled(render(graph.at(time), camera, lights=scene_lights).rgb, "scene")]
     chosen = list(users.items())[:59]
-    for field, paths in tqdm(chosen, desc="sheet", unit="object", delay=2, leave=False, disable=None):
+    for field, paths in Bar(chosen, desc="sheet", unit="object"):
         box = field.bounds
         # Turned as it stands in the scene.
         turned = SE3(graph.pose(paths[0], time)[0].quat_wxyz, torch.zeros(3, dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from objects.field import Field
 from objects.files import field_hash
-from objects.fitting import fit_meshes
+from objects.fitting import FitConfig, fit_meshes
 from objects.mesh_files import MeshError, Meshlike
 from objects.training import FitError
 from rendering.camera import Camera
@@ -54,8 +55,8 @@ class Plan:
     handovers: tuple[Handover, ...] = ()
 
 
-def build(plans: Sequence[Plan], *, seed: int = 0) -> SceneGraph:
-    """Makes the scene; meshes learn on the way, in one batch, each distinct one once. It has no history yet.
+def build(plans: Sequence[Plan], *, seed: int = 0, config: FitConfig | None = None) -> SceneGraph:
+    """Makes the scene; meshes learn on the way, in one batch, each distinct one once, as ``config`` says. It has no history yet.
 
     Raises:
         ValueError: Nodes that don't fit together, or a mesh that can't be learned, named by its node.
@@ -70,9 +71,13 @@ def build(plans: Sequence[Plan], *, seed: int = 0) -> SceneGraph:
     learned: dict[int, Field] = {}
     if meshes:
         try:
-            learned = dict(zip(first_user, fit_meshes(meshes, seed=seed), strict=True))
+            with warnings.catch_warnings(record=True) as notes:
+                warnings.simplefilter("always")
+                learned = dict(zip(first_user, fit_meshes(meshes, seed=seed, config=config), strict=True))
         except (MeshError, FitError) as error:
             raise ValueError(_with_nodes(str(error), list(first_user.values()))) from error
+        for note in notes:
+            warnings.warn(_with_nodes(str(note.message), list(first_user.values())), note.category, stacklevel=2)
     graph = SceneGraph()
     known: dict[str, Field] = {}  # equal fields become one
     for plan in plans:

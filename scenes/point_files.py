@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-import io
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
+from objects.ply_file import read_ply
+
+_PLACES = ("x", "y", "z")
 _NORMALS = ("nx", "ny", "nz")
-_COLORS = ("red", "green", "blue")
 
 
 class OrientedPoints(NamedTuple):
     """Points on a surface in the frame and units of their file, with normals, and colours (sRGB in 0..1) if it has any."""
 
-    points: Float[Tensor, "n 3"]
+    points: Float[Tensor, "n 3"]  # float64: files may lie far from the origin
     normals: Float[Tensor, "n 3"]
     colors: Float[Tensor, "n 3"] | None
 
 
 def read_points(path: str | PathLike[str]) -> OrientedPoints:
-    """Reads the vertices of a PLY file; faces, if there are any, are left aside.
+    """Reads the vertices of a PLY file; faces, if there are any, are left aside. What colours mean: `objects.paint`.
 
     Raises:
         ValueError: Not a PLY file that can be read, or one without normals.
     """
-    data = io.BytesIO(Path(path).read_bytes())
+    notes: list[str] = []
     try:
-        loaded = trimesh.load(data, file_type="ply", process=False)
-    except Exception as error:  # a damaged file makes the reader of trimesh fail in any way
+        file = read_ply(Path(path))
+    except ValueError as error:
         raise ValueError(f"points: {str(path)!r} cannot be read as PLY: {error}") from error
-    raw = getattr(loaded, "metadata", {}).get("_ply_raw", {}).get("vertex", {}).get("data")
-    if raw is None:
+    table = file.elements.get("vertex", {})
+    if not table:
         raise ValueError(f"points: expected a PLY file with points, {str(path)!r} has none")
-    names = raw.keys() if isinstance(raw, dict) else raw.dtype.names
-
-    def columns(wanted: tuple[str, ...]) -> np.ndarray:
-        return np.stack([np.ravel(raw[name]) for name in wanted], -1)
-
-    missing = [name for name in ("x", "y", "z", *_NORMALS) if name not in names]
+    missing = [name for name in (*_PLACES, *_NORMALS) if not isinstance(table.get(name), np.ndarray)]
     if missing:
         raise ValueError(f"points: expected x y z nx ny nz for each point, {str(path)!r} has no {' '.join(missing)}")
-    colors = None
-    if all(name in names for name in _COLORS):
-        stored = columns(_COLORS)
-        scale = np.iinfo(stored.dtype).max if np.issubdtype(stored.dtype, np.integer) else 1.0
-        colors = torch.from_numpy((stored / scale).astype(np.float32))
-    points, normals = (torch.from_numpy(columns(c).astype(np.float32)) for c in (("x", "y", "z"), _NORMALS))
-    return OrientedPoints(points, normals, colors)
+    rgb, _ = file.colors("vertex", notes)
+    if notes:
+        warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=2)
+    points, normals = (np.stack([np.asarray(table[name]) for name in names], -1) for names in (_PLACES, _NORMALS))
+    return OrientedPoints(
+        torch.from_numpy(points.astype(np.float64)),
+        torch.from_numpy(normals.astype(np.float32)),
+        None if rgb is None else torch.from_numpy(rgb.astype(np.float32)),
+    )

@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from objects.aabb import Aabb
 from objects.files import load_field
 from objects.pose import SE3
 from rendering.camera import Camera
@@ -57,6 +60,12 @@ class Words:
             return float(got)
         except ValueError:
             raise ValueError(f"expected {what}, a number, got {got!r}; usage: {self._usage}") from None
+
+    def seed(self) -> int:
+        value = self.number("a seed")
+        if not (0 <= value < 2**53 and value == int(value)):
+            raise ValueError(f"expected a seed, a whole number of 0 or more, got {value:g}")
+        return int(value)
 
     def whole(self, what: str) -> int:
         value = self.number(what)
@@ -125,6 +134,35 @@ def _rotate(graph: SceneGraph, words: Words) -> None:
         axis = (x, *words.numbers(2, "an axis"))
     about = words.numbers(3, "x y z") if words.option("pivot") else None
     graph.rotate(path, axis, degrees, about=about, **_how(words))
+
+
+def _drop(graph: SceneGraph, words: Words) -> None:
+    path, how = words.take("a path"), {}
+    while (word := words.option_of("onto", "along", "time")) is not None:
+        if word == "onto":
+            how[word] = words.take("a path")
+        elif word == "along":
+            how["direction"] = words.numbers(3, "x y z")
+        else:
+            how[word] = words.number("a time in seconds")
+    graph.drop(path, **how)
+
+
+def _put(graph: SceneGraph, words: Words) -> None:
+    path = words.take("a path")
+    how: dict[str, Any] = {}
+    while (word := words.option_of("near", "on", "within", "gap", "seed", "time")) is not None:
+        if word == "near":
+            how[word] = words.numbers(3, "x y z")
+        elif word == "on":
+            how[word] = words.take("a path")
+        elif word == "within":
+            how["region"] = Aabb(*(torch.tensor(words.numbers(3, "x y z")) for _ in range(2)))
+        elif word == "seed":
+            how[word] = words.seed()
+        else:
+            how[word] = words.number("a time in seconds" if word == "time" else "metres")
+    graph.place_free(path, **how)
 
 
 def _place(graph: SceneGraph, words: Words) -> None:
@@ -238,6 +276,14 @@ VERBS: dict[str, Verb] = {
         _rotate,
     ),
     "place": Verb("place PATH at X Y Z QW QX QY QZ [frame world|parent] [time T]", "a whole pose", _place),
+    "put": Verb(
+        "put PATH [near X Y Z] [on OTHER] [within LO HI] [gap G] [seed N] [time T]",
+        "where it overlaps nothing, near a place; LO, HI: corners of a box",
+        _put,
+    ),
+    "drop": Verb(
+        "drop PATH [onto OTHER] [along X Y Z] [time T]", "down (or along) until it touches what is there", _drop
+    ),
     "scale": Verb("scale PATH by FACTOR", "it and all beneath it", _scale),
     "replace": Verb("replace PATH with FILE", "another field in its place", _replace),
     "duplicate": Verb("duplicate PATH as NEW", "a copy that shares weights", _duplicate),
@@ -278,6 +324,12 @@ def statements(script: str) -> list[list[str]]:
         raise ValueError(f"{script!r}: a quote is not closed") from error
 
 
+def _short(text: str, most: int) -> str:
+    """In one line of so many characters at most."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def run_script(graph: SceneGraph, script: str) -> list[str]:
     """Carries out all statements, or none: at the first mistake the scene is put back as it was.
 
@@ -303,7 +355,7 @@ def run_script(graph: SceneGraph, script: str) -> list[str]:
             left.end()
         except (ValueError, OSError) as error:
             graph.go_back(before)
-            raise ValueError(f"{shlex.join(words)}: {error}") from error
+            raise ValueError(f"{_short(shlex.join(words), 150)}: {_short(str(error), 400)}") from error
         except BaseException:
             graph.go_back(before)
             raise

@@ -19,6 +19,7 @@ from objects.field import Field
 from objects.files import field_hash
 from objects.pose import SE3
 from scenes.node import ROOT, Hold, Node, checked_scale
+from scenes.node_view import NodeView, UnknownPathError
 from scenes.track import Sim3, Track, number, quat_of, vec_of
 from scenes.view import View
 
@@ -69,9 +70,13 @@ class NodeStore:
     def __contains__(self, path: str) -> bool:
         return isinstance(path, str) and self._find(path) is not None
 
-    def __getitem__(self, path: str) -> Node:
-        """The node at a path."""
-        return self._nodes[self._id(path)]
+    def __getitem__(self, path: str) -> NodeView:
+        """The node at a path: name, field, pose, tags and so on, read-only.
+
+        Raises:
+            UnknownPathError: No such node, a ``ValueError`` and a ``KeyError``; the nearest path is named.
+        """
+        return NodeView(self, self._id(path))
 
     def __iter__(self) -> Iterator[str]:
         """All paths, parents before children, siblings in the order in which they were made."""
@@ -87,8 +92,9 @@ class NodeStore:
         prefix = f"{path.strip('/')}/" if i != ROOT else ""
         return [prefix + name for name, _ in self._in_order(i)]
 
-    def path_of(self, node: Node) -> str:
+    def path_of(self, node: Node | NodeView) -> str:
         """Where a node is found."""
+        node = node.record if isinstance(node, NodeView) else node
         names = []
         while node.id != ROOT:
             names.append(node.name)
@@ -307,7 +313,7 @@ class NodeStore:
             raise ValueError(f"path: expected text such as 'table/mug', got {type(path).__name__}")
         i = self._find(path)
         if i is None:
-            raise ValueError(f"no node {path!r}" + self._suggestion(path))
+            raise UnknownPathError(f"no node {path!r}" + self._suggestion(path))
         if i == ROOT and not root:
             raise ValueError(f"path: expected a node below the root, got {path!r}")
         return i

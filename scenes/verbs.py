@@ -6,37 +6,44 @@ Libraries are loaded when a verb runs, so that help and mistakes are quick.
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scenes.paths import (
+    DATASETS,
     Report,
     Settings,
+    dataset_folder,
     defaults_of,
+    folder_for,
     input_file,
     layer_names,
     numbers,
+    one_of,
     output_file,
     path_of,
     picture_files,
+    preload,
     scene_folder,
 )
 
 if TYPE_CHECKING:
-    from rendering import LearnedViews
+    from rendering import Camera, LearnedViews
     from scenes.graph import SceneGraph
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 _NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
-_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "intrinsics", "depth_unit")
+_SOLID = ("facing", "thickness", "origin")
+_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
 # The kinds of input of `fit` that a key says something for; all, where it isn't listed.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
     **dict.fromkeys(("point_steps",), ("points",)),
-    **dict.fromkeys(_NETWORKS, ("mesh", "points")),
+    **dict.fromkeys((*_NETWORKS, *_SOLID), ("mesh", "points")),
     **dict.fromkeys(_FOR_IMAGES, ("images",)),
 }
 
@@ -68,11 +75,12 @@ def fit(settings: Settings) -> Report:
     init = [input_file("init", settings["init"])] if settings["init"] is not None else []
     targets = _targets(sources, settings["out"], [*sources, *init])
 
+    preload("objects.fitting")
     from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
     from scenes.point_files import read_points
 
     seed = settings["seed"]
-    networks = {f.name: settings[f.name] for f in fields(PointsConfig) if f.name in settings and f.name != "steps"}
+    networks = {key: settings[key] for key in _NETWORKS} | _solid(settings)
     try:
         if meshes:
             start = load_field(init[0]) if init else None
@@ -88,7 +96,8 @@ def fit(settings: Settings) -> Report:
 
     rows = []
     for source, target, field in zip(sources, targets, learned, strict=True):
-        save_field(field, target)
+        with folder_for(target):
+            save_field(field, target)
         rows.append(
             {
                 "object": source.stem,
@@ -98,10 +107,16 @@ def fit(settings: Settings) -> Report:
                 "file": str(target),
             }
         )
-    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.glb'!r})"
+    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.ply'!r})"
     return Report(
         rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
     )
+
+
+def _solid(settings: Settings) -> dict[str, Any]:
+    """How meshes and points are understood, as their configurations take it."""
+    origin = tuple(numbers("origin", settings["origin"], 3)) if settings["origin"] is not None else (0.0, 0.0, 0.0)
+    return {"facing": settings["facing"], "thickness": settings["thickness"], "origin": origin}
 
 
 def _fit_images(settings: Settings) -> Report:
@@ -122,11 +137,13 @@ def _fit_images(settings: Settings) -> Report:
     if not single and (path / "scene.json").is_file():
         raise ValueError(f"out: expected a folder for fields, got the scene {out!r}")
     preview = _preview(path) if single else output_file("out", str(path / "preview.png"))
-    learned = learn_images(views, settings, preview)
+    with folder_for(preview):
+        learned = learn_images(views, settings, preview)
     rows = []
     for instance in learned.instances:
         target = path if single else path / f"{instance.name}.safetensors"
-        save_field(instance.field, target)
+        with folder_for(target):
+            save_field(instance.field, target)
         place = "(" + ", ".join(f"{x:.3f}" for x in instance.T_world_obj.translation.tolist()) + ")"
         rows.append(
             {"object": instance.name, "box": instance.field.bounds.size.tolist(), "at": place, "file": str(target)}
@@ -191,11 +208,14 @@ def build(settings: Settings) -> Report:
     if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
         raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
 
-    from scenes.files import check_target, load_scene, save_scene
+    preload("scenes.files", "scenes.plan")
+    from objects import FitConfig
+    from scenes.files import load_scene, save_scene
     from scenes.plan import build as build_plans
 
+    config = FitConfig(**_solid(settings))
+
     notes: list[str] = []
-    check_target(target)
     replaced = _replaced(target)
     if source.is_dir():
         graph = load_scene(source)
@@ -209,12 +229,15 @@ def build(settings: Settings) -> Report:
 
             plans, notes = read_glb(source)
         try:
-            graph = build_plans(plans, seed=settings["seed"])
+            graph = build_plans(plans, seed=settings["seed"], config=config)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         graph.log.append(f"build from {source.name}")
-    save_scene(graph, target)
-    text = "\n".join(f"note: {note}" for note in [*notes, *replaced])
+    with folder_for(target):
+        save_scene(graph, target)
+    from scenes.checks import size_notes
+
+    text = "\n".join(f"note: {note}" for note in [*notes, *replaced, *size_notes(graph, graph.span[0])])
     return Report(
         [_counts(graph) | {"file": str(target)}],
         f"Next: {_command('render', scene=target, out='scene.png')}",
@@ -229,23 +252,31 @@ def _build_images(settings: Settings) -> Report:
     if not settings["out"]:
         raise ValueError("out: expected out=NAME.scene")
 
-    from scenes.files import check_target, save_scene
+    from scenes.files import save_scene
     from scenes.from_images import learn_images, plans_of, read_images
     from scenes.plan import build as build_plans
 
     views = read_images(settings)
-    target = _scene_target(settings["out"], [])
-    check_target(target)  # before, not after what takes long
+    target = _scene_target(settings["out"], [])  # before, not after what takes long
     replaced = _replaced(target)
     preview = _preview(target)
-    learned = learn_images(views, settings, preview)
+    with folder_for(preview):
+        learned = learn_images(views, settings, preview)
     graph = build_plans(plans_of(learned))
     graph.log.append(f"build from {path_of(settings['images']).name}")
-    save_scene(graph, target)
+    with folder_for(target):
+        save_scene(graph, target)
     command = _command("render", scene=target, out="scene.png", layers="rgb,seen")
     rows = [_counts(graph) | {"file": str(target)}]
     text = "\n".join([_quality(learned, preview), *(f"note: {note}" for note in replaced)])
     return Report(rows, f"Next: {command}", text, {"psnr_db": learned.psnr_db})
+
+
+def _warn_of_oddities(graph: SceneGraph, views: list[tuple[float, Camera]]) -> None:
+    from scenes.checks import camera_notes, size_notes
+
+    for note in [*camera_notes(graph, views), *size_notes(graph, views[0][0])]:
+        warnings.warn(note, stacklevel=2)
 
 
 def _replaced(target: Path) -> list[str]:
@@ -266,15 +297,18 @@ def edit(settings: Settings) -> Report:
             "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
         )
 
-    from scenes.files import kept_history, load_scene, save_scene
+    preload("scenes.files")
+    from scenes.files import kept_history, load_scene, locked, save_scene
     from scenes.script import run_script
 
-    graph = load_scene(source)
-    try:
-        done = run_script(graph, settings["do"])
-    except ValueError as error:
-        raise ValueError(f"do: {error}") from error
-    save_scene(graph, target)
+    with locked(source) if target == source else nullcontext():  # no edit of another process is lost in between
+        graph = load_scene(source)
+        try:
+            done = run_script(graph, settings["do"])
+        except ValueError as error:
+            raise ValueError(f"do: {error}") from error
+        with folder_for(target):
+            save_scene(graph, target)
     only_edits = not any(line.startswith(("undo", "redo")) for line in done) and len(done) <= len(
         kept_history(graph)[0]
     )
@@ -293,11 +327,16 @@ def render(settings: Settings) -> Report:
     With several layers, out=a.png gives a.png for rgb and a-depth.png and so on for the others.
     """
     source = scene_folder("scene", settings["scene"])
-    layers = layer_names(settings["layers"])
-    is_film = bool(settings["out"]) and settings["out"].lower().endswith(".mp4")
-    files = picture_files(settings["out"], layers, is_film, source)
-    if settings["clip"] not in ("auto", "orbit", "time", "both"):
-        raise ValueError(f"clip: expected auto, orbit, time or both, got {settings['clip']!r}")
+    layers, form = layer_names(settings["layers"]), settings["dataset"]
+    is_film = form is None and bool(settings["out"]) and settings["out"].lower().endswith(".mp4")
+    if form is not None:
+        one_of("dataset", form, DATASETS)
+        if layers != ["rgb"]:
+            raise ValueError("layers: a data set has layers of its own; leave it out")
+        files = {form: dataset_folder(settings["out"], source)}
+    else:
+        files = picture_files(settings["out"], layers, is_film, source)
+    one_of("clip", settings["clip"], ("auto", "orbit", "time", "both"))
     if settings["level"] < 0:
         raise ValueError(f"level: expected 0 or more, got {settings['level']}")
     if not 0 < settings["fps"] <= 240:
@@ -308,43 +347,49 @@ def render(settings: Settings) -> Report:
 
     given_time = None if settings["time"] is None else numbers("time", settings["time"], 1)[0]
 
-    from tqdm import tqdm
-
-    from rendering import RenderConfig, save_mp4
+    preload("scenes.files", "scenes.pictures")
+    from rendering import RenderConfig
     from rendering import render as render_frame
     from scenes.files import load_scene
-    from scenes.pictures import camera_for, film, layer_picture, save_layer
+    from scenes.pictures import camera_for, film, save_film, save_picture
 
     background = numbers("background", settings["background"], 3)
     behind = (background[0], background[1], background[2])
     config = RenderConfig(settings["antialias"], settings["shadows"], behind, certify=settings["certify"])
     graph = load_scene(source)
     time = graph.span[0] if given_time is None else given_time
-    if is_film:
+    level, details = settings["level"], {}
+    if is_film or form is not None:
         views = film(graph, settings, time, seconds)
-
-        def pictures():
-            for t, camera in tqdm(views, desc="film", unit="frame", delay=2, leave=False, disable=None):
-                frame = render_frame(graph.at(t), camera, lights=graph.lights_at(t), config=config, progress=False)
-                yield layer_picture(frame, layers[0], graph, t, settings["level"])
-
-        save_mp4(pictures(), files[layers[0]], settings["fps"])
+        _warn_of_oddities(graph, views)
         row = {"frames": len(views), "width": views[0][1].width, "height": views[0][1].height}
+        with folder_for(*(file / "images" if form else file for file in files.values())):
+            if form is not None:
+                from scenes.dataset import save_dataset
+
+                save_dataset(graph, views, form, files[form], config=config, level=level)
+            else:
+                save_film(graph, views, layers[0], files[layers[0]], settings["fps"], config=config, level=level)
     else:
         camera = camera_for(graph, settings, time)
+        _warn_of_oddities(graph, [(time, camera)])
         frame = render_frame(graph.at(time), camera, lights=graph.lights_at(time), config=config)
-        for layer, file in files.items():
-            save_layer(frame, layer, file, graph, time, settings["level"])
+        with folder_for(*files.values()):
+            in_folder = (
+                path_of(settings["out"]).suffix.lower() not in (".png", ".npy") or path_of(settings["out"]).is_dir()
+            )
+            save_picture(frame, camera, files, graph, time, level, in_folder)
         row = {
             "covered": f"{100 * float((frame.owner >= 0).float().mean()):.1f} %",
             "width": camera.width,
             "height": camera.height,
         }
+        details = {"camera": camera.to_nerfstudio() | {"time": time}}
     rows = [{"layer": layer} | row | {"file": str(file)} for layer, file in files.items()]
     nodes = [graph[path] for path in graph]
-    dark = "rgb" in files and not graph.lights_at(time) and any(n.lit for n in nodes if n.field is not None)
+    dark = ("rgb" in files or form) and not graph.lights_at(time) and any(n.lit for n in nodes if n.field is not None)
     note = "The scene has no light: colours are shown as they are. A light: edit do='add sun; light sun directional'"
-    return Report(rows, note if dark else "")
+    return Report(rows, note if dark else "", "", details)
 
 
 def info(settings: Settings) -> Report:
@@ -358,9 +403,10 @@ def info(settings: Settings) -> Report:
     if settings["min_depth"] < 0 or settings["lines"] < 1:
         raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
 
+    preload("scenes.files")
     from objects.files import field_hash
+    from scenes.checks import size_notes, without_background
     from scenes.files import load_scene
-    from scenes.pictures import save_sheet
 
     graph = load_scene(source)
     time = settings["time"]
@@ -379,7 +425,7 @@ def info(settings: Settings) -> Report:
         }
         for field, paths in users.items()
     ]
-    overlaps = graph.overlaps(time, min_depth=settings["min_depth"])
+    overlaps = without_background(graph, graph.overlaps(time, min_depth=settings["min_depth"]))
     counts = _counts(graph)
     first, last = graph.span
     lines = [f"{source.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
@@ -393,6 +439,7 @@ def info(settings: Settings) -> Report:
         lines.append(f"overlap: {len(overlaps) - 10} more pairs")
     if not overlaps:
         lines.append(f"nothing overlaps more than {1000 * settings['min_depth']:g} mm")
+    lines += [f"note: {note}" for note in size_notes(graph, time)]
     undo, redo = graph.history
     for word, edits in (("undo", undo), ("redo", redo)):
         if edits:
@@ -400,7 +447,10 @@ def info(settings: Settings) -> Report:
             lines.append(f"can {word} ({len(edits)}): " + "; ".join(newest) + (" ..." if len(edits) > 5 else ""))
     lines.append("")
     if sheet is not None:
-        save_sheet(graph, users, sheet, time)
+        from scenes.pictures import save_sheet
+
+        with folder_for(sheet):
+            save_sheet(graph, users, sheet, time)
     details = {
         "counts": counts,
         "tree": list(graph),
@@ -428,7 +478,14 @@ def _scene_target(out: str | None, inputs: list[Path]) -> Path:
         raise ValueError(f"out: expected a name that ends in .scene, got {out!r}")
     if any(path.exists() and path.samefile(other) for other in inputs):
         raise ValueError(f"out: {out!r} is also the input")
-    return output_file("out", str(path)) if not path.is_dir() else path
+    if not path.is_dir():
+        output_file("out", str(path))
+    if path.parent.is_dir():  # else it is made
+        preload("scenes.files")
+        from scenes.files import check_target
+
+        check_target(path)
+    return path
 
 
 def _counts(graph: SceneGraph) -> dict[str, int]:

@@ -33,6 +33,12 @@ def _same_randomness_for_every_test():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_progress(monkeypatch):
+    """How long something takes is no part of what a test reads on stderr."""
+    monkeypatch.setattr("objects.progress.FIRST_S", 1e9)
+
+
 def _fail_if_required(report):
     if report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2]

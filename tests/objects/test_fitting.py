@@ -262,3 +262,16 @@ def test_fit_points_learns_a_ball():
 def test_bad_points_are_named(points, normals, colors, name):
     with pytest.raises(ValueError, match=name):
         fit_points(points, normals, colors)
+
+
+def test_few_steps_give_a_draft_that_is_told_closed_and_not_kept(tmp_path):
+    few = FitConfig(steps=20)
+    with pytest.warns(UserWarning, match="mesh: a draft, as 20 steps are few: fit: .*give it more steps|too few steps"):
+        field = fit_mesh(trimesh.creation.box((1, 1, 1)), config=few, progress=False)
+    lo, hi = field.bounds.lo, field.bounds.hi
+    p = lo + (hi - lo) * torch.rand(4096, 3, generator=torch.Generator().manual_seed(0))
+    axis = torch.arange(4096) % 3
+    p[torch.arange(4096), axis] = torch.where(torch.arange(4096) % 2 == 0, lo[axis], hi[axis])
+    assert float(field.sdf(p).min()) > 0
+    assert field.to_mesh().volume > 0
+    assert not list((tmp_path / "cache" / "fields").iterdir())

@@ -32,7 +32,9 @@ def test_inverted_mesh_means_the_same_solid():
     box = trimesh.creation.box((1, 2, 3))
     box.invert()
     p = _points()
-    np.testing.assert_allclose(read_mesh(box).signed_distance(p), _box_distance(p, np.array([0.5, 1, 1.5])), atol=1e-9)
+    with pytest.warns(UserWarning, match="look inwards and were turned.*facing=inwards"):
+        source = read_mesh(box)
+    np.testing.assert_allclose(source.signed_distance(p), _box_distance(p, np.array([0.5, 1, 1.5])), atol=1e-9)
 
 
 def test_overlapping_bodies_are_the_union_without_inner_walls():
@@ -100,11 +102,12 @@ def test_texture_is_looked_up(tmp_path):
     ramp[..., 0] = np.linspace(0, 255, 64)[None]
     ramp[..., 1] = np.linspace(255, 0, 64)[:, None]  # v points up, rows down
     box = trimesh.creation.box((2, 2, 2))
-    uv = (box.vertices[:, :2] + 1) / 2
+    uv = (0.5 + 63 * (box.vertices[:, :2] + 1) / 2) / 64  # from centre to centre of the outer texels
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(ramp))
     box.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
     for name in ("box.obj", "box.glb"):
         box.export(tmp_path / name)
+        (tmp_path / "material.mtl").write_text("newmtl material_0\nmap_Kd material_0.png\n")
         source = read_mesh(tmp_path / name)
         p, _ = source.sample(500, RNG)
         expected = np.concatenate([(p[:, :2] + 1) / 2, np.zeros((500, 1))], 1)
@@ -165,8 +168,8 @@ def _with_nan() -> trimesh.Trimesh:
     [
         (_with_nan(), "NaN"),
         (trimesh.Trimesh(np.zeros((3, 3)), np.zeros((0, 3), int), process=False), "none"),
-        (trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]], process=False), "flat"),
-        (trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 1]], [[0, 1, 2]], process=False), "no volume"),
+        (trimesh.Trimesh(np.ones((3, 3)), [[0, 1, 2]], process=False), "one point"),
+        (trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]], process=False), "area"),
         (trimesh.Trimesh(np.eye(3), [[0, 1, 7]], process=False, validate=False), "index"),
         (3, "int"),
     ],

@@ -8,7 +8,7 @@ from trimesh.visual import ColorVisuals
 
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
-from objects.meshing import _sampled
+from objects.meshing import sample_grid
 from objects.pose import SE3
 from objects.primitives import Box, Sphere, Torus
 from objects.setops import Difference, Placed, Union
@@ -98,7 +98,7 @@ def test_meshes_of_wild_networks_are_closed(seed):
 def test_refinement_gives_the_signs_of_the_full_grid():
     field = Union(Torus(0.8, 0.1), Placed(Box((0.3, 1.5, 0.2)), SE3.exp(torch.full((6,), 0.3))), smooth=0.2)
     cell = float(field.bounds.size.max()) / 100
-    values, first = _sampled(field, cell)
+    values, first = sample_grid(field, cell)
     index = torch.cartesian_prod(*[torch.arange(n) for n in values.shape])
     dense = field.sdf(first + cell * index).reshape(values.shape).numpy()
     assert ((values < 0) == (dense < 0)).all()

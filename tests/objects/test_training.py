@@ -112,8 +112,9 @@ def test_a_log_gets_lines_and_hears_that_a_run_goes_on(tmp_path, monkeypatch, ca
     config = TrainConfig(steps=20, checkpoint=tmp_path / "run.safetensors", checkpoint_every=10, label="thing")
     with pytest.raises(KeyboardInterrupt):
         _run(config, stop_at=15)
-    assert capsys.readouterr().err == ""  # nothing within half a minute
-    monkeypatch.setattr("objects.training._LINE_S", -1.0)
+    assert capsys.readouterr().err == ""  # nothing within two seconds
+    monkeypatch.setattr("objects.progress.FIRST_S", -1.0)
+    monkeypatch.setattr("objects.progress.LINE_S", -1.0)
     _run(config)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "thing: going on from step 10 of 20"

@@ -14,7 +14,10 @@ from rendering.images import (
     load_png,
     normal_picture,
     owner_picture,
+    save_depth_npy,
     save_depth_png,
+    save_ids_png,
+    save_mask_png,
     save_mp4,
     save_png,
 )
@@ -171,3 +174,30 @@ def test_contact_sheet_places_pictures_row_by_row():
         contact_sheet([], 2)
     with pytest.raises(ValueError, match="columns"):
         contact_sheet(pictures, 0)
+
+
+def test_depth_as_an_array_is_exact_and_0_where_there_is_none(tmp_path):
+    depth = torch.tensor([[0.123456, math.inf], [math.nan, 70000.5]])
+    save_depth_npy(depth, tmp_path / "d.npy")
+    read = np.load(tmp_path / "d.npy")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, np.array([[0.123456, 0], [0, 70000.5]], dtype=np.float32))
+    with pytest.raises(ValueError, match=r"end in \.npy"):
+        save_depth_npy(depth, tmp_path / "d.png")
+
+
+def test_ids_are_16_bit_numbers(tmp_path):
+    ids = torch.tensor([[0, 1], [300, 65535]])
+    save_ids_png(ids, tmp_path / "i.png")
+    with Image.open(tmp_path / "i.png") as image:
+        assert image.mode == "I;16"
+        np.testing.assert_array_equal(np.asarray(image), ids.numpy())
+    for wrong in (torch.tensor([[65536]]), torch.tensor([[-1]]), torch.zeros(0, 3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="save_ids_png"):
+            save_ids_png(wrong, tmp_path / "i.png")
+
+
+def test_masks_are_black_and_white(tmp_path):
+    save_mask_png(torch.tensor([[True, False]]), tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.mode == "L" and np.asarray(image).tolist() == [[255, 0]]

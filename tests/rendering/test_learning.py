@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from compose import Composite, Instance
-from objects import SE3
+from objects import SE3, SirenField
 from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
 from rendering.bundle import _thinned
 from rendering.first_shapes import boxes_of
 from rendering.hulls import Carver, distance_from_fused, fused, measured_ahead
-from rendering.learning import Learner
+from rendering.learning import Learner, _observe
 from rendering.voxels import VoxelTraining
 
 SMALL = ViewsConfig(
@@ -364,3 +364,79 @@ def test_colours_that_change_with_the_direction_of_view_are_learned():
     assert int(both.sum()) > 30
     assert float((got.rgb - want.rgb)[both].abs().mean()) < 0.06
     assert float((want.rgb[both][:, 0] - 0.5).abs().mean()) > 0.2
+
+
+# -- pixels that aren't valid ------------------------------------------------------------------------------------------
+
+
+def spotted(views: Views, seed: int) -> Views:
+    """The same with a spot in the middle and one at an edge of each picture that isn't valid, and holds what chance put there."""
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for view in views:
+        valid = torch.ones_like(view.valid)
+        valid[12:18, 14:22] = False
+        valid[:, :4] = False
+
+        def odd(layer, highest):
+            if layer is None:
+                return None
+            junk = (torch.rand(layer.shape, generator=generator) * highest).to(layer.dtype)
+            return torch.where(valid if layer.dim() == 2 else valid[..., None], layer, junk)  # noqa: B023
+
+        layers = {"alpha": odd(view.alpha, 1.0), "depth": odd(view.depth, 2.0), "ids": odd(view.ids, 3.0)}
+        result.append(View(view.camera, odd(view.rgb, 1.0), valid=valid, **layers))
+    return Views(result)
+
+
+SHORT = dataclasses.replace(SMALL, steps=40, hull_steps=100)
+
+
+@pytest.mark.parametrize(
+    ("layers", "refine"),
+    [
+        ({"depth": True, "ids": True}, False),
+        ({"depth": True, "ids": False}, True),
+        ({"depth": False, "ids": False, "alpha": True}, False),
+        ({"depth": False, "ids": True, "alpha": True}, False),
+        ({"depth": False, "ids": False}, False),
+    ],
+)
+def test_what_pixels_that_arent_valid_hold_changes_nothing(layers, refine):
+    views = seen_by(things(), cameras(8), **layers)
+    first, second = (fit_views(spotted(views, seed), config=SHORT, refine=refine, progress=False) for seed in (1, 2))
+    assert first.psnr_db == second.psnr_db and first.background == second.background
+    assert [i.name for i in first.instances] == [i.name for i in second.instances]
+    for a, b in zip(first.instances, second.instances, strict=True):
+        assert torch.equal(a.T_world_obj.as_matrix(), b.T_world_obj.as_matrix())
+        for key, value in a.field.state_dict().items():
+            assert torch.equal(value, b.field.state_dict()[key]), (a.name, key)
+    for a, b in zip(first.cameras, second.cameras, strict=True):
+        assert torch.equal(a.T_world_cam.as_matrix(), b.T_world_cam.as_matrix())
+
+
+@pytest.mark.parametrize("layers", [{"depth": True, "ids": True}, {"depth": False, "ids": True, "alpha": True}])
+def test_pixels_that_arent_valid_carve_nothing(layers):
+    whole = seen_by(things(), cameras(), **layers)
+    grid = torch.cartesian_prod(*(torch.linspace(-0.28, 0.28, 9, dtype=torch.float64),) * 3)
+    inside = grid[grid.norm(dim=-1) < 0.28] + torch.tensor([-0.4, 0.0, 0.3])
+    assert bool((Carver(whole).support(inside, 0.07, 1) > 0).all())
+    assert bool((Carver(spotted(whole, 1)).support(inside, 0.07, 1) > 0).all())
+
+
+def test_a_surface_that_only_pixels_that_arent_valid_show_was_not_seen():
+    field = SirenField(Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5)), observed=True, seed=0).requires_grad_(False)
+    camera, seen = cameras(1)[0], []
+    for columns in (40, 20, 0):
+        valid = torch.zeros(30, 40, dtype=torch.bool)
+        valid[:, :columns] = True
+        _observe([Instance("thing", field, SE3.identity())], [camera], [valid])
+        seen.append(int((field.observed > 0).sum()))
+    assert seen[0] > seen[1] > seen[2] == 0
+
+
+def test_pictures_whose_masks_leave_nothing_are_refused():
+    view = seen_by(things(), cameras(1), depth=True, ids=False)[0]
+    nothing = View(view.camera, view.rgb, depth=view.depth, valid=torch.zeros_like(view.valid))
+    with pytest.raises(ViewError, match="leaves nothing of any picture"):
+        fit_views(Views([nothing]), config=SHORT, progress=False)

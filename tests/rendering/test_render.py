@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from objects.pose import SE3
 from objects.primitives import Box, Sphere
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from rendering.lights import linear_from_srgb, srgb_from_linear
+from rendering.render import RenderOptions
+from scenes import SceneGraph
 
 PLAIN = RenderConfig(antialias=1)
 ORIGIN = SE3.identity()
@@ -40,6 +44,61 @@ def sphere_hit(camera: Camera, center: Tensor, radius: float) -> tuple[Tensor, T
 def floor_points(camera: Camera) -> Tensor:
     rays = camera.rays()
     return rays.at(-rays.origins[:, 2] / rays.directions[:, 2])
+
+
+# -- how it is called ------------------------------------------------------------------------------------------------
+
+
+def test_options_are_keywords_and_equal_those_of_a_config():
+    scene, camera = Composite([ball(), floor()]), Camera.look_at((2, 1.5, 1), (0, 0, 0), 40, 30)
+    config = RenderConfig(antialias=1, shadows=False, background=(0, 0, 1))
+    want = render(scene, camera, lights=[DirectionalLight((0, 0.5, -1))], config=config)
+    got = render(
+        scene, camera, lights=[DirectionalLight((0, 0.5, -1))], antialias=1, shadows=False, background=(0, 0, 1)
+    )
+    assert torch.equal(got.rgb, want.rgb)
+    both = render(
+        scene, camera, lights=[DirectionalLight((0, 0.5, -1))], config=replace(config, antialias=3), antialias=1
+    )
+    assert torch.equal(both.rgb, want.rgb)
+
+
+def test_the_options_of_render_are_the_fields_of_its_config():
+    assert get_type_hints(RenderOptions) == get_type_hints(RenderConfig)
+
+
+def test_a_scene_graph_is_shown_with_its_own_lights_at_a_time():
+    graph = SceneGraph()
+    graph.add("floor", Box((4, 4, 0.2)))
+    graph.add("ball", Sphere(0.3), pose=at(0, 0, 0.5))
+    graph.add("sun", light=DirectionalLight((0.2, 0, -1)))
+    graph.move("ball", to=(1, 0, 0.5), time=2.0)
+    camera = Camera.look_at((2, 1.5, 1), (0, 0, 0), 40, 30)
+    for time in (0.0, 1.5):
+        want = render(graph.at(time), camera, lights=graph.lights_at(time))
+        assert torch.equal(render(graph, camera, time=time).rgb, want.rgb)
+    assert torch.equal(render(graph, camera, lights=()).rgb, render(graph.at(), camera).rgb)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"antialiasing": 1}, "unknown option 'antialiasing'; did you mean 'antialias'"),
+        ({"light": []}, "unknown option 'light'; did you mean 'lights'"),
+        ({"qqq": []}, "unknown option 'qqq'; there is antialias, shadows"),
+        ({"antialias": 2.5}, "antialias must be a whole number, got 2.5"),
+        ({"antialias": True}, "antialias must be a whole number"),
+        ({"shadows": "no"}, "shadows must be True or False, got 'no'"),
+        ({"background": "white"}, "background must be 3 numbers"),
+        ({"background": 1}, "background must be 3 numbers"),
+        ({"config": {"antialias": 1}}, "config must be a RenderConfig, got dict"),
+        ({"time": 1.0}, "a Composite is a scene at one time already"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options, message):
+    camera = Camera.look_at((2, 1.5, 1), (0, 0, 0), 4, 3)
+    with pytest.raises(ValueError, match=message):
+        render(Composite([ball()]), camera, **options)
 
 
 # -- geometry --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -376,7 +378,7 @@ def write_ply(path: str, cloud: OrientedPoints, *, binary: bool, without: str = 
 def test_points_normals_and_colours_are_read(tmp_path, cloud, binary):
     write_ply(str(tmp_path / "p.ply"), cloud, binary=binary)
     for got, expected in zip(read_points(tmp_path / "p.ply"), cloud, strict=True):
-        torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=0, check_dtype=False)
     write_ply(str(tmp_path / "p.ply"), cloud, binary=binary, without="red")
     assert read_points(tmp_path / "p.ply").colors is None
 
@@ -405,3 +407,17 @@ def test_fit_hands_points_and_settings_to_the_library(tmp_path, monkeypatch, clo
     torch.testing.assert_close(arguments[1], cloud.normals, atol=2e-5, rtol=0)
     assert keywords == {"seed": 3, "config": PointsConfig(steps=7, color_width=9)}
     assert load_field("o.safetensors").bounds.size.tolist() == [2, 2, 2]
+
+
+def test_looking_at_a_scene_loads_none_of_the_libraries_of_learning():
+    code = """
+import sys
+from scenes.paths import preload
+preload("scenes.files", "scenes.pictures", "scenes.checks")
+import gc
+names = {"scipy.ndimage", "scipy.spatial", "trimesh", "igl", "skimage", "pygltflib", "manifold3d"}
+print(gc.isenabled(), sorted(names & sys.modules.keys()))
+"""
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "[]"]

@@ -18,6 +18,7 @@ from objects import SE3, Aabb, Box, SirenField, Sphere
 from objects.files import field_hash
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
+from scenes.files import locked
 
 
 def at(x, y=0.0, z=0.0):
@@ -268,7 +269,7 @@ def test_killed_while_saving_50_times_leaves_the_old_or_the_new_scene_whole(tmp_
     assert torn > 5
     save_scene(want["s"], folder)  # sweeps what was left
     assert len(list((folder / "fields").iterdir())) == 6
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
 def test_an_error_at_any_step_of_saving_leaves_the_old_scene(graph, tmp_path, monkeypatch):
@@ -294,7 +295,7 @@ def test_an_error_at_any_step_of_saving_leaves_the_old_scene(graph, tmp_path, mo
             save_scene(graph, folder)
         monkeypatch.undo()
         assert load_scene(folder) == small
-        assert not list(folder.rglob(".*"))
+        assert [path.name for path in folder.rglob(".*")] == [".lock"]
     save_scene(graph, folder)
     assert load_scene(folder) == graph
 
@@ -495,3 +496,68 @@ def test_numbers_that_do_not_fit_their_description_are_found_on_use(tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match=f"{name}.*missing"):
             scene.at(0.0)
+
+
+def _other_process(code: str, *arguments: str) -> subprocess.Popen:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_that_edit_one_scene_lose_no_edit(tmp_path):
+    save_scene(SceneGraph(), tmp_path / "a.scene")
+    code = """
+import sys
+from scenes.cli import main
+for k in range(12):
+    if main(["edit", f"scene={sys.argv[1]}", f"do=add {sys.argv[2]}-{k}"]):
+        sys.exit(1)
+"""
+    editors = [_other_process(code, str(tmp_path / "a.scene"), name) for name in ("left", "right")]
+    for editor in editors:
+        editor.communicate(timeout=120)
+    assert [editor.returncode for editor in editors] == [0, 0]
+    assert set(load_scene(tmp_path / "a.scene")) == {f"{name}-{k}" for name in ("left", "right") for k in range(12)}
+
+
+def test_a_scene_that_another_process_holds_is_refused_in_one_line_and_then_free_again(tmp_path, monkeypatch):
+    graph = SceneGraph()
+    save_scene(graph, tmp_path / "a.scene")
+    before = (tmp_path / "a.scene/scene.json").read_bytes()
+    monkeypatch.setattr("scenes.files._LOCK_S", 0.3)
+    code = "import sys\nfrom scenes.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
+    holder = _other_process(code, str(tmp_path / "a.scene"))
+    try:
+        assert holder.stdout.readline() == "held\n"
+        graph.add("ball", Sphere(0.1))
+        with pytest.raises(SceneFileError, match=r"a\.scene: another process is saving to this scene .*try again"):
+            save_scene(graph, tmp_path / "a.scene")
+        assert (tmp_path / "a.scene/scene.json").read_bytes() == before
+        load_scene(tmp_path / "a.scene")  # reading needs no lock
+        save_scene(graph, tmp_path / "b.scene")
+        holder.kill()  # whatever ends it
+        holder.wait()
+        save_scene(graph, tmp_path / "a.scene")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert "ball" in load_scene(tmp_path / "a.scene")
+
+
+def test_locks_of_one_process_stand_in_one_another(tmp_path):
+    graph = SceneGraph()
+    save_scene(graph, tmp_path / "a.scene")
+    with locked(tmp_path / "a.scene"), locked(tmp_path / "." / "a.scene"):
+        graph.add("ball", Sphere(0.1))
+        save_scene(graph, tmp_path / "a.scene")
+    assert "ball" in load_scene(tmp_path / "a.scene")
+
+
+def test_a_new_scene_that_cannot_be_saved_leaves_no_folder(tmp_path, monkeypatch):
+    graph = SceneGraph()
+    graph.add("ball", Sphere(0.1))
+    monkeypatch.setattr("scenes.files.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("scenes.files.save_field", lambda *_: None)
+    with pytest.raises(SceneFileError, match="at most 10 bytes"):
+        save_scene(graph, tmp_path / "a.scene")
+    assert not list(tmp_path.iterdir())

@@ -1,13 +1,15 @@
 """Learning from folders of pictures, as a user types it."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from compose import Composite, Instance
-from objects import SE3, load_field
+from objects import SE3, FitError, load_field
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, load_png, render, save_depth_png, save_png, save_transforms
 from scenes import load_scene
@@ -58,6 +60,7 @@ def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):
     assert (code, err) == (0, "")
     scene = load_scene("learned.scene")
     assert sorted(scene) == ["background", "camera", "object_1"]
+    assert (scene["background"].tags, scene["object_1"].tags) == (("background",), ())
     place = scene.pose("object_1")[0].translation
     assert float((place - torch.tensor([0.0, 0.1, 0.3])).norm()) < 0.1
     assert "layers=rgb,seen" in out
@@ -101,6 +104,8 @@ def test_fit_of_one_object_writes_one_file(folder, capsys):
         (["fit", "mesh=a.obj", "out=a/", "image_steps=5"], "image_steps: it is for images=, not for mesh="),
         (["fit", "images=shots", "out=old.scene/"], "got the scene"),
         (["fit", "images=shots", "out=a/", "depth_unit=1mm"], "depth_unit: expected a number"),
+        (["fit", "images=shots", "out=a/", "masks=valid"], "masks: expected ignore or empty, got 'valid'"),
+        (["fit", "mesh=a.obj", "out=a/", "masks=empty"], "masks: it is for images=, not for mesh="),
         (["build", "images=shots", "out=full.scene"], "got one with 'notes.txt'"),
         (["build", "images=shots", "out=file.scene"], "a file is in the way"),
         (["build", "images=shots", "scene=a.yaml", "out=a.scene"], "got both"),
@@ -115,6 +120,31 @@ def test_what_cannot_be_learned_is_said_in_one_line(folder, capsys, arguments, m
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("default:.*give masks=empty")  # shown, not raised
+@pytest.mark.parametrize(("masks", "said"), [(None, "give masks=empty"), ("empty", ""), ("ignore", "")])
+def test_what_a_mask_means_is_settable_and_said(folder, capsys, masks, said, monkeypatch):
+    data = json.loads((folder / "shots/transforms.json").read_text())
+    for i, frame in enumerate(data["frames"]):
+        frame["mask_path"] = frame.pop("instance_path")
+        mask = np.full((18, 24), 255, np.uint8)
+        mask[:9, :6] = 0
+        Image.fromarray(mask).save(folder / f"shots/mask{i}.png")
+    (folder / "shots/transforms.json").write_text(json.dumps(data))
+    got = []
+
+    def caught(views, *_, **__):
+        got.append(views)
+        raise FitError("stop here")
+
+    monkeypatch.setattr("scenes.from_images.fit_views", caught)
+    more = [] if masks is None else [f"masks={masks}"]
+    code, _, err = run(capsys, "fit", "images=shots", "out=a.safetensors", *more)
+    assert code == 2 and (said in err if said else err.count("\n") == 1)
+    view = got[0][0]
+    assert (view.alpha is None) == (masks != "empty")
+    assert bool(view.valid.all()) == (masks == "empty")
 
 
 def test_an_empty_folder_is_named(folder, capsys):

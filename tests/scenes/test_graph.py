@@ -223,11 +223,11 @@ def test_a_node_may_change_hands_many_times(room):
     room.reparent("stuff/other", "table", start=1.0)
     room.reparent("table/other", "table/tray", start=2.0)
     room.move("table", by=(1, 0, 0), time=3.0)
-    assert len(room["table/tray/other"].holds) == 3
+    assert len(room["table/tray/other"].record.holds) == 3
     with pytest.raises(ValueError, match="start must come after 2 s"):
         room.reparent("table/tray/other", "stuff", start=1.5)
     room.reparent("table/tray/other", "stuff")
-    assert len(room["stuff/other"].holds) == 1
+    assert len(room["stuff/other"].record.holds) == 1
 
 
 def test_group_and_ungroup_leave_everything_where_it_stands(room):
@@ -734,3 +734,55 @@ def test_a_further_object_takes_less_than_2_kb_in_a_graph():
         assert (add(range(500, 4000)) - before) / 3500 < 2000
     finally:
         tracemalloc.stop()
+
+
+# -- nodes as they are shown -------------------------------------------------------------------------------------------
+
+
+def test_a_node_shows_what_it_is_and_follows_edits(room):
+    mug = room["table/tray/mug"]
+    assert (mug.name, mug.path, mug.tags, mug.lit, mug.hidden, mug.moves) == (
+        "mug", "table/tray/mug", ("cup",), True, False, False,
+    )  # fmt: skip
+    assert mug.field is BALL
+    assert mug.parent == room["table/tray"]
+    assert room["table"].parent is None
+    assert [child.path for child in room["table"].children] == ["table/tray"]
+    assert isinstance(room["lamp"].light, PointLight)
+    assert room["eye"].camera is not None and room["lamp"].camera is None
+    pose, scale = room.pose("table/tray/mug")
+    assert_same_place(mug.pose().as_matrix(), pose.as_matrix())
+    assert (mug.scale(), mug.scale(frame="parent"), room["table/tray"].scale(frame="parent")) == (scale, 1.0, 2.0)
+    assert_same_place(mug.pose(frame="parent").translation, (0, 0.3, 0.1))
+    room.move("table/tray/mug", by=(0, 0, 1), frame="parent", time=2.0)
+    assert mug.moves
+    assert_same_place(mug.pose(2.0, frame="parent").translation, (0, 0.3, 1.1))
+    room.rename("table", "desk")
+    assert mug.path == "desk/tray/mug"
+    room.remove("desk")
+    with pytest.raises(KeyError, match="was removed"):
+        _ = mug.path
+    room.undo()
+    assert mug.path == "desk/tray/mug"
+
+
+def test_a_view_cannot_be_written_to(room):
+    with pytest.raises(AttributeError):
+        room["table"].name = "desk"
+
+
+def test_a_path_that_is_not_there_is_a_key_and_a_value_error_with_the_nearest(room):
+    for kind in (KeyError, ValueError):
+        with pytest.raises(kind, match=r"^no node 'table/tra'; did you mean 'table/tray'\?$"):
+            room["table/tra"]
+    with pytest.raises(ValueError, match="world or parent"):
+        room["table"].pose(frame="own")
+    assert "table/tray" in room and "table/tra" not in room
+    assert len(room) == len(list(room)) == 7
+
+
+def test_none_stands_for_the_top(room):
+    before = places(room)["table/tray/mug"]
+    assert room.reparent("table/tray/mug", None) == "mug"
+    assert_same_place(places(room)["mug"], before)
+    assert room.log[-1] == "reparent table/tray/mug to /"

@@ -125,7 +125,7 @@ def test_render_layers_go_to_files_of_their_own(folder, capsys):
     )
     assert code == 0, out
     assert sorted(p.name for p in (folder / "all").iterdir()) == [
-        "alpha.png", "depth.png", "depth_view.png", "normal.png", "owner.png", "rgb.png",
+        "alpha.png", "depth.png", "depth_view.png", "normal.png", "owner.png", "rgb.png", "transforms.json",
     ]  # fmt: skip
     graph = load_scene("room.scene")
     frame = render(graph.at(), graph.camera_at("front"))
@@ -216,7 +216,7 @@ def test_info_tells_tree_sizes_and_overlaps_and_draws_a_sheet(folder, capsys):
         (["render", "scene=room.scene", "out=a.png", "camera.width=0"], "whole number from 1"),
         (["render", "scene=room.scene", "out=a.png", "antialias=0"], "antialias"),
         (["render", "scene=room.scene", "out=a.png", "background=1,2,3"], "background"),
-        (["render", "scene=room.scene", "out=a.mp4", "clip=spin"], "auto, orbit, time or both"),
+        (["render", "scene=room.scene", "out=a.mp4", "clip=spin"], "auto, orbit, time, both"),
         (["render", "scene=room.scene", "out=a.mp4", "seconds=-1"], "above 0"),
         (["render", "scene=room.scene", "out=a.png", "level=-1"], "level"),
         (["info", "scene=room.scene", "sheet=a.txt"], "ends in .png"),
@@ -285,3 +285,63 @@ def test_a_scene_that_moves_on_a_track_is_rendered_at_its_time(folder, capsys):
         alpha = load_png("t.png")[..., 0]
         centre.append(float((alpha.sum(0) * torch.arange(40)).sum() / alpha.sum()))
     assert centre[0] < 15 < 19 < centre[1] < 20 < 24 < centre[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "mesh=room.yaml", "out=new/deep/"],
+        ["fit", "mesh=nothing.obj", "out=new/a.safetensors"],
+        ["fit", "images=new", "out=new/deep/"],
+        ["build", "scene=bad.yaml", "out=new/a.scene"],
+        ["build", "scene=roam.yaml", "out=new/a.scene", "summary=sums/a.json"],
+        ["edit", "scene=room.scene", "out=new/a.scene", "do=remove tabel"],
+        ["edit", "scene=room.scene", "do=remove tabel", "summary=sums/a.json"],
+        ["render", "scene=room.scene", "out=new/a.png", "camera.name=table", "summary=sums/b.json"],
+        ["render", "scene=room.scene", "out=new/", "layers=rgb,ids", "background=7,7,7"],
+        ["render", "scene=room.scene", "out=new/a.mp4", "camera.eye=1,2"],
+        ["render", "scene=room.scene", "out=new/", "dataset=bop", "level=2"],
+        ["info", "scene=room.scene", "sheet=new/a.png", "min_depth=-1"],
+    ],
+)  # fmt: skip
+def test_a_refusal_leaves_no_empty_folders(folder, capsys, arguments):
+    (folder / "bad.yaml").write_text("nodes: {a: {shape: {kind: sphere}}}")
+    before = sorted(folder.rglob("*"))
+    assert run(capsys, *arguments)[0] == 2
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_missing_folders_are_made_when_something_is_written(folder, capsys):
+    assert run(capsys, "build", "scene=room.yaml", "out=new/deep/a.scene", "summary=sums/a.json")[0] == 0
+    assert run(capsys, "render", "scene=new/deep/a.scene", "out=more/", "layers=ids", "camera.width=16")[0] == 0
+    assert (folder / "sums/a.json").is_file() and (folder / "more/ids.png").is_file()
+
+
+def test_after_an_error_only_the_empty_folders_it_made_go(tmp_path):
+    from scenes.paths import folder_for
+
+    (tmp_path / "old").mkdir()
+
+    def interrupted():
+        with folder_for(tmp_path / "old/new/deep/a.png", tmp_path / "kept/b.png"):
+            (tmp_path / "kept/b.png").write_text("done")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "kept",
+        "kept/b.png",
+        "old",
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(folder, capsys):
+    (folder / "file").write_text("in the way")
+    for arguments in (
+        ["render", "scene=room.scene", "out=file/a.png"],
+        ["build", "scene=room.yaml", "out=file/a.scene"],
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2
+        assert "a file is in the way" in err

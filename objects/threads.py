@@ -1,0 +1,53 @@
+"""How many threads compute, and how they wait: one policy for torch, numba and BLAS, set before any of them is loaded.
+
+torch and numba each bring an OpenMP runtime (libgomp) whose threads wait for the next bit of work by spinning, for about 15 ms at
+its own defaults. On a machine that does other things as well, those waits take the cores away from the threads that have the work:
+a frame of 0.1 s takes seconds. Spinning for 50 us bridges the gaps between the parts of a frame, and then a thread sleeps.
+What the user has set stays.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+
+_SPINS = "1000"  # about 50 us; what libgomp itself takes where it knows of more threads than cores
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+_COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "IGL_NUM_THREADS")
+
+
+def set_policy(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what isn't set: how threads wait, and as many of them as `usable_cores` or ``OMP_NUM_THREADS`` says."""
+    if not any(environment.get(key) for key in _WAITING):
+        environment["GOMP_SPINCOUNT"] = _SPINS
+    first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    wanted = int(first) if first.isdecimal() and int(first) > 0 else usable_cores()
+    for key in _COUNTS:
+        # numba refuses another number once it has threads
+        if not environment.get(key) and not (key == "NUMBA_NUM_THREADS" and "numba" in sys.modules):
+            environment[key] = str(wanted)
+
+
+def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: its affinity, and the quota of its container, rounded up."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(_quota(cgroups))))
+
+
+def _quota(cgroups: Path) -> float:
+    """Cores by the quota of cgroups, version 2 or 1; more than there are where none is set."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = (word for name in files for word in (cgroups / name).read_text().split())
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+        except (OSError, ValueError):  # not there, or of a kind that isn't known
+            continue
+    return 2**20
+
+
+set_policy()
