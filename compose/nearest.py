@@ -1,4 +1,4 @@
-"""Compiled search for the nearest surface: over the tree of instances, and in it over the triangles of each asset.
+"""Compiled search for the nearest surface: over the tree of instances, and in it the octree or the triangles of each asset.
 
 Plain Python functions compiled by numba; a thread takes some points at a time, and none looks at another. Closest point of a
 triangle: Ericson, "Real-Time Collision Detection" (2005), section 5.1.5. Distances of solids: see `objects.primitives`.

@@ -1,4 +1,5 @@
-"""The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree.
+"""The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree, and an octree
+of polynomials of their distances (`compose.pieces`), so that the tree is seldom asked.
 
 The triangles are the field's zero set: marching cubes with vertices moved onto it (`objects.meshing`), of ``1 / _CELLS`` of the
 longest edge, then made fewer where it is flat (manifold3d). Together they stray from the zero set by less than `TOLERANCE` of
