@@ -34,7 +34,7 @@ DESK = ("009_gelatin_box", "005_tomato_soup_can", "006_mustard_bottle", "035_pow
 SIZE = 0.2  # longest edge of a learned object, metres
 OFF = 1e-3  # metres: an error that counts
 GRIDS = (32, 64, 128)
-FINE = 1 / 20_000  # tolerance of the meshes that are the truth, of the longest edge
+FINE = 1 / 10_000  # tolerance of the meshes that are the truth, of the longest edge
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""Compiled search for the nearest surface: over the tree of instances, and in it over the triangles of each asset.
+"""Compiled search for the nearest surface: over the tree of instances, and in it the octree or the triangles of each asset.
 
 Plain Python functions compiled by numba; a thread takes some points at a time, and none looks at another. Closest point of a
 triangle: Ericson, "Real-Time Collision Detection" (2005), section 5.1.5. Distances of solids: see `objects.primitives`.
@@ -14,6 +14,7 @@ import numpy as np
 from compose.bvh import EMPTY, INNER, STACK, box_distance2
 from compose.kernels import instance_box_distance, to_object
 from compose.lean import lean
+from compose.pieces import ABOUT, OFF, ROOTS, distance_said
 
 _POINTS = 64  # that a thread takes at a time
 FACE, EDGES, CORNERS = 0, 1, 4  # first rows of `Surfaces.normal` of a triangle
@@ -31,12 +32,11 @@ class Surfaces(NamedTuple):
     node: np.ndarray
     corner: np.ndarray
     normal: np.ndarray
-    grid_lo: np.ndarray  # [a, 2, 3]
-    grid_cell: np.ndarray  # [a, 2]
-    grid_shape: np.ndarray  # [a, 2, 3]
-    grid_at: np.ndarray  # [a, 2]
-    grid: np.ndarray
-    plain: np.ndarray
+    half: np.ndarray  # [a] of the edge of the cube that the octree divides
+    child_at: np.ndarray  # [a]
+    piece_at: np.ndarray  # [a]
+    child: np.ndarray
+    piece: np.ndarray
     slack: np.ndarray  # [a] object units: what a search may give away
 
 
@@ -69,33 +69,21 @@ def nearest_surfaces(tree, stand, surfaces, points):
 
 @numba.njit(cache=True, parallel=True)
 def distances_to_one(surfaces, points):
-    """Signed distances and gradients ``[n, 4]`` of the first asset at ``points [n, 3]`` (object frame)."""
+    """Signed distances and gradients ``[n, 4]`` of the first asset at ``points [n, 3]`` (object frame), faster where each is near
+    the one before."""
     n = len(points)
     out = np.empty((n, 4))
     for block in numba.prange((n + _POINTS - 1) // _POINTS):
         stack, stack_d2 = np.empty(STACK, dtype=np.int64), np.empty(STACK)
+        reach, q = np.inf, (0.0, 0.0, 0.0)
         for k in range(block * _POINTS, min(n, (block + 1) * _POINTS)):
-            out[k, 0], _, g = _asset_surface(
-                surfaces, 0, points[k, 0], points[k, 1], points[k, 2], np.inf, stack, stack_d2
-            )
+            x, y, z = points[k, 0], points[k, 1], points[k, 2]
+            if k > block * _POINTS:
+                reach = (
+                    np.sqrt((x - q[0]) ** 2 + (y - q[1]) ** 2 + (z - q[2]) ** 2) * (1 + 1e-6) + 2 * surfaces.slack[0]
+                )
+            out[k, 0], q, g = _asset_surface(surfaces, 0, x, y, z, reach, stack, stack_d2)
             out[k, 1], out[k, 2], out[k, 3] = g
-    return out
-
-
-@numba.njit(cache=True, parallel=True)
-def interpolated_everywhere(surfaces, level, within):
-    """What the first asset's grid says in each of its cells at ``within [m, 3]`` (in 0..1): ``[k, m]``, ``k`` the rows of the
-    grid; 0 for rows that begin no cell."""
-    nx, ny, nz = surfaces.grid_shape[0, level]
-    out = np.zeros((nx * ny * nz, len(within)))
-    for i in numba.prange(nx - 1):
-        for j in range(ny - 1):
-            for k in range(nz - 1):
-                row = (i * ny + j) * nz + k
-                for m in range(len(within)):
-                    out[row, m] = interpolated(
-                        surfaces, 0, level, surfaces.grid_at[0, level] + row, within[m, 0], within[m, 1], within[m, 2]
-                    )[0]
     return out
 
 
@@ -158,16 +146,22 @@ def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
         return distance, (qx, qy, z - distance * gz + solid[12]), (gx, gy, gz)
     cx, cy, cz = s.centre[a, 0], s.centre[a, 1], s.centre[a, 2]
     x, y, z = x - cx, y - cy, z - cz
-    for level in range(2):
-        at, u, v, w = _cell(s, a, level, x, y, z)
-        if at >= 0:
-            if s.plain[at]:
-                distance, gx, gy, gz = interpolated(s, a, level, at, u, v, w)
-                qx, qy, qz = x - distance * gx + cx, y - distance * gy + cy, z - distance * gz + cz
-                return distance, (qx, qy, qz), (gx, gy, gz)
-            reach = min(reach, _bound(s, a, level, at, u, v, w) + 2 * s.slack[a])
-            break
-    d2, row, part, qx, qy, qz = _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2)
+    bound = np.inf
+    code, u, v, w, half = _cell(s, a, x, y, z)
+    if code >= 0:
+        row = s.piece_at[a] + (code >> 4)
+        if code & 14:
+            distance, gx, gy, gz = _piecewise(s.piece, row, (code >> 1) & 7, code & 1, u, v, w)
+            distance *= half
+            return distance, (x - distance * gx + cx, y - distance * gy + cy, z - distance * gz + cz), (gx, gy, gz)
+        value = distance_said(_polynomial(s.piece, row, u, v, w), s.piece[row, ABOUT])
+        about, off = abs(half * value), s.piece[row, OFF]
+        if about - 2.0 * off > reach:
+            return np.inf, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
+        bound = about + off + 2.0 * s.slack[a]
+    d2, row, part, qx, qy, qz = _nearest_triangle(s, a, x, y, z, min(reach, bound), stack, stack_d2)
+    if row < 0 and bound < reach:
+        d2, row, part, qx, qy, qz = _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2)
     if row < 0:
         return np.inf, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
     nx, ny, nz = s.normal[row, part, 0] / 32767.0, s.normal[row, part, 1] / 32767.0, s.normal[row, part, 2] / 32767.0
@@ -182,59 +176,50 @@ def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
     return distance, (qx + cx, qy + cy, qz + cz), (nx / length, ny / length, nz / length)
 
 
-# -- grids -------------------------------------------------------------------------------------------------------------
+# -- the octree --------------------------------------------------------------------------------------------------------
 
 
 @lean
-def _cell(s, a, level, x, y, z):
-    """The cell of a grid that a point lies in: row of its lowest corner (-1 beyond the grid), and where in it, in 0..1."""
-    cell = s.grid_cell[a, level]
-    u, v, w = (
-        (x - s.grid_lo[a, level, 0]) / cell,
-        (y - s.grid_lo[a, level, 1]) / cell,
-        (z - s.grid_lo[a, level, 2]) / cell,
-    )
-    nx, ny, nz = s.grid_shape[a, level, 0], s.grid_shape[a, level, 1], s.grid_shape[a, level, 2]
-    if not (0.0 <= u < nx - 1 and 0.0 <= v < ny - 1 and 0.0 <= w < nz - 1):
-        return -1, 0.0, 0.0, 0.0
+def _cell(s, a, x, y, z):
+    """The cell of the octree that a point lies in: its code (-1 beyond the cube; see `compose.pieces.octree`), where in it, in
+    -1..1, and half its edge."""
+    half = s.half[a] / ROOTS
+    u, v, w = 0.5 * (x / half + ROOTS), 0.5 * (y / half + ROOTS), 0.5 * (z / half + ROOTS)
+    if not (0.0 <= u < ROOTS and 0.0 <= v < ROOTS and 0.0 <= w < ROOTS):
+        return -1, 0.0, 0.0, 0.0, 0.0
     i, j, k = int(u), int(v), int(w)
-    return s.grid_at[a, level] + (i * ny + j) * nz + k, u - i, v - j, w - k
+    u, v, w = u - i, v - j, w - k
+    base = s.child_at[a]
+    at = s.child[base + (i * ROOTS + j) * ROOTS + k]
+    while at >= 0:
+        u, v, w = 2.0 * u, 2.0 * v, 2.0 * w
+        i, j, k = int(u), int(v), int(w)
+        u, v, w, half = u - i, v - j, w - k, 0.5 * half
+        at = s.child[base + at + 4 * i + 2 * j + k]
+    return -1 - at, 2.0 * u - 1.0, 2.0 * v - 1.0, 2.0 * w - 1.0, half
 
 
 @lean
-def interpolated(s, a, level, at, u, v, w):
-    """Distance and unit gradient from the corners of a cell.
+def _polynomial(piece, row, u, v, w):
+    """Distance in half edges of the cell."""
+    c = piece[row]
+    return c[0] + (c[1] + c[4] * u + c[7] * v + c[8] * w) * u + (c[2] + c[5] * v + c[9] * w) * v + (c[3] + c[6] * w) * w
 
-    The trilinear interpolation of values misses the second derivatives by as much as that of the corners' linear functions, the
-    other way round: half way between them lies what is right to third order.
-    """
-    cell, ny, nz = s.grid_cell[a, level], s.grid_shape[a, level, 1], s.grid_shape[a, level, 2]
-    distance, gx, gy, gz = 0.0, 0.0, 0.0, 0.0
-    for c in range(8):
-        i, j, k = c >> 2, (c >> 1) & 1, c & 1
-        share = (u if i else 1.0 - u) * (v if j else 1.0 - v) * (w if k else 1.0 - w)
-        row = s.grid[at + (i * ny + j) * nz + k]
-        distance += share * (row[0] + 0.5 * cell * (row[1] * (u - i) + row[2] * (v - j) + row[3] * (w - k)))
-        gx, gy, gz = gx + share * row[1], gy + share * row[2], gz + share * row[3]
+
+@lean
+def _piecewise(piece, row, number, greatest, u, v, w):
+    """Distance (in half edges of the cell) and unit gradient of the least or greatest polynomial."""
+    best, which = _polynomial(piece, row, u, v, w), row
+    for k in range(row + 1, row + number):
+        value = _polynomial(piece, k, u, v, w)
+        if (value > best) == (greatest == 1):
+            best, which = value, k
+    c = piece[which]
+    gx = c[1] + 2.0 * c[4] * u + c[7] * v + c[8] * w
+    gy = c[2] + 2.0 * c[5] * v + c[7] * u + c[9] * w
+    gz = c[3] + 2.0 * c[6] * w + c[8] * u + c[9] * v
     length = max(np.sqrt(gx * gx + gy * gy + gz * gz), 1e-12)
-    return distance, gx / length, gy / length, gz / length
-
-
-@lean
-def _bound(s, a, level, at, u, v, w):
-    """How far the nearest surface is at most: the least distance to the nearest points of the cell's corners."""
-    cell, ny, nz = s.grid_cell[a, level], s.grid_shape[a, level, 1], s.grid_shape[a, level, 2]
-    best2 = np.inf
-    for c in range(8):
-        i, j, k = c >> 2, (c >> 1) & 1, c & 1
-        row = s.grid[at + (i * ny + j) * nz + k]
-        dx, dy, dz = (
-            cell * (u - i) + row[0] * row[1],
-            cell * (v - j) + row[0] * row[2],
-            cell * (w - k) + row[0] * row[3],
-        )
-        best2 = min(best2, dx * dx + dy * dy + dz * dz)
-    return np.sqrt(best2)
+    return distance_said(best, c[ABOUT]), gx / length, gy / length, gz / length
 
 
 # -- triangles ---------------------------------------------------------------------------------------------------------

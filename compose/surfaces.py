@@ -1,4 +1,5 @@
-"""The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree.
+"""The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree, and an octree
+of polynomials of their distances (`compose.pieces`), so that the tree is seldom asked.
 
 The triangles are the field's zero set: marching cubes with vertices moved onto it (`objects.meshing`), of ``1 / _CELLS`` of the
 longest edge, then made fewer where it is flat (manifold3d). Together they stray from the zero set by less than `TOLERANCE` of
@@ -34,8 +35,8 @@ from compose.nearest import (
     TRIANGLES,
     Surfaces,
     distances_to_one,
-    interpolated_everywhere,
 )
+from compose.pieces import octree
 from objects.cache import cache_folder, content_key
 from objects.field import Field, FieldSample
 from objects.files import FieldFileError, field_hash, storable, write_atomically
@@ -47,15 +48,14 @@ from objects.setops import Difference, Intersection, Placed, Union
 
 TOLERANCE = 1e-3  # of the box diagonal: what `Composite.closest` states for fields that aren't exact
 
-_VERSION = 2  # part of every cache key: raise it when the same field would give another surface
+_VERSION = 3  # part of every cache key: raise it when the same field would give another surface
 _CELLS = 192  # along the longest edge
 _SIMPLER = 2.5e-4  # of the box diagonal: how far simplifying may move the surface
 _LEAF = 4  # most triangles of a leaf
 _SLACK = 1e-4  # of the box diagonal: how much a search for the nearest triangle may give away
-_PLAIN = 2e-4  # of the box diagonal: how far what is interpolated in a cell may be off at its samples
-# Of the grid about the box and the one that reaches farther: cells along the longest edge, and what is added to the box on each
-# side, in longest edges.
-_GRIDS = ((32, 0.08), (7, 1.5))
+_PLAIN = 2e-4  # of the box diagonal: how far the polynomials of a cell may be off at its samples
+_REACH = 8  # half the edge of the octree's cube, in longest edges of the box
+_LEVELS = 6  # of the octree: its smallest cells are 1/16 of the longest edge
 _CURVED = 256  # segments of a full circle where an exact solid becomes a mesh
 
 _SOLIDS: dict[type[Field], tuple[int, tuple[str, ...]]] = {
@@ -80,10 +80,8 @@ class AssetSurface:
         normal: ``[t, 7, 3]`` int16: directions (of length 32767) that tell outside from inside where the nearest point lies on the
             face, on the edges that begin at corners 0, 1, 2, or on these corners (Baerentzen, Aanaes, "Signed Distance
             Computation Using the Angle Weighted Pseudonormal", 2005).
-        grid_lo, grid_cell, grid_shape: Of two grids, one about the box and a coarser one that reaches farther: least corner
-            ``[2, 3]`` (relative to ``centre``), edge of a cell ``[2]``, corners along each axis ``[2, 3]``.
-        grid: ``[g, 4]`` float32, signed distance and its gradient at the corners of both.
-        plain: ``[g]`` bool, whether what is interpolated in the cell that begins at a corner was right at all of its samples.
+        half: ``[1]``, half the edge of the cube about ``centre`` that the octree divides.
+        child, piece: The octree (`compose.pieces.octree`).
         slack: ``[1]`` object units: how much a search for the nearest triangle may give away.
     """
 
@@ -92,11 +90,9 @@ class AssetSurface:
     node: np.ndarray
     corner: np.ndarray
     normal: np.ndarray
-    grid_lo: np.ndarray
-    grid_cell: np.ndarray
-    grid_shape: np.ndarray
-    grid: np.ndarray
-    plain: np.ndarray
+    half: np.ndarray
+    child: np.ndarray
+    piece: np.ndarray
     slack: np.ndarray
 
 
@@ -111,9 +107,6 @@ def surfaces_of(wanted: Sequence[tuple[Field, float | None]]) -> Surfaces:
 
 
 def _joined(found: list[AssetSurface]) -> Surfaces:
-    shape = np.stack([np.zeros((2, 3), np.int64), *(s.grid_shape for s in found)])[1:]
-    rows = shape.prod(-1).reshape(-1)
-
     def starts(lengths: list[int]) -> np.ndarray:
         return np.cumsum([0, *lengths], dtype=np.int64)
 
@@ -129,12 +122,11 @@ def _joined(found: list[AssetSurface]) -> Surfaces:
         joined("node", np.zeros((0, 6), np.float32)),
         joined("corner", np.zeros((0, 9), np.float32)),
         joined("normal", np.zeros((0, 7, 3), np.int16)),
-        np.stack([np.zeros((2, 3)), *(s.grid_lo for s in found)])[1:],
-        np.stack([np.ones(2), *(s.grid_cell for s in found)])[1:],
-        shape,
-        (np.cumsum(rows) - rows).reshape(-1, 2),
-        joined("grid", np.zeros((0, 4), np.float32)),
-        joined("plain", np.zeros(0, bool)),
+        joined("half", np.zeros(0)),
+        starts([len(s.child) for s in found])[:-1],
+        starts([len(s.piece) for s in found])[:-1],
+        joined("child", np.zeros(0, np.int32)),
+        joined("piece", np.zeros((0, 12), np.float32)),
         joined("slack", np.zeros(0)),
     )
 
@@ -261,50 +253,17 @@ def _surface(field: Field, solid: np.ndarray, vertices: np.ndarray, faces: np.nd
             node[1 << level : 2 << level, :3] = pairs[:, :, :3].min(1)
             node[1 << level : 2 << level, 3:] = pairs[:, :, 3:].max(1)
     corner, normal, slack = corners.reshape(-1, 9).astype(np.float32), _pseudonormals(vertices, faces), np.zeros(1)
-    lo, cell, shape = np.zeros((2, 3)), np.ones(2), np.zeros((2, 3), dtype=np.int64)
-    nothing = np.zeros((0, 4), np.float32), np.zeros(0, bool)
-    bare = AssetSurface(solid, centre, node, corner, normal, lo, cell, shape, *nothing, slack)
-    return _with_grids(bare, field) if len(faces) else bare
+    nothing = np.zeros(1), np.zeros(0, np.int32), np.zeros((0, 12), np.float32)
+    bare = AssetSurface(solid, centre, node, corner, normal, *nothing, slack)
+    return _with_octree(bare, field) if len(faces) else bare
 
 
-def _with_grids(bare: AssetSurface, field: Field) -> AssetSurface:
-    """With distances sampled on two grids, and which of their cells can be trusted: those where they are right at the middles
-    of the cell and of its faces."""
-    surface, box = bare, field.bounds
-    longest, size = float(box.size.max()), box.size.double().numpy()
+def _with_octree(bare: AssetSurface, field: Field) -> AssetSurface:
+    half, diagonal = _REACH * float(field.bounds.size.max()), field.bounds.diagonal
+    bare = replace(bare, slack=np.array([_SLACK * diagonal]))
     exact = _joined([bare])
-    for level, (cells, beyond) in enumerate(_GRIDS):
-        cell = longest / cells
-        n = np.ceil((size + 2 * beyond * longest) / cell).astype(np.int64)
-        lo = -0.5 * n * cell
-        lattice = np.stack(np.meshgrid(*(np.arange(k + 1.0) for k in n), indexing="ij"), -1).reshape(-1, 3)
-        first = lo + bare.centre + cell * lattice
-        grid = distances_to_one(exact, first).astype(np.float32)
-        lows, edges, shape = (v.copy() for v in (surface.grid_lo, surface.grid_cell, surface.grid_shape))
-        lows[level], edges[level], shape[level] = lo, cell, n + 1
-        whole = np.concatenate([surface.grid, grid])
-        surface = replace(surface, grid_lo=lows, grid_cell=edges, grid_shape=shape, grid=whole)
-        right = np.all(lattice < n, axis=1)
-        guess = interpolated_everywhere(_joined([surface]), level, _SAMPLES)
-        for k, sample in enumerate(_SAMPLES):
-            rows = np.flatnonzero(right)
-            true = distances_to_one(exact, first[rows] + cell * sample)[:, 0]
-            right[rows] = np.abs(true - guess[rows, k]) <= _PLAIN * box.diagonal
-        surface = replace(surface, plain=np.concatenate([surface.plain, right]))
-    return replace(surface, slack=np.array([_SLACK * box.diagonal]))
-
-
-_SAMPLES = np.array(
-    [
-        [0.5, 0.5, 0.5],
-        [0.0, 0.5, 0.5],
-        [0.5, 0.0, 0.5],
-        [0.5, 0.5, 0.0],
-        [1.0, 0.5, 0.5],
-        [0.5, 1.0, 0.5],
-        [0.5, 0.5, 1.0],
-    ]
-)
+    child, piece = octree(lambda p: distances_to_one(exact, p + bare.centre), half, _LEVELS, _PLAIN * diagonal)
+    return replace(bare, half=np.array([half]), child=child, piece=piece)
 
 
 def _halved(centre: np.ndarray) -> tuple[np.ndarray, int]:

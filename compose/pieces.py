@@ -1,0 +1,226 @@
+"""Distances of one surface as polynomials in the cells of an octree.
+
+Around a surface its distance is smooth but where two parts of it are equally near: there it is the least (inside of a solid, where
+distances are negative, the greatest) of the smooth functions that belong to the parts. So each cell has up to three quadratic
+polynomials, and is halved where these are not right at its samples. Away from the surface they are of the squared distance, which
+is exactly quadratic about corners and faces. Compare Koschier, Deul, Brand, Bender, "An hp-Adaptive Discretization
+Algorithm for Signed Distance Field Generation" (2017), which halves at such places without end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from compose.lean import lean
+
+ROOTS = 8  # cells along each axis of the coarsest level
+TERMS = 10  # of a polynomial: 1, u, v, w, uu, vv, ww, uv, uw, vw
+OFF, ABOUT = 10, 11  # columns after the factors
+_MOST = 3  # polynomials of a cell
+_SLOPES = 0.3  # weight of the squared error of a gradient against that of a value in half edges of the cell
+_ROUNDS = 3  # of dividing samples among polynomials
+_AWAY = 1.8  # half edges: where the centre is farther than this from a surface, the cell holds none
+
+_CENTRE = 14  # of the samples
+# Where a cell is sampled, in quarters of its edge: corners, middles of faces, centre; centres of its halves; middles of edges.
+_SAMPLES = np.array(
+    [[4 * i, 4 * j, 4 * k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    + [[2, 2, 0], [2, 0, 2], [0, 2, 2], [2, 2, 4], [2, 4, 2], [4, 2, 2], [2, 2, 2]]
+    + [[2 * i + 1, 2 * j + 1, 2 * k + 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    + [[2, 4 * i, 4 * j] for i in (0, 1) for j in (0, 1)]
+    + [[4 * i, 2, 4 * j] for i in (0, 1) for j in (0, 1)]
+    + [[4 * i, 4 * j, 2] for i in (0, 1) for j in (0, 1)]
+)
+
+
+def octree(
+    ask: Callable[[np.ndarray], np.ndarray], half: float, levels: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The octree of a cube about the origin.
+
+    Args:
+        ask: Signed distances and their gradients ``[n, 4]`` at points ``[n, 3]``.
+        half: Half the edge of the cube.
+        levels: How many sizes of cells there are; each is half of the one before.
+        tolerance: How far a cell's polynomials may be off at its samples.
+
+    Returns:
+        ``child [c]`` int32: of the `ROOTS` cubed coarsest cells, then of eight at a time: where its own eight begin, or
+        ``-1 - code`` with ``code = (first row << 4) + (number of polynomials << 1) + (whether the greatest counts)``; number 0
+        for a cell whose polynomials are not right.
+        ``piece [g, 12]`` float32: the terms' factors (of coordinates in -1..1 in the cell, in half edges of it), how far the
+        samples were off at most, and what `distance_said` needs.
+    """
+    cells = np.stack(np.meshgrid(*[np.arange(ROOTS)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    child, slots = np.zeros(len(cells), np.int32), np.arange(len(cells))
+    pieces, rows = [np.zeros((0, 12), np.float32)], 0
+    for level in range(levels):
+        edge = 2 * half / ROOTS / 2**level
+        lattice = (4 * cells[:, None] + _SAMPLES).reshape(-1, 3)
+        side = 4 * ROOTS * 2**level + 1
+        keys, which = np.unique((lattice[:, 0] * side + lattice[:, 1]) * side + lattice[:, 2], return_inverse=True)
+        where = np.stack([keys // side**2, keys // side % side, keys % side], -1)
+        sampled = ask(0.25 * edge * where - half)[which].reshape(len(cells), len(_SAMPLES), 4)
+        sampled[..., 0] /= 0.5 * edge
+        number, greatest, factors, middle, off = _fitted(sampled, tolerance / (0.5 * edge), _MOST)
+        done = (number > 0) | (level == levels - 1)
+        stored = np.maximum(number, 1)[done]
+        code = ((rows + np.cumsum(stored) - stored) << 4) + (number[done] << 1) + greatest[done]
+        child[slots[done]] = -1 - code
+        wanted = np.arange(_MOST) < stored[:, None]
+        found = np.zeros((*wanted.shape, 12), np.float32)
+        found[..., :TERMS] = factors[done]
+        found[..., ABOUT] = middle[done][:, None]
+        found[..., OFF] = (0.5 * edge * off[done])[:, None]
+        pieces.append(found[wanted])
+        rows += len(pieces[-1])
+        begin = len(child) + 8 * np.arange(int((~done).sum()))
+        child[slots[~done]] = begin
+        child = np.concatenate([child, np.zeros(8 * len(begin), np.int32)])
+        slots = (begin[:, None] + np.arange(8)).reshape(-1)
+        halves = np.stack(np.meshgrid(*[np.arange(2)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        cells = (2 * cells[~done][:, None] + halves).reshape(-1, 3)
+    return child, np.concatenate(pieces)
+
+
+@numba.njit(cache=True)
+def _terms(u, v, w):
+    """The terms of a polynomial, and their derivatives: ``[4, 10]``."""
+    out = np.zeros((4, TERMS))
+    out[0] = np.array([1.0, u, v, w, u * u, v * v, w * w, u * v, u * w, v * w])
+    out[1, 1], out[1, 4], out[1, 7], out[1, 8] = 1.0, 2 * u, v, w
+    out[2, 2], out[2, 5], out[2, 7], out[2, 9] = 1.0, 2 * v, u, w
+    out[3, 3], out[3, 6], out[3, 8], out[3, 9] = 1.0, 2 * w, u, v
+    return out
+
+
+@numba.njit(cache=True, parallel=True)
+def _fitted(sampled, tolerance, most):
+    """Of each cell: how many polynomials are right to ``tolerance`` at all samples (0: none of up to ``most``), whether the
+    greatest counts, their factors ``[most, 10]`` and how far the samples are off at most (of a single one for number 0)."""
+    n, m = sampled.shape[:2]
+    where = 0.5 * _SAMPLES - 1.0
+    terms = np.empty((m, 4, TERMS))
+    squares = np.empty((m, TERMS, TERMS))
+    for s in range(m):
+        terms[s] = _terms(where[s, 0], where[s, 1], where[s, 2])
+        squares[s] = np.outer(terms[s, 0], terms[s, 0])
+        for c in range(1, 4):
+            squares[s] += _SLOPES * np.outer(terms[s, c], terms[s, c])
+    number, greatest, off = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n)
+    factors, middle = np.zeros((n, most, TERMS)), np.zeros(n)
+    for k in numba.prange(n):
+        tried = np.zeros((most, TERMS))
+        off[k] = np.inf
+        centre = sampled[k, _CENTRE, 0]
+        away = abs(centre) > _AWAY
+        for turn in range(
+            most + 1
+        ):  # one polynomial of the distance; away from the surface one of its square; then more
+            if turn == 1 and not away:
+                continue
+            count, about = max(turn, 1), centre if away and turn > 0 else 0.0
+            error, high = _divided(sampled[k], terms, squares, where, count, about, tried)
+            if error <= tolerance or (count == 1 and error < off[k]):
+                factors[k], off[k], greatest[k], middle[k] = tried, error, high, about
+            if error <= tolerance:
+                number[k] = count
+                break
+    return number, greatest, factors, middle, off
+
+
+@numba.njit(cache=True)
+def _divided(distances, terms, squares, where, count, about, factors):
+    """Fits ``count`` polynomials, each to its part of the samples; how far they are off at most, and whether the greatest
+    counts. Not the distances are fitted but their squares where ``about`` (the centre's distance) is not 0, see `distance_said`."""
+    m = len(distances)
+    sampled = distances.copy()
+    if about != 0.0:
+        for s in range(m):
+            sampled[s, 1:] *= sampled[s, 0] / about
+            sampled[s, 0] = (sampled[s, 0] ** 2 - about * about) / (2.0 * about)
+    member = np.zeros(m, np.int64)
+    if count > 1:  # first by which of the surface points farthest from each other is next to the sample's own
+        foot = where - distances[:, :1] * distances[:, 1:]
+        away, seed = ((foot - foot[0]) ** 2).sum(1), foot[0]
+        away_least = np.full(m, np.inf)
+        for c in range(count):
+            seed = foot[(away if c == 0 else away_least).argmax()].copy()
+            away = ((foot - seed) ** 2).sum(1)
+            for s in range(m):
+                if away[s] < away_least[s]:
+                    away_least[s], member[s] = away[s], c
+    value, left, right = np.empty((count, m)), np.empty((TERMS, TERMS)), np.empty(TERMS)
+    for _ in range(_ROUNDS if count > 1 else 1):
+        for c in range(count):
+            left[:], right[:] = 0.0, 0.0
+            for s in range(m):
+                if member[s] == c:
+                    for t in range(TERMS):
+                        right[t] += sampled[s, 0] * terms[s, 0, t] + _SLOPES * (
+                            sampled[s, 1] * terms[s, 1, t]
+                            + sampled[s, 2] * terms[s, 2, t]
+                            + sampled[s, 3] * terms[s, 3, t]
+                        )
+                        for r in range(t + 1):
+                            left[t, r] += squares[s, t, r]
+            _solve(left, right, factors[c])
+        changed = False
+        for s in range(m):
+            least, found = np.inf, 0
+            for c in range(count):
+                wrong = 0.0
+                for a in range(4):
+                    said = 0.0
+                    for t in range(TERMS):
+                        said += factors[c, t] * terms[s, a, t]
+                    if a == 0:
+                        value[c, s] = said
+                    wrong += (1.0 if a == 0 else _SLOPES) * (said - sampled[s, a]) ** 2
+                if wrong < least:
+                    least, found = wrong, c
+            changed = changed or found != member[s]
+            member[s] = found
+        if not changed:
+            break
+    low, high = 0.0, 0.0
+    for s in range(m):
+        least, most = value[:, s].min(), value[:, s].max()
+        low = max(low, abs(distance_said(least, about) - distances[s, 0]))
+        high = max(high, abs(distance_said(most, about) - distances[s, 0]))
+    return min(low, high), 1 if high < low else 0
+
+
+@lean
+def _solve(left, right, out):
+    """Cholesky; ``left`` is changed. A little is added to its diagonal, so that few samples do."""
+    for t in range(TERMS):
+        left[t, t] += 1e-6 if t > 3 else 1e-9
+    for i in range(TERMS):
+        for j in range(i + 1):
+            rest = left[i, j]
+            for k in range(j):
+                rest -= left[i, k] * left[j, k]
+            left[i, j] = np.sqrt(max(rest, 1e-12)) if i == j else rest / left[j, j]
+    for i in range(TERMS):
+        rest = right[i]
+        for k in range(i):
+            rest -= left[i, k] * out[k]
+        out[i] = rest / left[i, i]
+    for i in range(TERMS - 1, -1, -1):
+        rest = out[i]
+        for k in range(i + 1, TERMS):
+            rest -= left[k, i] * out[k]
+        out[i] = rest / left[i, i]
+
+
+@lean
+def distance_said(value, about):
+    """What a polynomial's value says: the distance itself, or its square about that of the cell's centre."""
+    if about == 0.0:
+        return value
+    distance = np.sqrt(max(about * about + 2.0 * about * value, 0.0))
+    return distance if about > 0.0 else -distance
