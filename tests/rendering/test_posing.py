@@ -48,11 +48,12 @@ def errors(scene: Composite) -> tuple[float, float]:
     return math.degrees(float(away.log()[3:].norm())), float(away.translation.norm())
 
 
-@pytest.mark.parametrize(("depth", "degrees", "metres"), [(True, 0.7, 0.004), (False, 3.5, 0.01)])
-def test_an_object_that_stands_wrong_is_put_right(depth, degrees, metres):
+# Without depth few rays leave chance its say: of 256 each step, between 3.0 and 4.4 degrees.
+@pytest.mark.parametrize(("depth", "rays", "degrees", "metres"), [(True, 256, 0.7, 0.004), (False, 1024, 3.5, 0.01)])
+def test_an_object_that_stands_wrong_is_put_right(depth, rays, degrees, metres):
     start = disturbed()
     assert errors(start)[0] > 6 and errors(start)[1] > 0.05
-    found = refine_poses(start, pictures(depth), config=PosesConfig(steps=120, rays=256), progress=False)
+    found = refine_poses(start, pictures(depth), config=PosesConfig(steps=120, rays=rays), progress=False)
     assert errors(found)[0] < degrees and errors(found)[1] < metres
     assert torch.equal(found.instances[0].T_world_obj.translation, start.instances[0].T_world_obj.translation)
 
