@@ -373,9 +373,10 @@ class Composite:
         gradients to weights and poses; its distances are true only near surfaces.
 
         Exact solids (primitives, placed or not) are exact; of other fields distances are true to a thousandth of the diagonal
-        of their box (`compose.surfaces.TOLERANCE`) but for a few in 10,000, and parts of them thinner than 1/200 of it. Their surfaces are
-        taken from the fields when this is first asked (7 to 30 s of one core each), and kept in the cache folder. Inside of solids
-        the distance is minus that to the surface of the solid in which the point lies deepest.
+        of their box (`compose.surfaces.TOLERANCE`) but for a few in 10,000, and for parts of them that are thinner than 1/200 of
+        it. Their surfaces are taken from the fields when this is first asked (seconds of one core for each, up to 30 on a busy
+        machine), and kept in the cache folder. Inside of solids the distance is minus that to the surface of the solid in
+        which the point lies deepest.
 
         Returns:
             Sample in float64, without graph. In a scene without surfaces: inf, -1, NaN and zeros.
