@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 _COARSE = 5e-4  # largest step of float32 beside the extent of an object: that of what a network gets wrong
+_LARGEST = 1e30  # coordinates: beyond 3e38 float32 ends, and their products end before
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +80,15 @@ def without_origin(points: np.ndarray, origin: Sequence[float], name: str) -> np
     """Points ``[n, 3]`` minus ``origin`` in float64, if what is left can be told apart in float32.
 
     Raises:
-        ValueError: So far from the origin that steps of float32 are coarse beside the extent of the points.
+        ValueError: So far from the origin that steps of float32 are coarse beside the extent of the points, or float32 ends.
     """
     shifted = np.asarray(points, np.float64) - np.asarray(origin, np.float64)
     lo, hi = shifted.min(0), shifted.max(0)
     extent, far = float((hi - lo).max()), float(np.abs([lo, hi]).max())
+    if far > _LARGEST:
+        raise ValueError(f"{name}: has coordinates of {far:.3g}, which numbers of 32 bits can't hold; check its units")
     step = float(np.spacing(np.float32(far)))
-    if step > _COARSE * extent:
+    if extent > 0 and step > _COARSE * extent:
         middle = ",".join(f"{x:.12g}" for x in np.round((lo + hi) / 2 + np.asarray(origin), 1 - int(np.log10(extent))))
         raise ValueError(
             f"{name}: lies {far:,.6g} from the origin, where numbers of 32 bits are {step:.3g} apart, too coarse for a size of "

@@ -249,7 +249,7 @@ def _open_surfaces(
             notes.append(f"{100 * share:.0f} % of its faces looked inwards and were turned")
             faces, back, front, inward = seen, b, f, 0.0
     n = len(patches)
-    weight = np.bincount(label, area, n)
+    weight = np.maximum(np.bincount(label, area, n), 1e-300)  # a patch may have no area
     behind, before = (np.bincount(label, area * w, n) / weight for w in (back, front))
     mean = 0.5 * (behind + before)
     looks_in = mean < -1e-3

@@ -183,3 +183,11 @@ def test_pieces_of_a_solid_and_its_spaces_are_counted():
     apart = trimesh.util.concatenate([_box(1, -0.6), _box(1, 0.6)])
     assert [read_mesh(m).parts for m in (_box(1), hollow, touching, apart)] == [(1, 1), (1, 2), (1, 1), (2, 1)]
     assert read_mesh(_ball(hole=True)).parts is None
+
+
+@pytest.mark.parametrize("size", [1e31, 1e39, 1e300])
+def test_coordinates_that_float32_cannot_hold_are_refused(size):
+    box = trimesh.creation.box((1, 1, 1))
+    box.vertices = box.vertices * size
+    with pytest.raises(ValueError, match="numbers of 32 bits can't hold"):
+        read_mesh(box)
