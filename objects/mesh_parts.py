@@ -29,7 +29,8 @@ class MeshPart:
         """The part under an affine map; one that mirrors turns the faces round, so that outside stays outside."""
         with np.errstate(invalid="ignore", over="ignore"):  # what isn't finite is refused where meshes are understood
             part = replace(self, vertices=self.vertices @ matrix[:3, :3].T + matrix[:3, 3])
-        if np.linalg.det(matrix[:3, :3]) >= 0:
+            mirrors = np.linalg.det(matrix[:3, :3]) < 0
+        if not mirrors:
             return part
         return replace(part, faces=self.faces[:, ::-1], paint=None if self.paint is None else self.paint.reversed())
 

@@ -46,11 +46,8 @@ def read_points(path: str | PathLike[str]) -> OrientedPoints:
     rgb, _ = file.colors("vertex", notes)
     if notes:
         warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=2)
-    points, normals = (np.stack([np.asarray(table[name]) for name in names], -1) for names in (_PLACES, _NORMALS))
     with np.errstate(invalid="ignore", over="ignore"):  # what isn't finite is refused where points are learned
-        narrow = normals.astype(np.float32)
-    return OrientedPoints(
-        torch.from_numpy(points.astype(np.float64)),
-        torch.from_numpy(narrow),
-        None if rgb is None else torch.from_numpy(rgb.astype(np.float32)),
-    )
+        points = np.stack([np.asarray(table[name], np.float64) for name in _PLACES], -1)
+        normals = np.stack([np.asarray(table[name], np.float32) for name in _NORMALS], -1)
+        colors = None if rgb is None else torch.from_numpy(rgb.astype(np.float32))
+    return OrientedPoints(torch.from_numpy(points), torch.from_numpy(normals), colors)
