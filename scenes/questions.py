@@ -122,7 +122,8 @@ class Questions(NodeStore):
         """True distance to the nearest surface, gradient and closest object at world points (metres) ``[n, 3]``, or at one
         ``[3]``, which counts as ``n = 1``.
 
-        Exact for exact solids, to a thousandth of its size for any other object; see `Composite.closest`. Colours, features and
+        Exact for exact solids, to a thousandth of its size (but for a few points in 10,000) for any other object, whose surface is
+        made on the first question, in seconds; see `Composite.closest`. Colours, features and
         gradients with respect to shapes and poses: `Composite.query` of ``at(time)``.
 
         Raises:
