@@ -115,7 +115,6 @@ def edited(fields: list[SirenField]) -> SceneGraph:
     graph.reparent("copy", "group", start=1.5)
     graph.remove("group/thing-1")
     graph.undo()
-    graph.drop("group/thing-2", onto="floor")
     graph.add("camera", camera=Camera.look_at((1.8, -1.2, 1.4), (0, 0, 0.1), 160, 120, 45))
     return graph
 
@@ -184,7 +183,7 @@ def hashes(folder: Path, with_room: bool) -> Iterator[tuple[str, Values]]:
         yield f"{m} objects: trace and gradient", traced(scene, camera)
         for name, values in asked(scene, reach):
             yield f"{m} objects: {name}", values
-    scene, _, reach = many(fields, 20)
+    scene, _, reach = many(fields[:2], 20)
     p = reach * (2 * torch.rand(2000, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64) - 1)
     yield "20 objects: closest", list(scene.closest(p))
     yield "20 objects: clearance", [repr(clearance(scene, 0, k)) for k in range(1, 6)]
