@@ -46,8 +46,8 @@ from rendering import (
     render_volume,
     save_png,
 )
-from rendering.first_shapes import boxes_of
-from rendering.learning import Learner
+from rendering.learning.first_shapes import boxes_of
+from rendering.learning.fit import Learner
 from rendering.views import split
 
 N_SCORES = 6  # times in a run at which held-out views are looked at

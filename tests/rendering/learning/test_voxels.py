@@ -12,9 +12,9 @@ from compose import Composite, Instance
 from objects import SE3, Box, Difference, Placed, Sphere
 from objects.aabb import Aabb
 from rendering import Camera, RenderConfig, View, Views, render
-from rendering.hulls import Carver, fused
-from rendering.pixels import Lenses, Pixels
-from rendering.voxels import (
+from rendering.learning.hulls import Carver, fused
+from rendering.learning.pixels import Lenses, Pixels
+from rendering.learning.voxels import (
     _EMPTY,
     _STEP,
     Voxels,

@@ -1,7 +1,7 @@
 """What fields that learn from pictures begin with: a box for each object, and its first shape.
 
-Carving (`rendering.hulls`) says what the pictures rule out; depths of all pictures, measured or from a voxel field, fused into
-one surface, say where within a cell it lies.
+Carving (`hulls`) says what the pictures rule out; depths of all pictures, measured or from a voxel field, fused into one
+surface, say where within a cell it lies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from objects.aabb import Aabb
 from rendering.camera import Camera
-from rendering.hulls import BACKGROUND, Carver, distance_from_fused, distance_to_cells, fused
+from rendering.learning.hulls import BACKGROUND, Carver, distance_from_fused, distance_to_cells, fused
 from rendering.views import ViewError, Views
 
 _PLACES, _NEAR = 1 << 18, 0.8  # of each object, from which its first shape is learned; so many of them near its surface

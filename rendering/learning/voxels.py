@@ -4,7 +4,7 @@ A SIREN that starts from what masks carve out must dig every hollow by gradients
 of it at once. Its depths, fused over all pictures, take the place of measured ones. Density and colour sit at the vertices that
 carving leaves, interpolated, learned by Adam.
 
-Related: Sun, Sun, Chen, "Direct Voxel Grid Optimization" (CVPR 2022). Fused by `rendering.hulls.fused`.
+Related: Sun, Sun, Chen, "Direct Voxel Grid Optimization" (CVPR 2022). Fused by `rendering.learning.hulls.fused`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from objects.aabb import Aabb
 from objects.fused import spread
 from objects.training import TrainConfig, fit
 from rendering.camera import Camera
-from rendering.hulls import Carver
-from rendering.pixels import Lenses, Pixels
+from rendering.learning.hulls import Carver
+from rendering.learning.pixels import Lenses, Pixels
 
 _EMPTY = -8.0  # logit of density where carving left nothing
 _START = -5.5  # logit of density everywhere else, at first

@@ -1,6 +1,6 @@
 """Poses corrected: those of known objects, by gradient, and those of cameras whose pictures hold depth.
 
-`refine_poses` renders the objects as volumes, as in `rendering.learning`, and compares them with the pictures; here the fields
+`refine_poses` renders the objects as volumes, as in `rendering.learning.fit`, and compares them with the pictures; here the fields
 stay as they are and the poses learn. Opacity is blunt at first, so that an object that stands beside its picture is drawn
 towards it. `align_cameras` knows no objects: it lays what all pictures measured onto each other.
 """
@@ -20,7 +20,7 @@ from compose.composite import Composite
 from objects.pose import SE3
 from objects.progress import Bar
 from objects.training import OnStep, TrainConfig, fit
-from rendering.hulls import fused, measured_ahead
+from rendering.learning.hulls import fused, measured_ahead
 from rendering.views import View, ViewError, Views
 from rendering.volume import lattices_of, place_knots, places_of, summed, weights_of
 

@@ -19,7 +19,7 @@ from objects.siren import TINT_WIDTH, SirenField
 from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
 
 if TYPE_CHECKING:
-    from rendering.learning import ViewsConfig
+    from rendering.learning.fit import ViewsConfig
 
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _FAR = 1e3  # metres: distance where no box is

@@ -37,16 +37,16 @@ from objects.pose import SE3
 from objects.progress import Bar
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
-from rendering.bundle import Bundle, Seen, ends_of
 from rendering.camera import Camera
-from rendering.first_shapes import Surfaces, boxes_of, first_shape
-from rendering.hulls import BACKGROUND, Carver, measured_ahead
 from rendering.images import save_png
-from rendering.pixels import Lenses, Pixels
-from rendering.posing import align_cameras
+from rendering.learning.bundle import Bundle, Seen, ends_of
+from rendering.learning.first_shapes import Surfaces, boxes_of, first_shape
+from rendering.learning.hulls import BACKGROUND, Carver, measured_ahead
+from rendering.learning.pixels import Lenses, Pixels
+from rendering.learning.posing import align_cameras
+from rendering.learning.voxels import VoxelTraining, depths, learn_voxels
 from rendering.views import ViewError, Views
 from rendering.volume import place_knots, summed
-from rendering.voxels import VoxelTraining, depths, learn_voxels
 
 _FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
 _VERSION = 7  # part of every key: raise it when the same pictures would give other weights

@@ -14,11 +14,11 @@ from objects import SE3, SirenField
 from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
-from rendering.bundle import _thinned
-from rendering.first_shapes import boxes_of
-from rendering.hulls import Carver, distance_from_fused, fused, measured_ahead
-from rendering.learning import Learner, _observe
-from rendering.voxels import VoxelTraining
+from rendering.learning.bundle import _thinned
+from rendering.learning.first_shapes import boxes_of
+from rendering.learning.fit import Learner, _observe
+from rendering.learning.hulls import Carver, distance_from_fused, fused, measured_ahead
+from rendering.learning.voxels import VoxelTraining
 
 SMALL = ViewsConfig(
     width=32, layers=2, color_width=32, color_layers=2, omega_first=10.0, color_omega_first=10.0, steps=250, rays=512,

@@ -1,0 +1,1 @@
+"""Object fields learned from posed pictures, and poses corrected by them."""
