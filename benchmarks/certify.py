@@ -22,7 +22,7 @@ from benchmarks.scale import assets
 from compose.batch import FieldBatch
 from compose.cells import AssetCells, build_cells
 from compose.certify import Weights, certified_sign, weights_of
-from compose.siren_kernel import siren_surface
+from compose.cpu.siren_kernel import siren_surface
 from objects import FitConfig, SirenField
 
 EDGES = {4: "1/32", 2: "1/64", 1: "1/128"}  # of boxes, in cells

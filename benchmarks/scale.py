@@ -29,10 +29,10 @@ from benchmarks.compose import disagreements, say
 from compose import Composite, Instance, Rays
 from compose.batch import FieldBatch
 from compose.composite import _ray_arrays
-from compose.ray_kernels import Asked
+from compose.cpu.ray_kernels import Asked
+from compose.cpu.siren_kernel import siren_surface
+from compose.cpu.trace import collect
 from compose.reference import in_double, trace_reference
-from compose.siren_kernel import siren_surface
-from compose.trace import collect
 from objects import SE3, Field, FitConfig, SirenField, fit_meshes
 from rendering import Camera, RenderConfig, render
 from rendering.render import _tiled

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from compose import siren_kernel
+from compose.cpu import siren_kernel
 from objects.field import Field, FieldSample, structure
 
 _BLOCK = 64  # points of one asset in one row of the batched call

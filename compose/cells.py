@@ -30,7 +30,7 @@ import safetensors.numpy
 
 from compose.batch import FieldBatch
 from compose.certify import Weights, affine_bounds, evaluation_error, gradient_bounds, weights_of
-from compose.siren_kernel import serves
+from compose.cpu.siren_kernel import serves
 from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically

@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from compose import kernels
 from compose.batch import FieldBatch
-from compose.bvh import EMPTY, Bvh, node_count
 from compose.cells import Cells
-from compose.kernels import Stand, Tree
-from compose.nearest import Surfaces, nearest_surfaces
-from compose.siren_kernel import serves
-from compose.trace import Elsewhere, TraceCount, TraceScene, trace_rays
+from compose.cpu import kernels
+from compose.cpu.bvh import EMPTY, Bvh, node_count
+from compose.cpu.kernels import Stand, Tree
+from compose.cpu.nearest import Surfaces, nearest_surfaces
+from compose.cpu.siren_kernel import serves
+from compose.cpu.trace import Elsewhere, TraceCount, TraceScene, trace_rays
 from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from compose.batch import FieldBatch
-from compose.bvh import INNER, STACK
 from compose.cells import AssetCells, Known, cells_of
 from compose.composite import Composite
+from compose.cpu.bvh import INNER, STACK
 from objects.field import Field
 from objects.progress import Bar
 

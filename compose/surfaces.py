@@ -1,12 +1,12 @@
 """The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree, and an octree
-of polynomials of their distances (`compose.pieces`), so that the tree is seldom asked.
+of polynomials of their distances (`compose.cpu.pieces`), so that the tree is seldom asked.
 
 The triangles are the field's zero set: marching cubes with vertices moved onto it (`objects.meshing`), of ``1 / _CELLS`` of the
 longest edge, then made fewer where it is flat (manifold3d). Together they stray from the zero set by less than `TOLERANCE` of
 the box diagonal but for places thinner than a cell. Set operations of exact solids are cut sharp from meshes of their parts, as
 marching cubes would cut off their edges. What was made is kept in the cache folder.
 
-The tree of an asset is implicit, like that of `compose.bvh`: node ``k`` has children ``2k`` and ``2k + 1``, and as triangles are
+The tree of an asset is implicit, like that of `compose.cpu.bvh`: node ``k`` has children ``2k`` and ``2k + 1``. As triangles are
 halved evenly, node ``i`` of depth ``d`` holds those from ``i t >> d`` to ``(i + 1) t >> d`` of all ``t``.
 """
 
@@ -25,7 +25,7 @@ import safetensors.numpy
 import torch
 
 from compose.cells import Known
-from compose.nearest import (
+from compose.cpu.nearest import (
     BOX,
     CAPSULE,
     CYLINDER,
@@ -36,7 +36,7 @@ from compose.nearest import (
     Surfaces,
     distances_to_one,
 )
-from compose.pieces import octree
+from compose.cpu.pieces import octree
 from objects.cache import cache_folder, content_key
 from objects.field import Field, FieldSample
 from objects.files import FieldFileError, field_hash, storable, write_atomically
@@ -81,7 +81,7 @@ class AssetSurface:
             face, on the edges that begin at corners 0, 1, 2, or on these corners (Baerentzen, Aanaes, "Signed Distance
             Computation Using the Angle Weighted Pseudonormal", 2005).
         half: ``[1]``, half the edge of the cube about ``centre`` that the octree divides.
-        child, piece: The octree (`compose.pieces.octree`).
+        child, piece: The octree (`compose.cpu.pieces.octree`).
         slack: ``[1]`` object units: how much a search for the nearest triangle may give away.
     """
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from compose import kernels
-from compose.bvh import EMPTY, INNER, Bvh, box_distance2, box_span, inverse
-from compose.kernels import Stand, Tree
+from compose.cpu import kernels
+from compose.cpu.bvh import EMPTY, INNER, Bvh, box_distance2, box_span, inverse
+from compose.cpu.kernels import Stand, Tree
 
 
 def _boxes(m, seed=0, kind="random"):

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from compose.nearest import distances_to_one
-from compose.pieces import octree
+from compose.cpu.nearest import distances_to_one
+from compose.cpu.pieces import octree
 from compose.surfaces import _joined, surface_of
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from compose.bvh import EMPTY, INNER, STACK, box_distance2
-from compose.lean import lean
+from compose.cpu.bvh import EMPTY, INNER, STACK, box_distance2
+from compose.cpu.lean import lean
 
 
 class Stand(NamedTuple):
@@ -27,7 +27,7 @@ class Stand(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """The arrays of `compose.bvh.Bvh` that a traversal reads."""
+    """The arrays of `compose.cpu.bvh.Bvh` that a traversal reads."""
 
     lo: np.ndarray
     hi: np.ndarray

@@ -20,7 +20,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from torch import nn
 
-from compose.lean import FAST, lean
+from compose.cpu.lean import FAST, lean
 from objects.field import Field
 from objects.siren import SineMlp, SirenField
 

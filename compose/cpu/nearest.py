@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from compose.bvh import EMPTY, INNER, STACK, box_distance2
-from compose.kernels import instance_box_distance, to_object
-from compose.lean import lean
-from compose.pieces import ABOUT, OFF, ROOTS, distance_said
+from compose.cpu.bvh import EMPTY, INNER, STACK, box_distance2
+from compose.cpu.kernels import instance_box_distance, to_object
+from compose.cpu.lean import lean
+from compose.cpu.pieces import ABOUT, OFF, ROOTS, distance_said
 
 _POINTS = 64  # that a thread takes at a time
 FACE, EDGES, CORNERS = 0, 1, 4  # first rows of `Surfaces.normal` of a triangle
@@ -181,7 +181,7 @@ def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
 
 @lean
 def _cell(s, a, x, y, z):
-    """The cell of the octree that a point lies in: its code (-1 beyond the cube; see `compose.pieces.octree`), where in it, in
+    """The cell of the octree that a point lies in: its code (-1 beyond the cube; see `compose.cpu.pieces.octree`), where in it, in
     -1..1, and half its edge."""
     half = s.half[a] / ROOTS
     u, v, w = 0.5 * (x / half + ROOTS), 0.5 * (y / half + ROOTS), 0.5 * (z / half + ROOTS)

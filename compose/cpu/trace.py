@@ -14,12 +14,12 @@ import numba
 import numpy as np
 import torch
 
-from compose import ray_kernels
 from compose.batch import FieldBatch
 from compose.cells import FINE_STEP, Cells
-from compose.kernels import Stand, Tree, nearest_hits
-from compose.ray_kernels import DONE, FULL, TILE, WRONG, Asked, Candidates, Found
-from compose.siren_kernel import Nets
+from compose.cpu import ray_kernels
+from compose.cpu.kernels import Stand, Tree, nearest_hits
+from compose.cpu.ray_kernels import DONE, FULL, TILE, WRONG, Asked, Candidates, Found
+from compose.cpu.siren_kernel import Nets
 
 # A hit is pinned down to this share of the diagonal of its instance's box (DESIGN: bisected to 1e-6).
 _TOLERANCE = 8e-7

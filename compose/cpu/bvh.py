@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from compose.lean import lean
+from compose.cpu.lean import lean
 
 EMPTY, INNER = -2, -1  # values of `node_instance` other than an instance
 STACK = 64  # at least twice the depth of the deepest tree

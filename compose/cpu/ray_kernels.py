@@ -14,10 +14,10 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from compose.bvh import EMPTY, INNER, STACK, box_span, inverse
-from compose.kernels import to_object, turn_to_object
-from compose.lean import lean
-from compose.siren_kernel import LANES, distances, widest
+from compose.cpu.bvh import EMPTY, INNER, STACK, box_span, inverse
+from compose.cpu.kernels import to_object, turn_to_object
+from compose.cpu.lean import lean
+from compose.cpu.siren_kernel import LANES, distances, widest
 
 TILE = 512  # rays that one thread takes at a time
 _PACKET = 64  # neighbouring rays that walk the tree together, if they go about the same way

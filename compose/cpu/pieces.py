@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from compose.lean import lean
+from compose.cpu.lean import lean
 
 ROOTS = 8  # cells along each axis of the coarsest level
 TERMS = 10  # of a polynomial: 1, u, v, w, uu, vv, ww, uv, uw, vw

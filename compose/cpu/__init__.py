@@ -1,0 +1,1 @@
+"""The index and the networks on CPU cores, compiled by numba."""
