@@ -23,9 +23,9 @@ from objects import SE3, Aabb, Box, SirenField, Sphere, load_field, save_field
 from objects.mesh import read_mesh
 from rendering import Camera, PointLight, load_views, save_transforms
 from scenes import SceneGraph, Track, load_scene, save_scene
-from scenes.description import read_description
-from scenes.glb import read_glb
-from scenes.point_files import read_points
+from scenes.io.description import read_description
+from scenes.io.glb import read_glb
+from scenes.io.point_files import read_points
 from scenes.script import run_script
 
 

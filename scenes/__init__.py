@@ -7,20 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scenes.files import SceneFileError, load_scene, save_scene
     from scenes.graph import SceneGraph
+    from scenes.io.scene_folder import SceneFileError, load_scene, save_scene
     from scenes.track import Track
 
 __all__ = ["SceneFileError", "SceneGraph", "Track", "load_scene", "save_scene"]
 
-_HOME = {"SceneGraph": "graph", "Track": "track"}  # the others live in files
+_HOME = {"SceneGraph": "graph", "Track": "track"}  # the others live in io.scene_folder
 
 
 def __getattr__(name: str) -> Any:
     """Loads what is asked for: ``sirenscape --help`` should not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module 'scenes' has no attribute {name!r}")
-    return getattr(import_module(f"scenes.{_HOME.get(name, 'files')}"), name)
+    return getattr(import_module(f"scenes.{_HOME.get(name, 'io.scene_folder')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -21,8 +21,8 @@ from objects.files import load_field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, PointLight
-from scenes.files import load_scene
 from scenes.graph import SceneGraph
+from scenes.io.scene_folder import load_scene
 from scenes.track import unit_quat
 
 _QUOTES = "names with blanks need quotes"

@@ -77,7 +77,7 @@ def fit(settings: Settings) -> Report:
 
     preload("objects.fitting")
     from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
-    from scenes.point_files import read_points
+    from scenes.io.point_files import read_points
 
     seed = settings["seed"]
     networks = {key: settings[key] for key in _NETWORKS} | _solid(settings)
@@ -125,7 +125,7 @@ def _fit_images(settings: Settings) -> Report:
         raise ValueError("out: expected out=FILE.safetensors, or a folder for pictures with instance masks")
 
     from objects import save_field
-    from scenes.from_images import learn_images, read_images
+    from scenes.io.from_images import learn_images, read_images
 
     views = read_images(settings)
     path = path_of(out)
@@ -208,10 +208,10 @@ def build(settings: Settings) -> Report:
     if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
         raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
 
-    preload("scenes.files", "scenes.plan")
+    preload("scenes.io.scene_folder", "scenes.io.plan")
     from objects import FitConfig
-    from scenes.files import load_scene, save_scene
-    from scenes.plan import build as build_plans
+    from scenes.io.plan import build as build_plans
+    from scenes.io.scene_folder import load_scene, save_scene
 
     config = FitConfig(**_solid(settings))
 
@@ -221,11 +221,11 @@ def build(settings: Settings) -> Report:
         graph = load_scene(source)
     else:
         if kind in (".yaml", ".yml"):
-            from scenes.description import read_description
+            from scenes.io.description import read_description
 
             plans = read_description(source)
         else:
-            from scenes.glb import read_glb
+            from scenes.io.glb import read_glb
 
             plans, notes = read_glb(source)
         try:
@@ -252,9 +252,9 @@ def _build_images(settings: Settings) -> Report:
     if not settings["out"]:
         raise ValueError("out: expected out=NAME.scene")
 
-    from scenes.files import save_scene
-    from scenes.from_images import learn_images, plans_of, read_images
-    from scenes.plan import build as build_plans
+    from scenes.io.from_images import learn_images, plans_of, read_images
+    from scenes.io.plan import build as build_plans
+    from scenes.io.scene_folder import save_scene
 
     views = read_images(settings)
     target = _scene_target(settings["out"], [])  # before, not after what takes long
@@ -297,8 +297,8 @@ def edit(settings: Settings) -> Report:
             "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
         )
 
-    preload("scenes.files")
-    from scenes.files import kept_history, load_scene, locked, save_scene
+    preload("scenes.io.scene_folder")
+    from scenes.io.scene_folder import kept_history, load_scene, locked, save_scene
     from scenes.script import run_script
 
     with locked(source) if target == source else nullcontext():  # no edit of another process is lost in between
@@ -347,10 +347,10 @@ def render(settings: Settings) -> Report:
 
     given_time = None if settings["time"] is None else numbers("time", settings["time"], 1)[0]
 
-    preload("scenes.files", "scenes.pictures")
+    preload("scenes.io.scene_folder", "scenes.pictures")
     from rendering import RenderConfig
     from rendering import render as render_frame
-    from scenes.files import load_scene
+    from scenes.io.scene_folder import load_scene
     from scenes.pictures import camera_for, film, save_film, save_picture
 
     background = numbers("background", settings["background"], 3)
@@ -365,7 +365,7 @@ def render(settings: Settings) -> Report:
         row = {"frames": len(views), "width": views[0][1].width, "height": views[0][1].height}
         with folder_for(*(file / "images" if form else file for file in files.values())):
             if form is not None:
-                from scenes.dataset import save_dataset
+                from scenes.io.dataset import save_dataset
 
                 save_dataset(graph, views, form, files[form], config=config, level=level)
             else:
@@ -403,10 +403,10 @@ def info(settings: Settings) -> Report:
     if settings["min_depth"] < 0 or settings["lines"] < 1:
         raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
 
-    preload("scenes.files")
+    preload("scenes.io.scene_folder")
     from objects.files import field_hash
     from scenes.checks import size_notes, without_background
-    from scenes.files import load_scene
+    from scenes.io.scene_folder import load_scene
 
     graph = load_scene(source)
     time = settings["time"]
@@ -481,8 +481,8 @@ def _scene_target(out: str | None, inputs: list[Path]) -> Path:
     if not path.is_dir():
         output_file("out", str(path))
     if path.parent.is_dir():  # else it is made
-        preload("scenes.files")
-        from scenes.files import check_target
+        preload("scenes.io.scene_folder")
+        from scenes.io.scene_folder import check_target
 
         check_target(path)
     return path

@@ -17,7 +17,7 @@ from rendering import Camera, PointLight, render
 COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "IGL_NUM_THREADS")
 
 
-@pytest.mark.parametrize("package", ["objects.cache, objects.siren", "compose", "rendering", "scenes.files"])
+@pytest.mark.parametrize("package", ["objects.cache, objects.siren", "compose", "rendering", "scenes.io.scene_folder"])
 def test_the_policy_stands_before_torch_and_numba_are_loaded(package):
     code = f"""
 import os, sys

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from objects import Aabb, FitConfig, PointsConfig, SirenField, load_field
 from rendering import ViewsConfig
 from scenes import cli, paths
-from scenes.point_files import OrientedPoints, read_points
+from scenes.io.point_files import OrientedPoints, read_points
 
 PATHS = [
     "a b.obj",
@@ -413,7 +413,7 @@ def test_looking_at_a_scene_loads_none_of_the_libraries_of_learning():
     code = """
 import sys
 from scenes.paths import preload
-preload("scenes.files", "scenes.pictures", "scenes.checks")
+preload("scenes.io.scene_folder", "scenes.pictures", "scenes.checks")
 import gc
 names = {"scipy.ndimage", "scipy.spatial", "trimesh", "igl", "skimage", "pygltflib", "manifold3d"}
 print(gc.isenabled(), sorted(names & sys.modules.keys()))

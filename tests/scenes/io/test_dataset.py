@@ -11,7 +11,7 @@ from objects import SE3, Box, Sphere
 from rendering import Camera, RenderConfig, load_views, render
 from scenes import SceneGraph, Track, load_scene, save_scene
 from scenes.cli import main
-from scenes.dataset import bounding_box, run_lengths
+from scenes.io.dataset import bounding_box, run_lengths
 
 FILM = ["fps=1", "seconds=3", "camera.width=48", "camera.height=36", "camera.eye=0.4,-2,1.2", "antialias=1"]
 

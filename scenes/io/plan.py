@@ -15,8 +15,8 @@ from objects.mesh_files import MeshError, Meshlike
 from objects.training import FitError
 from rendering.camera import Camera
 from rendering.lights import Light
-from scenes.files import load_scene
 from scenes.graph import SceneGraph
+from scenes.io.scene_folder import load_scene
 from scenes.track import Sim3, Track
 
 

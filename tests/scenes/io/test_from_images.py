@@ -138,7 +138,7 @@ def test_what_a_mask_means_is_settable_and_said(folder, capsys, masks, said, mon
         got.append(views)
         raise FitError("stop here")
 
-    monkeypatch.setattr("scenes.from_images.fit_views", caught)
+    monkeypatch.setattr("scenes.io.from_images.fit_views", caught)
     more = [] if masks is None else [f"masks={masks}"]
     code, _, err = run(capsys, "fit", "images=shots", "out=a.safetensors", *more)
     assert code == 2 and (said in err if said else err.count("\n") == 1)

@@ -9,8 +9,8 @@ from objects.pose import SE3
 from objects.training import FitError
 from rendering import Camera, LearnedViews, Views, ViewsConfig, fit_views, load_views
 from scenes.checks import BACKGROUND
+from scenes.io.plan import Plan
 from scenes.paths import Settings, numbers, picture_folder
-from scenes.plan import Plan
 from scenes.store import one_pose
 from scenes.track import Track
 

@@ -17,8 +17,8 @@ from PIL import Image
 from objects.gltf_mesh import gltf_parts
 from objects.mesh import read_mesh
 from rendering.lights import DirectionalLight, PointLight
-from scenes.description import read_description
-from scenes.glb import MAX_NODES, read_glb
+from scenes.io.description import read_description
+from scenes.io.glb import MAX_NODES, read_glb
 from scenes.track import Sim3
 
 Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])

@@ -35,7 +35,7 @@ from objects.gltf_nodes import MAX_DEPTH, MAX_NODES, Nodes, polar
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
-from scenes.plan import Plan
+from scenes.io.plan import Plan
 from scenes.track import Interpolation, Quat, Track, quat_multiply, rotate, unit_quat
 
 _IMAGE_HEIGHT, _MAX_WIDTH = 480, 32_768

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from scenes.point_files import read_points
+from scenes.io.point_files import read_points
 
 
 def write(path, kind="float", names=("red", "green", "blue"), color="uchar", value="255 128 0", x="0.25"):

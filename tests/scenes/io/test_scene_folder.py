@@ -18,7 +18,7 @@ from objects import SE3, Aabb, Box, SirenField, Sphere
 from objects.files import field_hash
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
-from scenes.files import locked
+from scenes.io.scene_folder import locked
 
 
 def at(x, y=0.0, z=0.0):
@@ -499,7 +499,7 @@ def test_numbers_that_do_not_fit_their_description_are_found_on_use(tmp_path):
 
 
 def _other_process(code: str, *arguments: str) -> subprocess.Popen:
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -524,8 +524,8 @@ def test_a_scene_that_another_process_holds_is_refused_in_one_line_and_then_free
     graph = SceneGraph()
     save_scene(graph, tmp_path / "a.scene")
     before = (tmp_path / "a.scene/scene.json").read_bytes()
-    monkeypatch.setattr("scenes.files._LOCK_S", 0.3)
-    code = "import sys\nfrom scenes.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
+    monkeypatch.setattr("scenes.io.scene_folder._LOCK_S", 0.3)
+    code = "import sys\nfrom scenes.io.scene_folder import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
     holder = _other_process(code, str(tmp_path / "a.scene"))
     try:
         assert holder.stdout.readline() == "held\n"
@@ -556,8 +556,8 @@ def test_locks_of_one_process_stand_in_one_another(tmp_path):
 def test_a_new_scene_that_cannot_be_saved_leaves_no_folder(tmp_path, monkeypatch):
     graph = SceneGraph()
     graph.add("ball", Sphere(0.1))
-    monkeypatch.setattr("scenes.files.MAX_FILE_BYTES", 10)
-    monkeypatch.setattr("scenes.files.save_field", lambda *_: None)
+    monkeypatch.setattr("scenes.io.scene_folder.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("scenes.io.scene_folder.save_field", lambda *_: None)
     with pytest.raises(SceneFileError, match="at most 10 bytes"):
         save_scene(graph, tmp_path / "a.scene")
     assert not list(tmp_path.iterdir())

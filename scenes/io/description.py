@@ -31,10 +31,10 @@ from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.io.plan import Handover, Plan
+from scenes.io.strict_yaml import COLOR, Mistakes, decoded, nearest, read_strictly
 from scenes.paths import lookalikes, path_of
-from scenes.plan import Handover, Plan
 from scenes.store import check_name
-from scenes.strict_yaml import COLOR, Mistakes, decoded, nearest, read_strictly
 from scenes.track import Quat, Sim3, Track, Vec, quat_multiply, unit_quat, vector
 
 MAX_BYTES = 16 * 2**20
