@@ -21,6 +21,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 SCATTER := .venv-scatter
+TEST := $(PY) -m pytest -n auto --dist worksteal
 
 .PHONY: help demo thousand test check bench test-scatter format
 
@@ -33,14 +34,14 @@ demo: $(INSTALLED) ## learn real objects, build a room, render it, move one, ren
 thousand: $(INSTALLED) ## learn a thousand objects (takes long; goes on after a kill), a stand of them: out/thousand/
 	$(PY) -m examples.thousand
 
-test: $(INSTALLED) ## all tests; what the machine lacks (EGL) is skipped with its reason
-	$(PY) -m pytest
+test: $(INSTALLED) ## all tests, on all cores; what the machine lacks (EGL) is skipped with its reason
+	$(TEST)
 
 check: $(INSTALLED) ## formatting, lint, types, then all tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
-	$(PY) -m pytest
+	$(TEST)
 
 format: $(INSTALLED) ## put formatting and imports right
 	$(VENV)/bin/ruff check --fix .
