@@ -25,8 +25,8 @@ from rendering.render import Frame, RenderConfig, render
 if TYPE_CHECKING:
     from rendering.learning.fit import LearnedViews, ViewsConfig, fit_views
     from rendering.learning.posing import PosesConfig, align_cameras, refine_poses
-    from rendering.view_files import load_views
     from rendering.views import View, ViewError, Views
+    from rendering.views.files import load_views
     from rendering.volume import VolumeFrame, render_volume
 
 __all__ = [
@@ -69,7 +69,7 @@ _HOME = {
     **dict.fromkeys(("PosesConfig", "align_cameras", "refine_poses"), "learning.posing"),
     **dict.fromkeys(("View", "ViewError", "Views"), "views"),
     **dict.fromkeys(("VolumeFrame", "render_volume"), "volume"),
-    "load_views": "view_files",
+    "load_views": "views.files",
 }
 
 

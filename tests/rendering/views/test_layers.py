@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from rendering import Camera
-from rendering.view_files import load_views
-from rendering.view_photos import _upright
-from rendering.view_pictures import picture_size
 from rendering.views import View, ViewError
+from rendering.views.files import load_views
+from rendering.views.photos import _upright
+from rendering.views.pictures import picture_size
 
 WIDTH, HEIGHT = 8, 6
 

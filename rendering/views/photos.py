@@ -18,10 +18,10 @@ from torch import Tensor
 
 from objects.pose import SE3
 from rendering.camera import Camera
-from rendering.lens import Lens
-from rendering.view_layers import loaded, opened
-from rendering.view_pictures import picture_size
-from rendering.views import ViewError, axes_meeting
+from rendering.views.layers import loaded, opened
+from rendering.views.lens import Lens
+from rendering.views.pictures import picture_size
+from rendering.views.types import ViewError, axes_meeting
 
 # SIFT finds nothing better in larger pictures, and takes longer.
 _LONGEST_SIDE = 1600

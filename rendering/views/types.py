@@ -1,4 +1,4 @@
-"""Posed pictures: the data from which fields are learned. `rendering.view_files` reads them from folders.
+"""Posed pictures: the data from which fields are learned. `rendering.views.files` reads them from folders.
 
 World: right-handed, z up, metres. Cameras have OpenCV axes and no distortion, and image coordinates as in `Camera`. Pictures
 are sRGB; colour and alpha stay apart (straight, not composited), so the background is the user's choice. Pictures are kept as

@@ -8,8 +8,8 @@ import torch
 
 from objects.pose import SE3
 from rendering.camera import Camera
-from rendering.view_checks import check_views
 from rendering.views import View, ViewError, Views, split
+from rendering.views.checks import check_views
 
 HALF_TURN_X = SE3(torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
 WIDTH, HEIGHT = 120, 90

@@ -11,8 +11,8 @@ from PIL import Image
 
 from rendering import Camera
 from rendering.images import save_depth_png
-from rendering.view_files import load_views
 from rendering.views import ViewError, Views
+from rendering.views.files import load_views
 
 WIDTH, HEIGHT = 80, 60
 

@@ -11,11 +11,11 @@ import torch
 
 from objects.pose import SE3
 from rendering.camera import Camera
-from rendering.lens import Lens
-from rendering.view_layers import Unreadable
-from rendering.view_paths import PICTURES, beside, located, text_of
-from rendering.view_pictures import Notes, ReadOptions, Shot, ids_beside, picture_size
-from rendering.views import ViewError
+from rendering.views.layers import Unreadable
+from rendering.views.lens import Lens
+from rendering.views.paths import PICTURES, beside, located, text_of
+from rendering.views.pictures import Notes, ReadOptions, Shot, ids_beside, picture_size
+from rendering.views.types import ViewError
 
 _STEPS_PER_METRE = 5000
 _PARTNER_S = 0.02

@@ -15,14 +15,14 @@ from typing import Literal
 import torch
 
 from objects.progress import Bar
-from rendering.view_checks import check_views
-from rendering.view_layers import Unreadable, loaded, opened
-from rendering.view_paths import PICTURES
-from rendering.view_photos import find_cameras
-from rendering.view_pictures import Notes, ReadOptions, Shot, read_shots
-from rendering.view_transforms import transforms_of, transforms_shots
-from rendering.view_tum import tum_shots
-from rendering.views import ViewError, Views
+from rendering.views.checks import check_views
+from rendering.views.layers import Unreadable, loaded, opened
+from rendering.views.paths import PICTURES
+from rendering.views.photos import find_cameras
+from rendering.views.pictures import Notes, ReadOptions, Shot, read_shots
+from rendering.views.transforms import transforms_of, transforms_shots
+from rendering.views.tum import tum_shots
+from rendering.views.types import ViewError, Views
 
 Path_ = str | os.PathLike[str]
 
@@ -79,12 +79,12 @@ def load_views(
       follows from the picture. ``camera_model`` is PINHOLE, SIMPLE_PINHOLE, SIMPLE_RADIAL, RADIAL or OPENCV (the default), with
       ``k1 k2 k3 p1 p2``. Each frame: ``file_path``, ``transform_matrix`` (camera to world, OpenGL axes), and if wanted
       ``time``, ``depth_file_path`` (times ``depth_unit_scale_factor``, 0.001 if left out), ``mask_path``, ``instance_path``.
-      `rendering.view_keys` lists all keys, and the names that other programs give them. ``applied_transform`` is kept, not undone.
+      `rendering.views.keys` lists all keys, and the names that other programs give them. ``applied_transform`` is kept, not undone.
     * ``rgb.txt`` and ``groundtruth.txt``, if wanted ``depth.txt`` (TUM RGB-D). Pictures, depth and poses are joined by the
       nearest time stamp within 20 ms; depth has 5,000 steps a metre. Time counts from the first picture.
     * Nothing but photos, in the folder or its ``images/``. Their cameras are found by pycolmap, see `find_cameras`.
 
-    Which kinds of pictures, depth and masks can be read is listed in `rendering.view_pictures` and `rendering.view_layers`.
+    Which kinds of pictures, depth and masks can be read is listed in `rendering.views.pictures` and `rendering.views.layers`.
     Photos are turned by their EXIF orientation; pictures of a ``transforms.json`` where its ``w`` and ``h`` say so. Pictures are
     undistorted by reading them: bilinear; depth, ids and masks by the nearest pixel. What lies beyond the lens is not ``valid``.
     Nothing is written to the folder.

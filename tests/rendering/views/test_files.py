@@ -15,9 +15,9 @@ from objects.pose import SE3
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, render, save_transforms
 from rendering.images import save_depth_png, save_png
-from rendering.lens import Lens, undistortion
-from rendering.view_files import load_views
 from rendering.views import ViewError, Views
+from rendering.views.files import load_views
+from rendering.views.lens import Lens, undistortion
 
 WIDTH, HEIGHT = 80, 60
 SHARED = Path(__file__).parents[3] / "shared" / "data"

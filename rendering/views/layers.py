@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from rendering.views import ViewError
+from rendering.views.types import ViewError
 
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _HUGE = 1e9  # of floats: Blender and others write 1e10, or the largest float, where there is nothing

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rendering.camera import Camera
-from rendering.views import Meeting, View, ViewError, Views, axes_meeting, back_projected, known_depth
+from rendering.views.types import Meeting, View, ViewError, Views, axes_meeting, back_projected, known_depth
 
 # Are the camera axes turned (OpenCV for OpenGL), and by what is depth to be multiplied? Mistakes of unit are powers of ten,
 # and the 5,000 steps a metre of TUM against 1,000.

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from rendering import Camera, view_files, view_photos
-from rendering.lens import Lens
-from rendering.view_files import load_views
-from rendering.views import ViewError
+from rendering import Camera
+from rendering.views import ViewError, files, photos
+from rendering.views.files import load_views
+from rendering.views.lens import Lens
 
 WIDTH, HEIGHT = 80, 60
 
@@ -155,9 +155,9 @@ def test_what_lies_beside_photos_and_isnt_read_is_said(tmp_path, monkeypatch):
 
     def found(folder, names):
         cameras = {name: (camera, Lens()) for name, camera in zip(names, around(3), strict=True)}
-        return view_photos.FoundCameras(cameras, torch.zeros(0, 3))
+        return photos.FoundCameras(cameras, torch.zeros(0, 3))
 
-    monkeypatch.setattr(view_files, "find_cameras", found)
+    monkeypatch.setattr(files, "find_cameras", found)
     with pytest.warns(UserWarning, match=r"isn't read|aren't read|left out") as caught:
         views = load_views(tmp_path)
     texts = [str(w.message) for w in caught]

@@ -23,10 +23,10 @@ import torch
 from PIL import Image, ImageCms
 
 from rendering.camera import Camera
-from rendering.lens import Lens, Undistortion, undistortion
-from rendering.view_layers import Unreadable, loaded, opened, read_depth, read_ids, read_mask
-from rendering.view_paths import PICTURES
-from rendering.views import View, ViewError
+from rendering.views.layers import Unreadable, loaded, opened, read_depth, read_ids, read_mask
+from rendering.views.lens import Lens, Undistortion, undistortion
+from rendering.views.paths import PICTURES
+from rendering.views.types import View, ViewError
 
 _ORIENTATION = 0x0112  # in EXIF
 _FACTOR_16 = 257  # steps of 16 bits for one of 8

@@ -4,7 +4,7 @@ Read at the top or in a frame, where it goes before what stands at the top:
 
 | key | meaning | also read as it |
 |---|---|---|
-| ``camera_model`` | see `rendering.view_transforms` | ``camera_type`` |
+| ``camera_model`` | see `rendering.views.transforms` | ``camera_type`` |
 | ``fl_x fl_y`` | pixels | ``fx fy``; angles and matrices, see below |
 | ``cx cy w h`` | pixels | ``c_x c_y width height image_width image_height`` |
 | ``k1 k2 k3 k4 p1 p2`` | lens, OpenCV's | |
@@ -51,7 +51,7 @@ from typing import Any
 
 import numpy as np
 
-from rendering.views import ViewError
+from rendering.views.types import ViewError
 
 _LENS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4", "distortion_params")
 OTHER_LENSES = ("is_fisheye", "fisheye", "equirectangular", "latlong", "ftheta_p0")
@@ -63,7 +63,7 @@ _FRAME = ("file_path", "transform_matrix", "time", *LAYERS)
 _SPLITS = ("train_filenames", "val_filenames", "test_filenames")
 _TOP = ("frames", "applied_transform", "applied_scale", "enable_depth_loading", "from_na", *_SPLITS)
 KNOWN = (*_CAMERA, *_FRAME, *_TOP)
-_ALIASES = {
+ALIASES = {
     "depth_path": "depth_file_path",
     "depth": "depth_file_path",
     "depth_filename": "depth_file_path",
@@ -95,15 +95,15 @@ _ALIASES = {
     "image_height": "h",
 }
 _DEGREES = {"x_fov": "camera_angle_x", "y_fov": "camera_angle_y"}
-_MATRIX = ("intrinsic_matrix", "K", "intrinsics", "intrinsic", "camera_intrinsics", "camera_matrix", "cam_K")
-_INSIDE = (
+MATRIX = ("intrinsic_matrix", "K", "intrinsics", "intrinsic", "camera_intrinsics", "camera_matrix", "cam_K")
+INSIDE = (
     "camera",
     "camera_params",
     "calibration",
-    *_MATRIX,
+    *MATRIX,
 )  # objects whose keys are read as if they stood beside them
 # fmt: off
-_HARMLESS = {
+HARMLESS = {
     "aabb_scale", "scale", "offset", "aabb", "render_aabb", "scene_box", "up", "radius", "near", "far", "orientation_override",
     "auto_scale_poses_override", "center_method", "worldtogt",
     "n_extra_learnable_dims", "importance_sampling", "wants_importance_sampling", "sharpen", "envmap", "pairs",
@@ -175,7 +175,7 @@ class Keys:
             ViewError: A key that changes the meaning of all others, or an ``intrinsic_matrix`` or angle that is none.
         """
         flat = dict(given)
-        for key in _INSIDE:
+        for key in INSIDE:
             if isinstance(inner := flat.get(key), Mapping):
                 del flat[key]
                 flat = {**inner, **flat}
@@ -187,9 +187,9 @@ class Keys:
                 raise ViewError(f"{where}: {key}: {_REFUSED[key]}")
             if key in known:
                 found[key] = value
-            elif key in _DEGREES or key in _MATRIX:
+            elif key in _DEGREES or key in MATRIX:
                 continue
-            elif (name := _ALIASES.get(key, "")) in known:
+            elif (name := ALIASES.get(key, "")) in known:
                 first = flat[name] if flat.get(name) is not None else found.setdefault(name, value)
                 if name in found and first is value:
                     self.renamed[key] = name
@@ -200,7 +200,7 @@ class Keys:
         for key, name in _DEGREES.items():
             if flat.get(key) is not None and name not in found and name in known:
                 found[name] = math.radians(number(flat, key, where))
-        for key in _MATRIX:
+        for key in MATRIX:
             if flat.get(key) is not None and "w" in known:
                 self._matrix(flat[key], key, found, where)
         return found
@@ -222,7 +222,7 @@ class Keys:
 
     def _untaken(self, key: str, value: Any, known: tuple[str, ...]) -> None:
         words = set(key.lower().strip("_").split("_"))
-        if key in _HARMLESS or key.startswith("_") or (words & _WORDS and not words & {"depth", "mask", "instance"}):
+        if key in HARMLESS or key.startswith("_") or (words & _WORDS and not words & {"depth", "mask", "instance"}):
             return
         if key in _NOT_TAKEN:
             if value:
@@ -230,10 +230,10 @@ class Keys:
         elif key in KNOWN:
             self.untold[key] = "it has no meaning at this level"
         else:
-            near = difflib.get_close_matches(key, [*known, *_ALIASES, *_HARMLESS, *_NOT_TAKEN], 1, 0.75)
+            near = difflib.get_close_matches(key, [*known, *ALIASES, *HARMLESS, *_NOT_TAKEN], 1, 0.75)
             if not near:
                 self.untold[key] = "it isn't known"
-            elif near[0] not in _HARMLESS:
+            elif near[0] not in HARMLESS:
                 self.untold[key] = f"did you mean {near[0]!r}?"
 
     def note(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Posed pictures named by a ``transforms.json``: nerfstudio, instant-ngp, NeuS2, NeRF synthetic. Keys: `rendering.view_keys`."""
+"""Posed pictures named by a ``transforms.json``: nerfstudio, instant-ngp, NeuS2, NeRF synthetic. Keys: `rendering.views.keys`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 
 from objects.pose import SE3
 from rendering.camera import Camera
-from rendering.lens import LENS_KEYS, Lens
-from rendering.view_keys import LAYERS, OTHER_LENSES, Keys, array, frame_level, number, short, top_level
-from rendering.view_layers import Unreadable
-from rendering.view_paths import PICTURES, beside, located, text_of
-from rendering.view_pictures import Notes, ReadOptions, Shot, ids_beside, picture_size
-from rendering.views import ViewError
+from rendering.views.keys import LAYERS, OTHER_LENSES, Keys, array, frame_level, number, short, top_level
+from rendering.views.layers import Unreadable
+from rendering.views.lens import LENS_KEYS, Lens
+from rendering.views.paths import PICTURES, beside, located, text_of
+from rendering.views.pictures import Notes, ReadOptions, Shot, ids_beside, picture_size
+from rendering.views.types import ViewError
 
 # What each camera model may bend; all are pinholes with the polynomial lens of OpenCV.
 _MODELS = {

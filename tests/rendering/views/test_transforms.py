@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rendering import Camera, view_keys
-from rendering.view_files import load_views
-from rendering.views import ViewError, Views
+from rendering import Camera
+from rendering.views import ViewError, Views, keys
+from rendering.views.files import load_views
 
 WIDTH, HEIGHT, N = 16, 12, 3
 
@@ -240,9 +240,9 @@ def test_keys_that_say_nothing_of_the_scene_are_passed_over_in_silence(tmp_path,
 
 
 def test_all_keys_stand_in_the_table():
-    table = set(re.findall(r"\w+", view_keys.__doc__))
+    table = set(re.findall(r"\w+", keys._doc__))
     written = {f"instance_{word}" for word in ("path", "file_path", "filename", "file")}
-    for keys in (view_keys.KNOWN, view_keys._ALIASES, view_keys._HARMLESS, view_keys._MATRIX, view_keys._INSIDE):
+    for keys in (keys.KNOWN, keys.ALIASES, keys.HARMLESS, keys.MATRIX, keys.INSIDE):
         assert set(keys) - written - {"k5", "k6", "s1", "s2", "s3", "s4", "distortion_params"} <= table
 
 
