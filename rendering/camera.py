@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -211,35 +210,6 @@ class Camera:
         matrix = (self.T_world_cam @ _HALF_TURN_X).as_matrix()
         return {**self._intrinsics(), "transform_matrix": matrix.tolist()}
 
-    @staticmethod
-    def from_nerfstudio(
-        source: str | os.PathLike[str] | Mapping[str, Any], *, unknown_pose: SE3 | None = None
-    ) -> list[tuple[Camera, dict[str, Any]]]:
-        """The cameras of a ``transforms.json``, each with its frame's own entry (file names, time, ...).
-
-        Args:
-            source: The file, or what it holds.
-            unknown_pose: Pose for frames without ``transform_matrix``; None makes such a frame an error.
-
-        Raises:
-            ValueError: No such file, no JSON, no frames, a missing or impossible number, a matrix that is not rigid, or a
-                camera model other than a pinhole without distortion. The text names the frame and the key.
-        """
-        where = "transforms" if isinstance(source, Mapping) else str(source)
-        data = source if isinstance(source, Mapping) else _read_json(Path(source))
-        frames = data.get("frames") if isinstance(data, Mapping) else None
-        if not isinstance(frames, list) or not frames:
-            raise ValueError(f"{where}: expected a list 'frames' with at least one entry")
-        cameras = []
-        for i, frame in enumerate(frames):
-            if not isinstance(frame, Mapping):
-                raise ValueError(f"{where}: frames[{i}] must be an object, got {type(frame).__name__}")
-            try:
-                cameras.append((_camera_of_frame({**data, **frame}, unknown_pose), dict(frame)))
-            except ValueError as error:
-                raise ValueError(f"{where}: frames[{i}]: {error}") from None
-        return cameras
-
     def _intrinsics(self) -> dict[str, Any]:
         return {
             "camera_model": "PINHOLE",
@@ -287,55 +257,10 @@ def save_transforms(
         part.write_text(text + "\n", encoding="utf-8")
 
 
-def _camera_of_frame(frame: Mapping[str, Any], unknown_pose: SE3 | None) -> Camera:
-    model = frame.get("camera_model", "PINHOLE")
-    if model not in ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV"):
-        raise ValueError(f"camera_model must be PINHOLE, got {model!r}")
-    for key in ("k1", "k2", "k3", "k4", "p1", "p2"):
-        if frame.get(key, 0) != 0:
-            raise ValueError(f"{key} must be 0 (undistort the images first), got {frame[key]!r}")
-    fx, fy, cx, cy, width, height = (_number(frame, key) for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"))
-    if "transform_matrix" in frame:
-        try:
-            matrix = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(
-                f"transform_matrix must be a 4x4 list of numbers, got {frame['transform_matrix']!r}"
-            ) from None
-        if matrix.shape != (4, 4):
-            raise ValueError(f"transform_matrix must be 4x4, got shape {list(matrix.shape)}")
-        try:
-            pose = SE3.from_matrix(matrix)
-        except ValueError:
-            raise ValueError(f"transform_matrix must be rigid, got {matrix.tolist()}") from None
-        pose = pose @ _HALF_TURN_X
-    elif unknown_pose is not None:
-        pose = unknown_pose
-    else:
-        raise ValueError("transform_matrix is missing")
-    return Camera(pose, fx, fy, cx, cy, width, height)  # pyright: ignore[reportArgumentType]  (checked to be whole)
-
-
 def pixel_offsets(n: int) -> Float[Tensor, "k 2"]:
     """``n x n`` places spread evenly over a pixel, from its centre, pixels."""
     steps = (torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5
     return torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(-1, 2)
-
-
-def _number(frame: Mapping[str, Any], key: str) -> float:
-    value = frame.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key} must be a number, got {'nothing' if value is None else repr(value)}")
-    return value
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # JSON and UTF-8 errors are ValueErrors
-        raise ValueError(f"{path}: expected JSON, got an error: {error}") from None
 
 
 def _vector(value: Tensor | Sequence[float], name: str) -> Float[Tensor, "3"]:

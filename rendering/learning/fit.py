@@ -260,7 +260,7 @@ def _content(views: Views) -> str:
         lens = (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height, view.depth_unit)
         digest.update(repr(lens).encode())
         digest.update(camera.T_world_cam.as_matrix().numpy().tobytes())
-        for layer in (view._rgb, view._alpha, view._depth, view._ids, view._valid):
+        for layer in map(view.stored.get, ("rgb", "alpha", "depth", "ids", "valid")):
             digest.update(b"-" if layer is None else layer.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -33,10 +33,10 @@ class Pixels:
             parts = zip(layers, rows, strict=True)
             return torch.cat([missing.expand(len(at)) if x is None else x.reshape(-1)[at] for x, at in parts])
 
-        self.rgb = torch.cat([view._rgb.reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)])
+        self.rgb = torch.cat([view.stored["rgb"].reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)])
         self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor([len(at) for at in rows]))
         self.pixel = torch.cat(rows)
-        self.alpha = gathered([view._alpha for view in views], torch.tensor(255, dtype=torch.uint8))
+        self.alpha = gathered([view.stored.get("alpha") for view in views], torch.tensor(255, dtype=torch.uint8))
         self.ids = gathered([view.ids for view in views], torch.tensor(-1, dtype=torch.int32))
         self.depth = gathered([view.depth for view in views], torch.tensor(torch.nan))
 

@@ -63,14 +63,13 @@ def check_views(views: Views, where: str = "views") -> None:
         warnings.warn(
             f"{where}: the mask is 0 all over, so nothing is learned from, in {listed(ignored)}", stacklevel=3
         )
-    empty = [view.name for view in views if view._alpha is not None and not bool(view._alpha.any())]
+    empty = [view.name for view in views if "alpha" in view.stored and not bool(view.stored["alpha"].any())]
     if empty:
         warnings.warn(f"{where}: the mask (or alpha) is empty all over in {listed(empty)}", stacklevel=3)
-    if any(view._ids is not None for view in views) and not any(
-        view._ids is not None and bool((view._ids != 0).any()) for view in views
-    ):
+    ids = [view.stored["ids"] for view in views if "ids" in view.stored]
+    if ids and not any(bool((layer != 0).any()) for layer in ids):
         warnings.warn(f"{where}: the instance ids are 0 all over in all {len(views)} views", stacklevel=3)
-    blind = [v.name for v in views if v._depth is not None and not bool(known_depth(v).any())]
+    blind = [v.name for v in views if "depth" in v.stored and not bool(known_depth(v).any())]
     if blind:
         warnings.warn(f"{where}: the depth is missing all over in {listed(blind)}", stacklevel=3)
     _check_axes_and_unit(views, where)
@@ -99,7 +98,7 @@ def _check_axes_and_unit(views: Views, where: str) -> None:
             stacklevel=4,
         )
     cameras = views.cameras
-    has_depth = any(view._depth is not None for view in views)
+    has_depth = any("depth" in view.stored for view in views)
     meeting = axes_meeting(cameras) if len(views) > 2 else None
     away = meeting is not None and float(np.mean(meeting.ahead < 0)) >= 0.9
     upside_down = np.mean([float(camera.T_world_cam.rotation()[2, 1]) > 0 for camera in cameras]) >= 0.9
@@ -141,7 +140,7 @@ def _check_depth_of_meeting(views: Views, meeting: Meeting, where: str) -> None:
 
 
 def _wrong_unit(views: Views, where: str, scale: float, why: str) -> ViewError:
-    unit = next(view.depth_unit for view in views if view._depth is not None)
+    unit = next(view.depth_unit for view in views if "depth" in view.stored)
     size = f"{1 / scale:g} times too large" if scale < 1 else f"{scale:g} times too small"
     return ViewError(
         f"{where}: depth is in the wrong unit, {size} ({why}): set depth_unit_scale_factor (or load with depth_unit=) to "
@@ -181,7 +180,7 @@ def _explained(views: Views, n_samples: int = 200) -> dict[_Hypothesis, _Support
     Sampled pixels of one view are looked for in another. They agree at 2 % of its depth, speak against where they lie in
     front of it, and say nothing where they lie behind it (hidden) or outside.
     """
-    measured = [view for view in views if view._depth is not None and bool(known_depth(view).any())]
+    measured = [view for view in views if "depth" in view.stored and bool(known_depth(view).any())]
     if len(measured) < 2:
         return None
     generator = torch.Generator().manual_seed(0)

@@ -56,7 +56,7 @@ class View:
             is not finite and positive, or a time that is not finite.
     """
 
-    __slots__ = ("_alpha", "_depth", "_ids", "_rgb", "_valid", "camera", "depth_unit", "name", "time")
+    __slots__ = ("camera", "depth_unit", "name", "stored", "time")
 
     def __init__(
         self,
@@ -92,48 +92,51 @@ class View:
         if valid is not None and valid.dtype != torch.bool:
             raise ViewError(f"View {name!r}: valid must be bool, got {valid.dtype}")
         self.camera, self.name, self.time, self.depth_unit = camera, name, time, float(depth_unit)
-        self._rgb = _as_bytes(rgb, f"View {name!r}: rgb")
-        self._alpha = None if alpha is None else _as_bytes(alpha, f"View {name!r}: alpha")
-        self._depth, self._ids, self._valid = depth, ids, valid
+        self.stored = {"rgb": _as_bytes(rgb, f"View {name!r}: rgb")}
+        """The layers that the picture has, by name, in the number types in which they are kept."""
+        if alpha is not None:
+            self.stored["alpha"] = _as_bytes(alpha, f"View {name!r}: alpha")
+        more = {"depth": depth, "ids": ids, "valid": valid}
+        self.stored |= {key: layer for key, layer in more.items() if layer is not None}
 
     @property
     def rgb(self) -> Float[Tensor, "h w 3"]:
         """sRGB in 0..1, float32, straight (not multiplied by alpha)."""
-        return self._rgb.float() / 255
+        return self.stored["rgb"].float() / 255
 
     @property
     def alpha(self) -> Float[Tensor, "h w"] | None:
         """Opacity in 0..1, float32, or None for an opaque picture."""
-        return None if self._alpha is None else self._alpha.float() / 255
+        return self.stored["alpha"].float() / 255 if "alpha" in self.stored else None
 
     @property
     def depth(self) -> Float[Tensor, "h w"] | None:
         """Metres along the optical axis at pixel centres, float32, NaN where it is missing; None without depth."""
-        if self._depth is None:
+        if "depth" not in self.stored:
             return None
-        depth = self._depth.to(torch.float32) * self.depth_unit
+        depth = self.stored["depth"].to(torch.float32) * self.depth_unit
         return torch.where(torch.isfinite(depth) & (depth > 0), depth, torch.nan)
 
     @property
     def ids(self) -> Int[Tensor, "h w"] | None:
         """Instance ids, int32, 0 for none; None where nobody gave any."""
-        return None if self._ids is None else self._ids.to(torch.int32)
+        return self.stored["ids"].to(torch.int32) if "ids" in self.stored else None
 
     @property
     def valid(self) -> Bool[Tensor, "h w"]:
         """Where the picture holds something to learn from."""
-        return torch.ones(self._rgb.shape[:2], dtype=torch.bool) if self._valid is None else self._valid
+        if "valid" in self.stored:
+            return self.stored["valid"]
+        return torch.ones(self.camera.height, self.camera.width, dtype=torch.bool)
 
     def with_camera(self, camera: Camera) -> View:
         """The same picture, taken from elsewhere."""
-        layers = {"alpha": self._alpha, "depth": self._depth, "ids": self._ids, "valid": self._valid}
-        return View(camera, self._rgb, name=self.name, time=self.time, depth_unit=self.depth_unit, **layers)
+        return View(camera, name=self.name, time=self.time, depth_unit=self.depth_unit, **self.stored)
 
     @property
     def n_bytes(self) -> int:
         """Memory that the pictures take."""
-        kept = (self._rgb, self._alpha, self._depth, self._ids, self._valid)
-        return sum(t.numel() * t.element_size() for t in kept if t is not None)
+        return sum(layer.numel() * layer.element_size() for layer in self.stored.values())
 
     def composited(self, background: Float[Tensor, "3"] | Sequence[float]) -> Float[Tensor, "h w 3"]:
         """The picture over a background of one sRGB colour (mixed in sRGB, as the makers of such sets do)."""
@@ -141,8 +144,7 @@ class View:
         return rgb if alpha is None else torch.lerp(torch.as_tensor(background).to(rgb), rgb, alpha[..., None])
 
     def __repr__(self) -> str:
-        layers = [key for key in ("alpha", "depth", "ids", "valid") if getattr(self, f"_{key}") is not None]
-        return f"View({self.name!r}, {self.camera.width}x{self.camera.height}, {', '.join(['rgb', *layers])})"
+        return f"View({self.name!r}, {self.camera.width}x{self.camera.height}, {', '.join(self.stored)})"
 
 
 class Views(Sequence[View]):
@@ -210,7 +212,7 @@ class Views(Sequence[View]):
         Raises:
             ViewError: No view has depth, or ``max_points`` below 1.
         """
-        measured = [i for i, view in enumerate(self) if view._depth is not None]
+        measured = [i for i, view in enumerate(self) if "depth" in view.stored]
         if not measured:
             raise ViewError("Views.points: no view has depth; give depth pictures (depth_file_path)")
         if max_points < 1:
@@ -238,7 +240,7 @@ class Views(Sequence[View]):
             ViewError: No depth, and optical axes that don't meet in front of the cameras.
         """
         cloud = self.landmarks
-        if any(view._depth is not None for view in self):
+        if any("depth" in view.stored for view in self):
             cloud = self.points().p_world
         if cloud is not None and len(cloud):
             p_world = cloud.double().numpy()
@@ -251,7 +253,7 @@ class Views(Sequence[View]):
                 "without depth, pictures must surround what they show, and the optical axes of these don't meet in front of "
                 "the cameras: are their axes right (x right, y up, z back in a transforms.json)? Else give depth"
             )
-        cut_out = all(view._alpha is not None for view in self)
+        cut_out = all("alpha" in view.stored for view in self)
         side = min if cut_out else max
         half = float(
             np.median(

@@ -1,13 +1,11 @@
 import json
 import math
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy import ndimage, optimize
 
 from compose import Composite, Instance
@@ -15,29 +13,12 @@ from objects.pose import SE3
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, render, save_transforms
 from rendering.images import save_depth_png, save_png
-from rendering.views import ViewError, Views
+from rendering.views import ViewError
 from rendering.views.files import load_views
 from rendering.views.lens import Lens, undistortion
+from tests.rendering.views.sets import HEIGHT, WIDTH, around, checks, loads_in_silence, write_png
 
-WIDTH, HEIGHT = 80, 60
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def around(n=5, width=WIDTH, height=HEIGHT) -> list[Camera]:
-    return Camera.orbit((0, 0, 0), 2.0, n, width, height, elevation_deg=30.0)
-
-
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def checks(width=WIDTH, height=HEIGHT) -> np.ndarray:
-    """A picture without symmetry."""
-    column, row = np.meshgrid(np.arange(width), np.arange(height))
-    return np.stack([column * 255 // width, row * 255 // height, (column // 8 + row // 8) % 2 * 200], -1).astype(
-        np.uint8
-    )
 
 
 def write_set(folder: Path, n=5, *, entries=None, frame_entries=None) -> list[Camera]:
@@ -54,12 +35,6 @@ def edit(folder: Path, change, name="transforms.json") -> None:
     data = json.loads((folder / name).read_text())
     change(data)
     (folder / name).write_text(json.dumps(data))
-
-
-def loads_in_silence(folder: Path, **more) -> Views:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return load_views(folder, **more)
 
 
 def same_pose(a: Camera, b: Camera) -> None:
@@ -80,6 +55,17 @@ def test_a_nerfstudio_set_comes_back_as_it_was_written(tmp_path):
         assert torch.equal((view.rgb * 255).round().to(torch.uint8), torch.from_numpy(checks()))
         assert view.alpha is None and view.depth is None and view.ids is None and view.valid.all()
     assert [v.name for v in load_views(tmp_path / "transforms.json", every=2)] == [f"rgb/0{i}.png" for i in (0, 2, 4)]
+
+
+def test_a_matrix_has_opengl_axes(tmp_path):
+    """The identity looks along -z with y up."""
+    write_set(tmp_path)
+    lens = {"fl_x": 10, "fl_y": 10, "cx": 40, "cy": 30}
+    edit(tmp_path, lambda data: data["frames"][2].update(lens, transform_matrix=np.eye(4).tolist()))
+    camera = load_views(tmp_path)[2].camera
+    uv, depth = camera.project(torch.tensor([[0.0, 0.0, -2.0], [0.1, 0.2, -1.0]], dtype=torch.float64))
+    torch.testing.assert_close(uv, torch.tensor([[40.0, 30.0], [41.0, 28.0]], dtype=torch.float64))
+    torch.testing.assert_close(depth, torch.tensor([2.0, 1.0], dtype=torch.float64))
 
 
 def test_rendered_depth_of_one_view_reprojects_onto_the_others(tmp_path):
@@ -305,11 +291,14 @@ def transposed(matrix):
         (in_matrix(with_nan), "transform_matrix[1][3] must be a finite number, got nan"),
         (in_matrix(transposed), "is it transposed?"),
         (in_frame(transform_matrix=[[1, 0], [0, 1]]), "must be 4x4 numbers, got shape [2, 2]"),
+        (in_frame(transform_matrix=[["a"]]), "must be 4x4 numbers, got [['a']]"),
         (in_frame(transform_matrix="here"), "must be 4x4 numbers, got 'here'"),
         (lambda data: data["frames"][2].pop("transform_matrix"), "has no transform_matrix"),
+        (in_frame(w=0), "the picture has 80x60 pixels, but w and h say 0x60"),
         (in_frame(w=160), "the picture has 80x60 pixels, but w and h say 160x60"),
         (in_frame(camera_model="OPENCV_FISHEYE"), "'OPENCV_FISHEYE' is unknown; known are PINHOLE, SIMPLE_PINHOLE"),
         (in_frame(fl_x=-70.0), "fl_x must be greater than 0, got -70"),
+        (in_frame(fl_y="10"), "fl_y must be a finite number, got '10'"),
         (in_frame(fl_y=math.nan), "fl_y must be a finite number, got nan"),
         (in_frame(k1=0.1), "k1 is 0.1, but camera_model PINHOLE has no k1"),
         (in_frame(depth_file_path=3), "depth_file_path must be a text, got 3"),
@@ -317,6 +306,7 @@ def transposed(matrix):
         (in_file(depth_unit_scale_factor=0), "depth_unit_scale_factor (metres for each step) must be greater than 0"),
         (in_file(applied_transform=[[1]]), "applied_transform must be 3x4 finite numbers"),
         (in_file(frames=[]), "expected a list 'frames' with at least one frame, got []"),
+        (in_file(frames=[3]), "frames[0]: expected an object with a text 'file_path', got 3"),
         (in_file(frames=[{"file": 3}]), "frames[0]: expected an object with a text 'file_path'"),
         (lambda data: [data.pop(key) for key in ("fl_x", "fl_y")], "there is no focal length: give fl_x"),
     ],

@@ -2,7 +2,6 @@
 
 import importlib
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,25 +13,7 @@ from rendering import Camera
 from rendering.views import ViewError, files, photos
 from rendering.views.files import load_views
 from rendering.views.lens import Lens
-
-WIDTH, HEIGHT = 80, 60
-
-
-def around(n=5, width=WIDTH, height=HEIGHT) -> list[Camera]:
-    return Camera.orbit((0, 0, 0), 2.0, n, width, height, elevation_deg=30.0)
-
-
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def checks(width=WIDTH, height=HEIGHT) -> np.ndarray:
-    """A picture without symmetry."""
-    column, row = np.meshgrid(np.arange(width), np.arange(height))
-    return np.stack([column * 255 // width, row * 255 // height, (column // 8 + row // 8) % 2 * 200], -1).astype(
-        np.uint8
-    )
+from tests.rendering.views.sets import around, checks, write_png
 
 
 def textured(p: np.ndarray) -> np.ndarray:

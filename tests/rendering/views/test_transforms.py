@@ -240,10 +240,10 @@ def test_keys_that_say_nothing_of_the_scene_are_passed_over_in_silence(tmp_path,
 
 
 def test_all_keys_stand_in_the_table():
-    table = set(re.findall(r"\w+", keys._doc__))
+    table = set(re.findall(r"\w+", keys.__doc__))
     written = {f"instance_{word}" for word in ("path", "file_path", "filename", "file")}
-    for keys in (keys.KNOWN, keys.ALIASES, keys.HARMLESS, keys.MATRIX, keys.INSIDE):
-        assert set(keys) - written - {"k5", "k6", "s1", "s2", "s3", "s4", "distortion_params"} <= table
+    for group in (keys.KNOWN, keys.ALIASES, keys.HARMLESS, keys.MATRIX, keys.INSIDE):
+        assert set(group) - written - {"k5", "k6", "s1", "s2", "s3", "s4", "distortion_params"} <= table
 
 
 def test_poses_with_other_axes_are_refused_or_turned(tmp_path, data):

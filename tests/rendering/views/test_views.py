@@ -42,7 +42,7 @@ def around(n=12, radius=2.0, elevation_deg=30.0) -> list[Camera]:
 
 def opaque(view: View, **changes) -> View:
     more = {"depth": view.depth, "name": view.name, **changes}
-    return View(more.pop("camera", view.camera), view._rgb, **more)
+    return View(more.pop("camera", view.camera), view.stored["rgb"], **more)
 
 
 def test_missing_depth_is_nan_whether_written_as_zero_infinity_or_nan():
@@ -252,8 +252,8 @@ def test_one_view_is_allowed_with_a_warning():
 def test_empty_masks_and_depths_are_warned_of_by_name():
     views = [sphere_view(c, name=f"{i}.png") for i, c in enumerate(around(5))]
     nothing = torch.zeros(HEIGHT, WIDTH)
-    views[2] = View(views[2].camera, views[2]._rgb, alpha=nothing, name="2.png")
-    views[3] = View(views[3].camera, views[3]._rgb, alpha=nothing, name="3.png")
+    views[2] = View(views[2].camera, views[2].stored["rgb"], alpha=nothing, name="2.png")
+    views[3] = View(views[3].camera, views[3].stored["rgb"], alpha=nothing, name="3.png")
     views[4] = opaque(views[4], depth=nothing)
     with pytest.warns(UserWarning, match="empty|missing") as caught:
         check_views(Views(views))

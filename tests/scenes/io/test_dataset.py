@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from objects import SE3, Box, Sphere
-from rendering import Camera, RenderConfig, load_views, render
+from rendering import RenderConfig, load_views, render
 from scenes import SceneGraph, Track, load_scene, save_scene
 from scenes.cli import main
 from scenes.io.dataset import bounding_box, run_lengths
@@ -108,7 +108,10 @@ def test_layers_of_a_picture_are_a_data_set_of_one_picture(folder):
 def test_a_single_png_says_its_camera_in_the_summary(folder):
     view = ["camera.eye=0,-2,1", "camera.width=40", "camera.height=30"]
     assert main(["render", "scene=a.scene", "out=p.png", "summary=p.json", *view]) == 0
-    camera, _ = Camera.from_nerfstudio({"frames": [json.loads((folder / "p.json").read_text())["camera"]]})[0]
+    frame = {"file_path": "p.png", **json.loads((folder / "p.json").read_text())["camera"]}
+    (folder / "transforms.json").write_text(json.dumps({"frames": [frame]}))
+    with pytest.warns(UserWarning, match="one view only"):
+        camera = load_views(folder)[0].camera
     torch.testing.assert_close(camera.position_world, torch.tensor([0.0, -2, 1], dtype=torch.float64))
     assert (camera.width, camera.height) == (40, 30)
 
