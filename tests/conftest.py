@@ -24,7 +24,11 @@ else:
     os.environ["SIRENSCAPE_CACHE"] = tempfile.mkdtemp(prefix="sirenscape-test-cache-")
 _CACHE = Path(os.environ["SIRENSCAPE_CACHE"])
 
-from objects.threads import usable_cores  # isort: skip
+# isort: off
+from objects import progress
+from objects.threads import usable_cores
+
+# isort: on
 import filelock
 import hypothesis
 import numba
@@ -33,6 +37,7 @@ import pytest
 import torch
 from numba.core.dispatcher import Dispatcher
 
+progress.FIRST_S = 1e9  # how long something takes is no part of what a test reads on stderr
 _THREADS = 1 if _WORKER else 2
 torch.set_num_threads(_THREADS)
 numba.set_num_threads(min(_THREADS, numba.config.NUMBA_NUM_THREADS))
@@ -68,12 +73,6 @@ def _same_randomness_for_every_test():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (third-party code may draw from the global state)
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _no_progress(monkeypatch):
-    """How long something takes is no part of what a test reads on stderr."""
-    monkeypatch.setattr("objects.progress.FIRST_S", 1e9)
 
 
 def _fail_if_required(report):
