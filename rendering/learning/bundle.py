@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -16,7 +15,8 @@ from compose.segments import segment_reduce
 from objects.aabb import Aabb
 from objects.fused import sine_mlps, weighted_l1
 from objects.siren import TINT_WIDTH, SirenField
-from rendering.volume import Knots, Lattices, Places, Samples, place_knots, summed, weights_of
+from rendering.sampling import RoutedRays, instance_transforms, lattices_of, points_in_boxes, sample_intervals
+from rendering.volume import Crossings, RayRender, render_rays
 
 if TYPE_CHECKING:
     from rendering.learning.fit import ViewsConfig
@@ -24,35 +24,25 @@ if TYPE_CHECKING:
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _FAR = 1e3  # metres: distance where no box is
 _THIN = 3.0  # gradients shorter than this times their mean are thinned out
-_SHOWN = 1e-3  # samples that stop less light than this get no colour
 
 
-class Pairs(NamedTuple):
-    """Points within boxes, sorted by instance: ``point``, ``instance [k]``, ``offsets [m + 1]``, distance ``sdf [k]``
-    (metres), and whether they lie well within their box."""
+class Distances(NamedTuple):
+    """Distances of ``n`` points along rays: of the union (``sdf [n]``, metres) with whose it is (``owner [n]``, -1 where no box
+    is), and of ``k`` pairs of a point and an instance in whose box it lies, sorted by instance.
 
+    Args:
+        point, instance, ray: ``[k]``, of each pair.
+        pair_sdf: ``[k]``, metres.
+        core: ``[k]``, whether the point lies well within the box.
+    """
+
+    sdf: Tensor
+    owner: Tensor
     point: Tensor
     instance: Tensor
-    offsets: Tensor
-    sdf: Tensor
+    ray: Tensor
+    pair_sdf: Tensor
     core: Tensor
-
-
-class Seen(NamedTuple):
-    """What rays saw: of each ray colour (without background) and opacity; of each knot the union's distance (metres) and
-    whose it is; of each sample its weight and owner; the surface points that were asked for colour, and whose they are."""
-
-    rgb: Tensor
-    opacity: Tensor
-    knots: Knots
-    samples: Samples
-    pairs: Pairs
-    sdf: Tensor
-    knot_owner: Tensor
-    weight: Tensor
-    owner: Tensor
-    p_world: Tensor
-    own: Tensor
 
 
 class Bundle:
@@ -92,8 +82,13 @@ class Bundle:
         self.color = _flat([f.appearance for f in self.fields])
         self.trans = torch.stack([box.center for box in boxes]).float()
         self.lo, self.hi = (torch.stack([getattr(f, k) for f in self.fields]) for k in ("box_lo", "box_hi"))
-        self.places = Places(np.tile(np.eye(3), (m, 1, 1)), self.trans.double().numpy(), np.ones(m), np.arange(m))
-        self.boxes = (self.lo.double().numpy(), self.hi.double().numpy())
+        self.transforms = instance_transforms(
+            np.tile(np.eye(3), (1, m, 1, 1)),
+            self.trans.double().numpy()[None],
+            np.ones(m),
+            np.arange(m),
+            [field.bounds for field in self.fields],
+        )
         self.size = float(self.half.max())
         self.n_threads = torch.get_num_threads()
         self.refresh()
@@ -151,85 +146,68 @@ class Bundle:
         """World points in the coordinates of the networks of ``instance [k]``: halves of their boxes."""
         return (p_world - self.trans[instance]) / self.half[instance, None]
 
-    def _pairs(self, p_world: Tensor, generator: torch.Generator | None) -> Pairs:
-        p = p_world.detach().double().numpy()
-        offsets = np.zeros(len(self.fields) + 1, np.int64)
-        _pair_up(p, self.places, self.boxes, np.empty(0, np.int64), offsets)
-        point = np.empty(offsets[-1], np.int64)
-        _pair_up(p, self.places, self.boxes, point, offsets)
-        at, ends = torch.from_numpy(point), torch.from_numpy(offsets)
+    def distances(
+        self, rays: RoutedRays, p_world: Tensor, ray_indices: Tensor, generator: torch.Generator | None = None
+    ) -> Distances:
+        """At points along rays. With ``generator`` gradients are thinned."""
+        n = len(p_world)
+        point, ends = points_in_boxes(p_world, ray_indices, rays, self.transforms)
         instance = torch.repeat_interleave(torch.arange(len(self.fields)), ends.diff())
-        x = self.in_object(p_world[at], instance)
+        x = self.in_object(p_world[point], instance)
         core = ((x * self.half[instance, None]).abs() < _CORE * self.hi[instance]).all(1)
-        sdf = _thinned(self.distance(x, ends), generator) * self.half[instance]
-        return Pairs(at, instance, ends, sdf, core)
-
-    def _union(self, pairs: Pairs, n: int) -> tuple[Tensor, Tensor]:
-        """The least distance at each of ``n`` points, and whose it is (-1 where no box is)."""
-        order = pairs.point.argsort(stable=True)
-        rows, sdf = pairs.point[order], pairs.sdf[order]
+        pair_sdf = _thinned(self.distance(x, ends), generator) * self.half[instance]
+        order = point.argsort(stable=True)
+        rows, sdf = point[order], pair_sdf[order]
         best = segment_reduce(sdf, ends_of(rows, n), "min").clamp(max=_FAR)
         with torch.no_grad():
             owner = torch.full((n,), -1)
             first = (sdf == best[rows]).nonzero()[:, 0].flip(0)  # of equal ones the lowest number is written last
-            owner[rows[first]] = pairs.instance[order][first]
-        return best, owner
+            owner[rows[first]] = instance[order][first]
+        return Distances(best, owner, point, instance, ray_indices[point], pair_sdf, core)
 
-    def meets(self, o: Tensor, d: Tensor) -> Tensor:
+    def meets(self, rays: RoutedRays) -> Tensor:
         """Whether rays cross a box."""
-        found = torch.zeros(len(o), dtype=torch.bool)
-        for i in range(len(self.fields)):
-            p = o - self.trans[i]
-            a, b = (self.lo[i] - p) / d, (self.hi[i] - p) / d
-            found |= torch.minimum(a, b).amax(-1).clamp(min=0) < torch.maximum(a, b).amin(-1)
+        ray = np.repeat(np.arange(len(rays.origins)), np.diff(rays.offsets))
+        ray, i = torch.from_numpy(ray), torch.from_numpy(rays.instance)
+        p, d = rays.origins[ray] - self.trans[i], rays.directions[ray]
+        a, b = (self.lo[i] - p) / d, (self.hi[i] - p) / d
+        found = torch.zeros(len(rays.origins), dtype=torch.bool)
+        found[ray[torch.minimum(a, b).amax(-1).clamp(min=0) < torch.maximum(a, b).amin(-1)]] = True
         return found
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Makes the lattices anew: the index that says where rays are sampled."""
-        value, n_all = [], []
-        for i, field in enumerate(self.fields):
-            axes = field.bounds.axes(self.config.lattice)
-            x = torch.cartesian_prod(*axes) / self.half[i]
-            value.append(self.distance(x, torch.tensor([0, len(x)]), self.theta[i : i + 1]) * self.half[i])
-            n_all.append([len(axis) for axis in axes])
-        n = np.array(n_all, np.int64)
-        start = np.cumsum([0, *(len(v) for v in value[:-1])])
-        self.lattices = Lattices(torch.cat(value).numpy(), start, n, *self.boxes)
 
-    def see(
+        def sdf(i: int, p_obj: Tensor) -> Tensor:
+            return (
+                self.distance(p_obj / self.half[i], torch.tensor([0, len(p_obj)]), self.theta[i : i + 1]) * self.half[i]
+            )
+
+        self.lattices = lattices_of([field.bounds for field in self.fields], self.config.lattice, sdf)
+
+    def render(
         self,
-        o: Tensor,
-        d: Tensor,
+        rays: RoutedRays,
         sharpness: float,
         jitter: Tensor,
         marks: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Seen:
-        """Renders rays: colour without background, opacity, and what it was made of. With ``generator`` gradients are thinned."""
-        knots = place_knots(
-            o,
-            d,
-            self.lattices,
-            self.places,
-            sharpness=sharpness,
-            jitter=jitter,
-            n_uniform=self.config.n_uniform,
-            marks=marks,
+    ) -> RayRender:
+        """Renders rays; its ``distances`` are `Distances`. With ``generator`` gradients are thinned."""
+        n = self.config.n_uniform
+        intervals = sample_intervals(
+            rays, self.lattices, self.transforms, sharpness=sharpness, jitter=jitter, n_uniform=n, marks=marks
         )
-        samples, ray = knots.samples(), knots.ray
-        pairs = self._pairs(o[ray] + knots.t[:, None] * d[ray], generator)
-        sdf, owner = self._union(pairs, len(ray))
-        weight, t = weights_of(sdf, samples, sharpness)
-        knot_owner, owner = owner, owner[samples.first + 1]
-        shown = ((weight.detach() > _SHOWN) & (owner >= 0)).nonzero()[:, 0]
-        shown = shown[owner[shown].argsort(stable=True)]
-        own, r = owner[shown], samples.ray_indices[shown]
-        p = o[r] + t[shown, None] * d[r]
-        rgb = _thinned(self.look(self.in_object(p, own), ends_of(own, len(self.fields)))[0], generator)
-        rgb = torch.zeros(len(weight), 3).index_copy(0, shown, rgb)
-        total = summed(weight, torch.cat([rgb, torch.ones(len(rgb), 1)], 1), samples)
-        return Seen(total[:, :3], total[:, 3], knots, samples, pairs, sdf, knot_owner, weight, owner, p.detach(), own)
+
+        def distance(p_world: Tensor, ray_indices: Tensor) -> Distances:
+            return self.distances(rays, p_world, ray_indices, generator)
+
+        def color(at: Crossings) -> Tensor:
+            x, ends = self.in_object(at.p_world, at.owner), ends_of(at.owner, len(self.fields))
+            return _thinned(self.look(x, ends)[0], generator)
+
+        return render_rays(rays, intervals, distance, color, sharpness=sharpness)
 
     def spread(self, i: int, n: int, generator: torch.Generator) -> Tensor:
         """Points of an object's box, in the coordinates of its network: a quarter of them on its faces, edges and corners."""
@@ -288,28 +266,3 @@ def _unflat(theta: Tensor, net: nn.Module) -> None:
         for p in net.parameters():
             p.copy_(theta[at : at + p.numel()].view_as(p))  # in place: indices of older weights are known as such
             at += p.numel()
-
-
-@numba.njit(cache=True)
-def _pair_up(p, places, boxes, point, offsets):
-    """The points within the box of each instance: counts them, or writes their numbers where ``point`` has room."""
-    rot, trans, scale, asset = places
-    lo, hi = boxes
-    k = 0
-    for i in range(len(scale)):
-        a = asset[i]
-        for j in range(len(p)):
-            inside = True
-            for c in range(3):
-                x = 0.0
-                for e in range(3):
-                    x += rot[i, e, c] * (p[j, e] - trans[i, e])
-                x /= scale[i]
-                if x < lo[a, c] or x > hi[a, c]:
-                    inside = False
-                    break
-            if inside:
-                if len(point):
-                    point[k] = j
-                k += 1
-        offsets[i + 1] = k

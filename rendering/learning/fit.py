@@ -39,30 +39,27 @@ from objects.siren import OBSERVED_CELLS, SirenField
 from objects.training import CheckpointError, OnStep, TrainConfig, fit
 from rendering.camera import Camera
 from rendering.images import save_png
-from rendering.learning.bundle import Bundle, Seen, ends_of
+from rendering.learning.bundle import Bundle, Distances, ends_of
 from rendering.learning.first_shapes import Surfaces, boxes_of, first_shape
 from rendering.learning.hulls import BACKGROUND, Carver, measured_ahead
 from rendering.learning.pixels import Lenses, Pixels
 from rendering.learning.posing import align_cameras
 from rendering.learning.voxels import VoxelTraining, depths, learn_voxels
+from rendering.sampling import route, sample_intervals
 from rendering.views import ViewError, Views
-from rendering.volume import place_knots, summed
+from rendering.volume import RayRender, accumulate_along_rays
 
 _FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
 _VERSION = 7  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _SHARPENING = 1.2  # surfaces are as sharp as they get after the inverse of this, as a share of the run
-_CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _OBSERVED_PIXELS = 20_000  # of each picture are looked at to say what it saw
-_FAR = 1e3  # metres: distance where no box is
 _CHUNK = 1 << 14  # rays at once
 _MARGIN = 0.02  # by which a field is outside on the faces of its box, of half of its longest edge
 _MOST_LACKING = 5 * _MARGIN  # that a field is moved outwards by, where nothing else closes it
 _CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
 _POLISH_PIXELS, _POLISH_POINTS = 1 << 20, 8192  # traced once, and taken in each step
 _FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned from
-_THIN = 3.0  # gradients shorter than this times their mean are thinned out
-_SHOWN = 1e-3  # samples that stop less light than this get no colour
 _TETRAHEDRON = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0], [1.0, 1.0, 1.0]])
 
 
@@ -76,7 +73,7 @@ class ViewsConfig:
         steps, rays: Training steps, and rays in each.
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
         pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
-        n_uniform, n_fine: Most knots of a ray: spread evenly, and where the lattices say that light is stopped.
+        n_uniform, n_fine: Most boundaries of intervals on a ray: spread evenly, and where the lattices say that light is stopped.
         sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
         lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
         voxels: How the voxel field is learned from which pictures without depth get first shapes.
@@ -283,8 +280,11 @@ class Learner:
         self.progress = True
         self.background = torch.zeros(3)
         self.opaque = self.pixels.alpha is None
-        o, d, _ = self.lenses.rays(self.pixels.view, self.pixels.pixel)
-        meets = self.nets.meets(o, d)
+        px, meets = self.pixels, []
+        for rows in torch.arange(len(px)).split(_CHUNK):
+            o, d, _ = self.lenses.rays(px.view[rows], px.pixel[rows])
+            meets.append(self.nets.meets(route(o, d, self.nets.transforms)))
+        meets = torch.cat(meets)
         if self.opaque and not meets.all():
             self.background = self.pixels.rgb[~meets].float().mean(0) / 255
         self.pixels.kept(meets.nonzero()[:, 0])
@@ -340,12 +340,12 @@ class Learner:
         px, near = self.pixels, []
         for rows in torch.arange(len(px)).split(_CHUNK):
             o, d, _ = self.lenses.rays(px.view[rows], px.pixel[rows])
+            index = (self.nets.lattices, self.nets.transforms)
             half = torch.full((len(rows), 2), 0.5)
-            sharpness = self.sharpness(0)
-            knots = place_knots(
-                o, d, self.nets.lattices, self.nets.places, sharpness=sharpness, jitter=half, n_uniform=1, steps=64
+            intervals = sample_intervals(
+                route(o, d, index[1]), *index, sharpness=self.sharpness(0), jitter=half, n_uniform=1, steps=64
             )
-            near.append(knots.offsets.diff() > 1)
+            near.append(intervals.offsets.diff() > 1)
         kept = torch.cat(near) | (torch.rand(len(px), generator=generator) < _FAR_PIXELS)
         px.kept(kept.nonzero()[:, 0])
 
@@ -409,8 +409,7 @@ class Learner:
             z = px.depth[k] * length
             band = c.depth_band * float(self.nets.half.min())
             marks = z[:, None] + band * torch.tensor([-1.0, 0.0, 1.0])
-        seen = self.nets.see(o, d, self.sharpness(step), jitter, marks, generator)
-        self.seen = seen
+        seen = self.nets.render(route(o, d, self.nets.transforms), self.sharpness(step), jitter, marks, generator)
         want = px.rgb[k].float() / 255
         if px.alpha is not None:
             alpha = px.alpha[k].float()[:, None] / 255
@@ -433,39 +432,38 @@ class Learner:
             loss = loss + c.overlap * self._overlap_loss(seen)
         return loss + c.eikonal * self._eikonal_loss(seen, generator)
 
-    def _overlap_loss(self, seen: Seen) -> Tensor:
+    def _overlap_loss(self, seen: RayRender) -> Tensor:
         """How deep each other object is where one is solid: what is in one is at least as far outside of the others."""
-        pairs = seen.pairs
-        owner = seen.knot_owner[pairs.point]
-        other = (self.labels[pairs.instance] != self.labels[owner]).nonzero()[:, 0]
-        shared = -(pairs.sdf[other] + seen.sdf[pairs.point[other]])
-        return shared.clamp(min=0).sum() / (self.nets.size * max(len(seen.sdf), 1))
+        at: Distances = seen.distances
+        owner = at.owner[at.point]
+        other = (self.labels[at.instance] != self.labels[owner]).nonzero()[:, 0]
+        shared = -(at.pair_sdf[other] + at.sdf[at.point[other]])
+        return shared.clamp(min=0).sum() / (self.nets.size * max(len(at.sdf), 1))
 
-    def _id_loss(self, seen: Seen, ids: Tensor) -> Tensor:
+    def _id_loss(self, seen: RayRender, ids: Tensor) -> Tensor:
         """Cross entropy of the id that a ray shows; the background's is also what is left over."""
-        label = torch.where(seen.owner >= 0, self.labels[seen.owner.clamp(min=0)], -2)
+        at: Distances = seen.distances
+        owner = at.owner[seen.samples.first + 1]
+        label = torch.where(owner >= 0, self.labels[owner.clamp(min=0)], -2)
         right = label == ids[seen.samples.ray_indices]
-        share = summed(seen.weight * right, torch.ones(len(right), 1), seen.samples)[:, 0]
+        share = accumulate_along_rays(seen.weights * right, None, seen.samples)[:, 0]
         share = torch.where(ids == BACKGROUND, share + 1 - seen.opacity, share)
         loss = -share.clamp(1e-3, 1).log()
         # An object that no sample of its ray belongs to is drawn towards it.
-        pairs = seen.pairs
-        ray = seen.knots.ray[pairs.point]
-        own = (self.labels[pairs.instance] == ids[ray]).nonzero()[:, 0]
-        own = own[ray[own].argsort(stable=True)]
-        least = segment_reduce(pairs.sdf[own], ends_of(ray[own], len(ids)), "min")
+        own = (self.labels[at.instance] == ids[at.ray]).nonzero()[:, 0]
+        own = own[at.ray[own].argsort(stable=True)]
+        least = segment_reduce(at.pair_sdf[own], ends_of(at.ray[own], len(ids)), "min")
         pull = torch.where(torch.isfinite(least) & (ids > BACKGROUND), (least / self.nets.size).clamp(min=0), 0.0)
         return (loss + 2 * pull)[ids >= 0].sum() / len(ids)
 
-    def _depth_loss(self, seen: Seen, z: Tensor, ids: Tensor | None) -> Tensor:
+    def _depth_loss(self, seen: RayRender, z: Tensor, ids: Tensor | None) -> Tensor:
         """Free before a measured depth, surface at it, solid just behind it; a hinge on signs, robust as an absolute value."""
-        pairs = seen.pairs
-        ray = seen.knots.ray[pairs.point]
-        ahead = z[ray] - seen.knots.t[pairs.point]  # metres to the surface, along the ray
+        pairs: Distances = seen.distances
+        ahead = z[pairs.ray] - seen.intervals.t[pairs.point]  # metres to the surface, along the ray
         half = self.nets.half[pairs.instance]
-        f, band = pairs.sdf / half, self.config.depth_band * float(self.nets.half.min())
+        f, band = pairs.pair_sdf / half, self.config.depth_band * float(self.nets.half.min())
         known = torch.isfinite(ahead)
-        own = known if ids is None else known & (self.labels[pairs.instance] == ids[ray])
+        own = known if ids is None else known & (self.labels[pairs.instance] == ids[pairs.ray])
         if len(self.labels.unique()) < len(self.labels):  # parts that are cut off at their faces
             own = own & pairs.core
         at = own & (ahead.abs() < 0.01 * band)
@@ -480,17 +478,18 @@ class Learner:
         )
         return terms.sum() / len(z)
 
-    def _eikonal_loss(self, seen: Seen, generator: torch.Generator) -> Tensor:
+    def _eikonal_loss(self, seen: RayRender, generator: torch.Generator) -> Tensor:
         """(|gradient| - 1)^2 near the surfaces and all over the boxes; and the faces of the boxes lie outside."""
         n, m = self.config.n_eikonal, len(self.nets.fields)
         instance = torch.randint(m, (2 * n,), generator=generator)
         lo, hi = self.nets.lo / self.nets.half[:, None], self.nets.hi / self.nets.half[:, None]
         x = torch.lerp(lo[instance], hi[instance], torch.rand(2 * n, 3, generator=generator))
-        if len(seen.p_world):
-            pick = torch.randint(len(seen.p_world), (n,), generator=generator)
-            instance[:n] = seen.own[pick]
+        near = seen.crossings
+        if len(near.owner):
+            pick = torch.randint(len(near.owner), (n,), generator=generator)
+            instance[:n] = near.owner[pick]
             noise = 0.02 * torch.randn(n, 3, generator=generator)
-            x[:n] = self.nets.in_object(seen.p_world[pick], seen.own[pick]).detach() + noise
+            x[:n] = self.nets.in_object(near.p_world[pick], near.owner[pick]).detach() + noise
         faces = slice(2 * n - n // 4, 2 * n)
         axis = torch.randint(3, (n // 4,), generator=generator)
         side = torch.randint(2, (n // 4,), generator=generator)
@@ -643,7 +642,7 @@ class Learner:
         for pixel in torch.arange(n).split(_CHUNK):
             o, d, _ = lenses.rays(torch.zeros(len(pixel), dtype=torch.int64), pixel)
             jitter = torch.full((len(pixel), self.config.n_uniform + self.config.n_fine), 0.5)
-            seen = self.nets.see(o, d, sharpness, jitter)
+            seen = self.nets.render(route(o, d, self.nets.transforms), sharpness, jitter)
             parts.append(seen.rgb + (1 - seen.opacity[:, None]) * behind)
         return torch.cat(parts).view(camera.height, camera.width, 3)
 

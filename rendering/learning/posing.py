@@ -13,16 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from compose.composite import Composite
+from compose.types import Rays, SceneSample
 from objects.pose import SE3
 from objects.progress import Bar
 from objects.training import OnStep, TrainConfig, fit
+from rendering.camera import Camera
 from rendering.learning.hulls import fused, measured_ahead
+from rendering.sampling import Lattices, lattices_of_scene, route, sample_intervals, transforms_of_scene
 from rendering.views import View, ViewError, Views
-from rendering.volume import lattices_of, place_knots, places_of, summed, weights_of
+from rendering.volume import RayRender, accumulate_along_rays, render_rays
 
 _ROUNDS = 16  # surfaces fused anew
 _STEPS = 3  # of Gauss and Newton with each
@@ -39,7 +42,7 @@ class PosesConfig:
     Attributes:
         steps, rays: Steps, and rays in each.
         learning_rate: Peak rate: radians, and shares of the mean size of an object.
-        n_uniform, n_fine: Most knots of a ray.
+        n_uniform, n_fine: Most boundaries of intervals on a ray.
         sharpness: Of opacity at the first and the last step (1 / share).
         ids, depth: Weights of the losses beside that of colour.
     """
@@ -94,8 +97,7 @@ def refine_poses(
     quat, trans = torch.stack([p.quat_wxyz for p in start]), torch.stack([p.translation for p in start])
     size, reach = composite.size, float(composite.diagonals[moving].mean())
     twist = torch.zeros(len(moving), 6, dtype=torch.float64, requires_grad=True)
-    lattices = lattices_of(composite)
-    behind = torch.as_tensor(background, dtype=torch.float64)
+    lattices = lattices_of_scene(composite)
 
     def placed() -> Composite:
         turn = SE3.exp(torch.cat([torch.zeros_like(twist[:, :3]), twist[:, 3:]], -1))
@@ -109,38 +111,18 @@ def refine_poses(
         n = view.camera.width * view.camera.height
         pixel = torch.randint(n, (config.rays,), generator=generator)
         pixel = pixel[view.valid.reshape(-1)[pixel]]
-        uv = view.camera.pixel_centers(pixel)
-        rays = view.camera.rays(uv)
         jitter = torch.rand(len(pixel), config.n_uniform + config.n_fine, generator=generator)
         scene = placed()
-        knots = place_knots(
-            rays.origins,
-            rays.directions,
-            lattices,
-            places_of(scene),
-            sharpness=sharpness,
-            jitter=jitter,
-            n_uniform=config.n_uniform,
-        )
-        samples, ray = knots.samples(), knots.ray
-        sample = scene.query(rays.origins[ray] + knots.t[:, None].double() * rays.directions[ray])
-        weight = weights_of(sample.sdf.double(), samples, sharpness).weight
-        after = samples.first + 1
-        total = summed(weight, torch.cat([sample.rgb[after].double(), torch.ones(len(after), 1).double()], 1), samples)
+        rays, found = _rendered(scene, lattices, view.camera, pixel, sharpness, jitter, config.n_uniform)
         want = view.composited(background).reshape(-1, 3)[pixel].double()
-        loss = (total[:, :3] + (1 - total[:, 3:]) * behind - want).square().mean()
+        behind = torch.as_tensor(background, dtype=torch.float64)
+        loss = (found.rgb + (1 - found.opacity[:, None]) * behind - want).square().mean()
         if view.ids is None:
             return loss
-        ids = view.ids.reshape(-1)[pixel]
-        shown = torch.tensor([instance_of.get(int(i), -1) for i in ids])
-        right = (sample.owner[after] == shown[samples.ray_indices]) | (
-            (shown[samples.ray_indices] < 0) & ~torch.isin(sample.owner[after], moving)
-        )
-        share = summed(weight * right, torch.ones(len(after), 1).double(), samples)[:, 0]
-        share = torch.where(shown < 0, share + 1 - total[:, 3], share)
-        loss = loss - config.ids * share.clamp(1e-3, 1).log().mean()
+        shown = torch.tensor([instance_of.get(int(i), -1) for i in view.ids.reshape(-1)[pixel]])
+        loss = loss - config.ids * _share_of(found, shown, moving).clamp(1e-3, 1).log().mean()
         if view.depth is not None:
-            z = view.depth.reshape(-1)[pixel].double() / view.camera.depth_per_t(uv)
+            z = view.depth.reshape(-1)[pixel].double() / view.camera.depth_per_t(view.camera.pixel_centers(pixel))
             rows = (torch.isfinite(z) & (shown >= 0)).nonzero()[:, 0]
             if len(rows):
                 p_world = rays.origins[rows] + z[rows, None] * rays.directions[rows]
@@ -148,17 +130,45 @@ def refine_poses(
                 loss = loss + config.depth * away.clamp(max=0.3).sum() / len(pixel)
         return loss
 
-    train = TrainConfig(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        final_rate=0.02,
-        seed=seed,
-        label="poses",
-        progress=progress,
-    )
+    c = config
+    train = TrainConfig(c.steps, c.learning_rate, final_rate=0.02, seed=seed, label="poses", progress=progress)
     fit([twist], loss_fn, train, on_step=on_step)
     with torch.no_grad():
         return placed()
+
+
+def _rendered(
+    scene: Composite,
+    lattices: Lattices,
+    camera: Camera,
+    pixel: Int[Tensor, "r"],
+    sharpness: float,
+    jitter: Float[Tensor, "r n"],
+    n_uniform: int,
+) -> tuple[Rays, RayRender]:
+    """Pixels of a camera, coloured at the boundaries of samples: there the scene was asked already."""
+    rays = camera.rays(camera.pixel_centers(pixel))
+    transforms = transforms_of_scene(scene)
+    routed = route(rays.origins, rays.directions, transforms)
+    intervals = sample_intervals(routed, lattices, transforms, sharpness=sharpness, jitter=jitter, n_uniform=n_uniform)
+    colors = []
+
+    def distance(p_world: Tensor, ray: Tensor) -> SceneSample:
+        found = scene.query(p_world)
+        colors.append(found.rgb.double())
+        return found._replace(sdf=found.sdf.double())
+
+    return rays, render_rays(
+        routed, intervals, distance, lambda at: colors[0][at.end], sharpness=sharpness, min_weight=-1.0
+    )
+
+
+def _share_of(found: RayRender, shown: Int[Tensor, "r"], moving: Int[Tensor, "k"]) -> Float[Tensor, "r"]:
+    """The light of each ray that the instance it shows stops; for -1 what neither of the ``moving`` stops."""
+    owner, shown_there = found.distances.owner[found.samples.first + 1], shown[found.samples.ray_indices]
+    right = (owner == shown_there) | ((shown_there < 0) & ~torch.isin(owner, moving))
+    share = accumulate_along_rays(found.weights * right, None, found.samples)[:, 0]
+    return torch.where(shown < 0, share + 1 - found.opacity, share)
 
 
 # -- cameras whose pictures hold depth ---------------------------------------------------------------------------------

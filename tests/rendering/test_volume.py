@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,17 +11,23 @@ from compose import Composite, Instance
 from objects import SE3, Aabb, SirenField
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, render
-from rendering.volume import Knots, lattices_of, place_knots, places_of, render_volume, summed, weights_of
+from rendering.sampling import RayIntervals, lattices_of_scene, route, sample_intervals, transforms_of_scene
+from rendering.volume import accumulate_along_rays, render_volume, sample_weights, zero_crossings
 
 SHARPNESS = 60.0
 
 
-def ragged(generator: torch.Generator) -> tuple[Knots, torch.Tensor]:
-    """Knots of 5 rays, one of them without any, and distances at them."""
+def ragged(generator: torch.Generator) -> tuple[RayIntervals, torch.Tensor]:
+    """Intervals of 5 rays, one of them without any, and distances at them."""
     counts = torch.tensor([4, 0, 9, 2, 30])
     t = torch.cat([torch.rand(int(n), generator=generator).sort().values for n in counts])
-    knots = Knots(t, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
-    return knots, torch.rand(len(t), generator=generator) * 0.2 - 0.05
+    intervals = RayIntervals(t, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+    return intervals, torch.rand(len(t), generator=generator) * 0.2 - 0.05
+
+
+def intervals_of(scene: Composite, o: torch.Tensor, d: torch.Tensor, **options) -> RayIntervals:
+    transforms = transforms_of_scene(scene)
+    return sample_intervals(route(o, d, transforms), lattices_of_scene(scene), transforms, **options)
 
 
 def two_spheres() -> Composite:
@@ -36,20 +41,11 @@ def two_spheres() -> Composite:
     )
 
 
-def test_samples_are_the_stretches_between_the_knots_of_a_ray():
-    knots = Knots(torch.tensor([0.0, 1.0, 3.0, 2.0, 5.0]), torch.tensor([0, 3, 3, 5]))
-    samples = knots.samples()
-    assert samples.ray_indices.tolist() == [0, 0, 2]
-    assert samples.t_starts.tolist() == [0.0, 1.0, 2.0]
-    assert samples.t_ends.tolist() == [1.0, 3.0, 5.0]
-    assert samples.offsets.tolist() == [0, 2, 2, 3]
-
-
 def test_packed_weights_equal_those_of_one_ray_after_the_other():
-    knots, sdf = ragged(torch.Generator().manual_seed(0))
-    found = weights_of(sdf, knots.samples(), SHARPNESS).weight
+    intervals, sdf = ragged(torch.Generator().manual_seed(0))
+    found = sample_weights(sdf, intervals.samples(), SHARPNESS)
     expected = []
-    for a, b in zip(knots.offsets[:-1], knots.offsets[1:], strict=True):
+    for a, b in zip(intervals.offsets[:-1], intervals.offsets[1:], strict=True):
         s = torch.sigmoid(SHARPNESS * sdf[a:b].double())
         alpha = ((s[:-1] - s[1:]) / s[:-1]).clamp(min=0)
         let_through = torch.cat([alpha.new_ones(1), (1 - alpha).cumprod(0)])[: len(alpha)]
@@ -58,27 +54,27 @@ def test_packed_weights_equal_those_of_one_ray_after_the_other():
 
 
 def test_gradients_of_packed_weights_equal_finite_differences():
-    knots, sdf = ragged(torch.Generator().manual_seed(1))
+    intervals, sdf = ragged(torch.Generator().manual_seed(1))
     sdf = sdf.double().requires_grad_()
-    samples = knots.samples()
+    samples = intervals.samples()
     value = torch.arange(len(samples.first), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda f: (weights_of(f, samples, 20.0).weight * value).sum(), (sdf,), eps=1e-7)
+    assert torch.autograd.gradcheck(lambda f: (sample_weights(f, samples, 20.0) * value).sum(), (sdf,), eps=1e-7)
 
 
-def test_opacity_of_a_surface_does_not_depend_on_where_the_knots_lie():
+def test_opacity_of_a_surface_does_not_depend_on_where_the_boundaries_lie():
     # From far outside to deep inside, in 1 step or in 60.
     for n in (2, 7, 61):
         t = torch.linspace(0, 1, n)
-        knots = Knots(t, torch.tensor([0, n]))
-        weight = weights_of(0.4 - t, knots.samples(), SHARPNESS).weight
+        intervals = RayIntervals(t, torch.tensor([0, n]))
+        weight = sample_weights(0.4 - t, intervals.samples(), SHARPNESS)
         assert float(weight.sum()) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_light_is_stopped_where_the_distance_is_zero():
     t = torch.tensor([0.0, 0.25, 0.5, 1.0])
-    found = weights_of(0.4 - t, Knots(t, torch.tensor([0, 4])).samples(), 1e3)
-    assert int(found.weight.argmax()) == 1
-    assert float(found.t[1]) == pytest.approx(0.4, abs=1e-6)
+    samples = RayIntervals(t, torch.tensor([0, 4])).samples()
+    assert int(sample_weights(0.4 - t, samples, 1e3).argmax()) == 1
+    assert float(zero_crossings(0.4 - t, samples)[1]) == pytest.approx(0.4, abs=1e-6)
 
 
 def test_union_of_two_spheres_against_fine_quadrature():
@@ -89,12 +85,12 @@ def test_union_of_two_spheres_against_fine_quadrature():
     d = torch.tensor([[1.0, 0.15, 0.0]], dtype=torch.float64).expand(len(y), 3)
     d = d / d.norm(dim=-1, keepdim=True)
     jitter = torch.full((len(y), 1200), 0.5)
-    knots = place_knots(o, d, lattices_of(scene), places_of(scene), sharpness=sharpness, jitter=jitter, n_uniform=1000)
-    samples, ray = knots.samples(), knots.ray
-    sample = scene.query(o[ray] + knots.t[:, None] * d[ray])
-    found = weights_of(sample.sdf.double(), samples, sharpness)
+    intervals = intervals_of(scene, o, d, sharpness=sharpness, jitter=jitter, n_uniform=1000)
+    samples, ray = intervals.samples(), intervals.ray_indices
+    sample = scene.query(o[ray] + intervals.t[:, None] * d[ray])
+    weights, at = sample_weights(sample.sdf, samples, sharpness), zero_crossings(sample.sdf, samples)
     left = (sample.owner[samples.first + 1] == 0).double()
-    rows = summed(found.weight, torch.stack([torch.ones_like(left), left, found.t.double()], -1), samples)
+    rows = accumulate_along_rays(weights, torch.stack([torch.ones_like(left), left, at.double()], -1), samples)
 
     # dT/dt = -T max(0, -d log S(s f) / dt), for f the minimum: the density of the union, not the sum of both.
     t = torch.linspace(0, 5, 400_001, dtype=torch.float64)
@@ -109,40 +105,6 @@ def test_union_of_two_spheres_against_fine_quadrature():
         middle = 0.5 * (t[:-1] + t[1:])
         expected = torch.stack([weight.sum(), weight[owner[:-1] == 0].sum(), (weight * middle).sum()])
         torch.testing.assert_close(rows[i], expected, atol=4e-3, rtol=4e-3)
-
-
-def test_knots_gather_at_the_surface():
-    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
-    o, d = torch.tensor([[-2.0, 0.1, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
-    knots = place_knots(
-        o, d, lattices_of(scene), places_of(scene), sharpness=1e4, jitter=torch.full((1, 16), 0.5), n_uniform=4
-    )
-    hit = 2.0 - math.sqrt(0.25 - 0.01)
-    assert len(knots.t) == 16
-    assert bool((knots.t.diff() >= 0).all())
-    assert int(((knots.t - hit).abs() < 0.03).sum()) >= 11
-
-
-def test_rays_that_miss_every_box_have_no_knots_and_grazing_ones_only_uniform_ones():
-    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
-    o = torch.tensor([[-2.0, 3.0, 0.0], [-2.0, 0.499, 0.499]])
-    d = torch.tensor([[1.0, 0.0, 0.0]]).expand(2, 3)
-    knots = place_knots(
-        o, d, lattices_of(scene), places_of(scene), sharpness=1e4, jitter=torch.full((2, 16), 0.5), n_uniform=4
-    )
-    assert knots.offsets.diff().tolist() == [0, 4]
-
-
-def test_marks_are_knots_and_missing_ones_are_not():
-    scene = Composite([Instance("ball", Sphere(0.5), SE3.identity())])
-    o, d = torch.tensor([[-2.0, 0.0, 0.0]] * 2), torch.tensor([[1.0, 0.0, 0.0]] * 2)
-    marks = torch.tensor([[1.7], [math.nan]])
-    jitter = torch.full((2, 8), 0.5)
-    knots = place_knots(
-        o, d, lattices_of(scene), places_of(scene), sharpness=50.0, jitter=jitter, n_uniform=4, marks=marks
-    )
-    assert knots.offsets.diff().tolist() == [9, 8]
-    assert np.float32(1.7) in knots.t[:9].numpy()
 
 
 def test_volume_pictures_of_sharp_surfaces_equal_traced_ones():

@@ -19,6 +19,7 @@ from rendering.learning.first_shapes import boxes_of
 from rendering.learning.fit import Learner, _observe
 from rendering.learning.hulls import Carver, distance_from_fused, fused, measured_ahead
 from rendering.learning.voxels import VoxelTraining
+from rendering.sampling import route
 
 SMALL = ViewsConfig(
     width=32, layers=2, color_width=32, color_layers=2, omega_first=10.0, color_omega_first=10.0, steps=250, rays=512,
@@ -179,7 +180,9 @@ def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_i
     px = learner.pixels
     rows = (px.view == 0).nonzero()[:, 0]
     o, d, length = learner.lenses.rays(px.view[rows], px.pixel[rows])
-    seen = learner.nets.see(o, d, learner.sharpness(0), torch.full((len(rows), 16), 0.5))
+    seen = learner.nets.render(
+        route(o, d, learner.nets.transforms), learner.sharpness(0), torch.full((len(rows), 16), 0.5)
+    )
     want = px.rgb[rows].float() / 255
     loss = (seen.rgb - want).square().sum() + learner._id_loss(seen, px.ids[rows])
     loss = loss + learner._depth_loss(seen, px.depth[rows] * length, px.ids[rows])
@@ -213,7 +216,9 @@ def test_objects_that_share_space_are_pushed_apart():
     learner.nets.theta[:, -1] -= 0.3  # with an inside
     learner.nets.refresh()
     learner.nets.theta.requires_grad_()
-    loss = learner._overlap_loss(learner.nets.see(o, d, 50.0, torch.full((64, 16), 0.5)))
+    loss = learner._overlap_loss(
+        learner.nets.render(route(o, d, learner.nets.transforms), 50.0, torch.full((64, 16), 0.5))
+    )
     assert float(loss.detach()) > 0
     gradient = torch.autograd.grad(loss, [learner.nets.theta])[0]
     assert float(gradient[:, -1].max()) < 0  # more distance, less overlap
