@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compose.bvh import EMPTY, INNER, STACK, Bvh, box_span, inverse
 from compose.composite import Composite
+from compose.cpu.bvh import EMPTY, INNER, STACK, Bvh, box_span, inverse
 from objects.aabb import Aabb
 from objects.field import Field
 
@@ -59,7 +59,7 @@ class InstanceTransforms(NamedTuple):
         scale: ``[m]``.
         asset: ``[m]``, the row of each one's lattice and box.
         lo, hi: Boxes in the object frame, ``[a, 3]``.
-        nodes: ``[f, 2, k, 3]``, corners of the nodes of the tree; ``leaf [k]``, what they hold (`compose.bvh`).
+        nodes: ``[f, 2, k, 3]``, corners of the nodes of the tree; ``leaf [k]``, what they hold (`compose.cpu.bvh`).
     """
 
     rot: np.ndarray
