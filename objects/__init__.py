@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import objects.threads  # noqa: F401  (before torch and numba)  # isort: skip
+import objects.environment  # noqa: F401  (before torch and numba)  # isort: skip
 
 if TYPE_CHECKING:
     from objects.aabb import Aabb

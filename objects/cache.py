@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import numba.core.config
-import platformdirs
 from numba.core import event
 
+from objects.environment import cache_root
 from objects.progress import Compiling
 
 
@@ -21,7 +19,7 @@ def cache_folder(kind: str) -> Path:
     Raises:
         ValueError: The folder cannot be made.
     """
-    folder = _cache_root() / kind
+    folder = cache_root() / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,11 +35,4 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _cache_root() -> Path:
-    return Path(os.environ.get("SIRENSCAPE_CACHE") or platformdirs.user_cache_dir("sirenscape")).expanduser()
-
-
-# Compiled kernels belong there, too, not beside the installed sources. Must stand before the first compiled function.
-if not os.environ.get("NUMBA_CACHE_DIR"):
-    setattr(numba.core.config, "CACHE_DIR", str(_cache_root() / "numba"))  # noqa: B010
 event.register("numba:compile", Compiling())

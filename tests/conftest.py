@@ -26,7 +26,7 @@ _CACHE = Path(os.environ["SIRENSCAPE_CACHE"])
 
 # isort: off
 from objects import progress
-from objects.threads import usable_cores
+from objects.environment import usable_cores
 
 # isort: on
 import filelock

@@ -1,9 +1,11 @@
-"""How many threads compute, and how they wait: one policy for torch, numba and BLAS, set before any of them is loaded.
+"""What torch, numba and BLAS read from the environment when they are loaded, set before any of them is: threads, compiled code.
 
-torch and numba each bring an OpenMP runtime (libgomp) whose threads wait for the next bit of work by spinning, for about 15 ms at
-its own defaults. On a machine that does other things as well, those waits take the cores away from the threads that have the work:
-a frame of 0.1 s takes seconds. Spinning for 50 us bridges the gaps between the parts of a frame, and then a thread sleeps.
-What the user has set stays.
+How many threads compute, and how they wait: torch and numba each bring an OpenMP runtime (libgomp) whose threads wait for the
+next bit of work by spinning, for about 15 ms at its own defaults. On a machine that does other things as well, those waits take
+the cores away from the threads that have the work: a frame of 0.1 s takes seconds. Spinning for 50 us bridges the gaps between
+the parts of a frame, and then a thread sleeps.
+
+Compiled kernels are kept in the cache folder, not beside the installed sources. What the user has set stays.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+
+import platformdirs
 
 _SPINS = "1000"  # about 50 us; what libgomp itself takes where it knows of more threads than cores
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "IGL_NUM_THREADS")
 
 
-def set_policy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what isn't set: how threads wait, and as many of them as `usable_cores` or ``OMP_NUM_THREADS`` says."""
+def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what isn't set: how threads wait, how many there are (`usable_cores` or ``OMP_NUM_THREADS``), numba's cache folder."""
     if not any(environment.get(key) for key in _WAITING):
         environment["GOMP_SPINCOUNT"] = _SPINS
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
@@ -29,6 +33,15 @@ def set_policy(environment: MutableMapping[str, str] = os.environ) -> None:
         # numba refuses another number once it has threads
         if not environment.get(key) and not (key == "NUMBA_NUM_THREADS" and "numba" in sys.modules):
             environment[key] = str(wanted)
+    if not environment.get("NUMBA_CACHE_DIR"):
+        environment["NUMBA_CACHE_DIR"] = str(cache_root(environment) / "numba")
+        if "numba" in sys.modules:  # it has read the old value
+            sys.modules["numba"].core.config.reload_config()
+
+
+def cache_root(environment: Mapping[str, str] = os.environ) -> Path:
+    """``$SIRENSCAPE_CACHE``, else the user's cache folder."""
+    return Path(environment.get("SIRENSCAPE_CACHE") or platformdirs.user_cache_dir("sirenscape")).expanduser()
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -50,4 +63,4 @@ def _quota(cgroups: Path) -> float:
     return 2**20
 
 
-set_policy()
+set_up()

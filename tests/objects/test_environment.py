@@ -1,4 +1,4 @@
-"""The one policy for threads."""
+"""Threads and the folder of compiled kernels: set before torch and numba are loaded, by whatever is imported first."""
 
 import os
 import subprocess
@@ -11,14 +11,16 @@ import torch
 
 from compose import Composite, Instance
 from objects import SE3, SirenField, Sphere
-from objects.threads import set_policy, usable_cores
+from objects.environment import set_up, usable_cores
 from rendering import Camera, PointLight, render
 
 COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "IGL_NUM_THREADS")
 
 
-@pytest.mark.parametrize("package", ["objects.cache, objects.siren", "compose", "rendering", "scenes.io.scene_folder"])
-def test_the_policy_stands_before_torch_and_numba_are_loaded(package):
+@pytest.mark.parametrize(
+    "first", ["objects.fused", "compose", "rendering.volume", "scenes.view", "scenes.io.scene_folder"]
+)
+def test_all_is_set_before_torch_and_numba_are_loaded_and_kernels_go_to_the_cache_folder(first, tmp_path):
     code = f"""
 import os, sys
 seen = {{}}
@@ -27,32 +29,44 @@ class Finder:
         if name in ("torch", "numba"):
             seen[name] = (os.environ.get("GOMP_SPINCOUNT"), os.environ.get("NUMBA_NUM_THREADS"))
 sys.meta_path.insert(0, Finder())
-import {package}
+import {first}
 print({{key: seen[key] for key in ("torch", "numba")}})
+from numba.core.dispatcher import Dispatcher
+ours = [module for name, module in sys.modules.items() if name.split(".")[0] in ("objects", "compose", "rendering", "scenes")]
+kernels = [value for module in ours for value in vars(module).values() if isinstance(value, Dispatcher)]
+print(len(kernels) > 0, all(kernel.stats.cache_path.startswith({str(tmp_path)!r}) for kernel in kernels))
 """
-    kept = {k: v for k, v in os.environ.items() if k not in (*COUNTS, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    unset = (*COUNTS, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "NUMBA_CACHE_DIR")
+    kept = {k: v for k, v in os.environ.items() if k not in unset}
     root = Path(__file__).resolve().parents[2]
-    run = subprocess.run([sys.executable, "-c", code], env=kept, cwd=root, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, "SIRENSCAPE_CACHE": str(tmp_path)}, cwd=root, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
     cores = str(usable_cores())
-    assert run.stdout.strip() == str({"torch": ("1000", cores), "numba": ("1000", cores)})
+    assert run.stdout.splitlines() == [str({"torch": ("1000", cores), "numba": ("1000", cores)}), "True True"]
 
 
 def test_what_the_user_set_stays_and_omp_num_threads_is_for_all(monkeypatch):
     monkeypatch.delitem(sys.modules, "numba")
     for waiting in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
-        environment = {**waiting, "OMP_NUM_THREADS": "3,2", "IGL_NUM_THREADS": "5"}
-        set_policy(environment)
+        environment = {
+            **waiting, "OMP_NUM_THREADS": "3,2", "IGL_NUM_THREADS": "5", "NUMBA_CACHE_DIR": "here"
+        }  # fmt: skip
+        set_up(environment)
         assert environment == {
             **waiting,
             "OMP_NUM_THREADS": "3,2",
             "NUMBA_NUM_THREADS": "3",
             "IGL_NUM_THREADS": "5",
+            "NUMBA_CACHE_DIR": "here",
         }
 
 
 def test_a_numba_that_is_there_already_keeps_its_number():
-    environment = {}
-    set_policy(environment)
+    environment = {"SIRENSCAPE_CACHE": "there"}
+    set_up(environment)
+    assert environment["NUMBA_CACHE_DIR"] == str(Path("there/numba"))
     assert "NUMBA_NUM_THREADS" not in environment
     assert environment["OMP_NUM_THREADS"] == str(usable_cores())
 
