@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["objects", "compose", "rendering", "scenes"]
+LAYERS = ["objects", "compose", "rendering", "scenes", "sirenscape"]
 SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -105,7 +106,7 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
         for line in PROJECT["optional-dependencies"][extra]
     }
     used = {name.split(".")[0] for path in SOURCES for name in imported_modules(path.read_text(encoding="utf-8"))}
-    third_party = used - set(__import__("sys").stdlib_module_names) - set(LAYERS) - {"configs"}
+    third_party = used - set(sys.stdlib_module_names) - set(LAYERS) - {"configs"}
     distributions = {
         canonicalize_name(BROUGHT_ALONG.get(name) or DISTRIBUTIONS.get(name) or name) for name in third_party
     }
