@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from compose.cells import Cells
 from compose.cpu import kernels
 from compose.cpu.bvh import EMPTY, Bvh, node_count
 from compose.cpu.kernels import Stand, Tree
-from compose.cpu.nearest import Surfaces, nearest_surfaces
 from compose.cpu.siren_kernel import serves
 from compose.cpu.trace import Elsewhere, TraceCount, TraceScene, trace_rays
 from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, SurfaceSample
@@ -31,6 +30,9 @@ from objects.aabb import Aabb
 from objects.field import Field, FieldSample
 from objects.pose import SE3
 from objects.siren import TINT_WIDTH
+
+if TYPE_CHECKING:
+    from compose.surfaces import SceneSurfaces
 
 
 class _Assets:
@@ -70,10 +72,10 @@ class _Assets:
         return Cells.of_fields([(f, t, self._certify and serves(f)) for f, t in self.rows])
 
     @cached_property
-    def surfaces(self) -> Surfaces:
-        from compose.surfaces import surfaces_of  # its libraries take a while to load
+    def surfaces(self) -> SceneSurfaces:
+        from compose.surfaces import SceneSurfaces  # its libraries take a while to load
 
-        return surfaces_of(list(self.rows))
+        return SceneSurfaces(list(self.rows))
 
     @cached_property
     def observed(self) -> tuple[Int[np.ndarray, "a"], Float[np.ndarray, "k n n n"]]:
@@ -374,9 +376,9 @@ class Composite:
 
         Exact solids (primitives, placed or not) are exact; of other fields distances are true to a thousandth of the diagonal
         of their box (`compose.surfaces.TOLERANCE`) but for a few in 10,000, and for parts of them that are thinner than 1/200 of
-        it. Their surfaces are taken from the fields when this is first asked (seconds of one core for each, up to 30 on a busy
-        machine), and kept in the cache folder. Inside of solids the distance is minus that to the surface of the solid in
-        which the point lies deepest.
+        it. The surface of a field is made when a question first comes near it (seconds of one core, up to 30 on a busy machine),
+        and kept in the cache folder. Inside of solids the distance is minus that to the surface of the solid in which the point
+        lies deepest.
 
         Returns:
             Sample in float64, without graph. In a scene without surfaces: inf, -1, NaN and zeros.
@@ -386,7 +388,7 @@ class Composite:
         """
         _check_points("closest", p_world)
         points = np.ascontiguousarray(p_world.detach().double().numpy())
-        found = nearest_surfaces(self._routed, self._stand, self._assets.surfaces, points)
+        found = self._assets.surfaces.nearest(self._routed, self._stand, points)
         return ClosestSample._make(map(torch.from_numpy, found))
 
     def trace(self, rays: Rays) -> Hits:

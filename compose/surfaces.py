@@ -13,10 +13,11 @@ halved evenly, node ``i`` of depth ``d`` holds those from ``i t >> d`` to ``(i +
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import manifold3d
 import numpy as np
@@ -25,6 +26,7 @@ import safetensors.numpy
 import torch
 
 from compose.cells import Known
+from compose.cpu.kernels import Stand, Tree
 from compose.cpu.nearest import (
     BOX,
     CAPSULE,
@@ -33,8 +35,10 @@ from compose.cpu.nearest import (
     SPHERE,
     TORUS,
     TRIANGLES,
+    UNKNOWN,
     Surfaces,
     distances_to_one,
+    nearest_surfaces,
 )
 from compose.cpu.pieces import octree
 from objects.cache import cache_folder, content_key
@@ -96,39 +100,90 @@ class AssetSurface:
     slack: np.ndarray
 
 
-def surfaces_of(wanted: Sequence[tuple[Field, float | None]]) -> Surfaces:
-    """Of fields at times, one after another.
+class SceneSurfaces:
+    """The surfaces of the assets of a scene, each made when a search first meets its box nearer than anything found so far.
 
-    Raises:
-        ValueError: A field gives values that are not finite.
+    What is answered doesn't depend on what was asked before: a search that meets an unknown surface is done again.
     """
-    bar = Bar(wanted, desc="surfaces", unit="object")
-    return _joined([surface_of(field, time) for field, time in bar])
+
+    def __init__(self, wanted: Sequence[tuple[Field, float | None]]) -> None:
+        """Of fields at times."""
+        self._wanted, self._lock = list(wanted), threading.Lock()
+        self._known = _nothing_known(len(self._wanted))
+        self._used = dict.fromkeys(_ROWS, 0)  # rows of each array; there is room for more
+
+    def nearest(self, tree: Tree, stand: Stand, points: np.ndarray) -> tuple[np.ndarray, ...]:
+        """`nearest_surfaces` at points ``[n, 3]`` (world).
+
+        Raises:
+            ValueError: A field gives values that are not finite.
+        """
+        found = nearest_surfaces(tree, stand, self._known, points)
+        while len(rows := np.flatnonzero(found[1] < -1)):
+            self._make(np.unique(-2 - found[1][rows]))
+            for values, again in zip(found, nearest_surfaces(tree, stand, self._known, points[rows]), strict=True):
+                values[rows] = again
+        return found
+
+    def _make(self, assets: np.ndarray) -> None:
+        with self._lock:  # two threads may ask at once; either sees `_known` as it was, or with all of an asset
+            for a in Bar(assets, desc="surfaces", unit="object"):
+                if self._known.solid[a, 0] == UNKNOWN:
+                    self._known = self._with(a, surface_of(*self._wanted[a]))
+
+    def _with(self, a: int, surface: AssetSurface) -> Surfaces:
+        known, changed = self._known, {}
+        for name, at in _ROWS.items():
+            rows, used, new = getattr(known, name), self._used[name], getattr(surface, name)
+            if used + len(new) > len(rows):
+                more = np.empty((max(2 * len(rows), used + len(new)), *rows.shape[1:]), rows.dtype)
+                more[:used] = rows[:used]
+                changed[name] = rows = more
+            rows[used : used + len(new)] = new
+            self._used[name] = used + len(new)
+            if at:
+                changed[at] = _with_value(getattr(known, at), a, used)
+        for name in ("centre", "half", "slack", "solid"):
+            changed[name] = _with_value(getattr(known, name), a, getattr(surface, name))
+        changed["triangles"] = _with_value(known.triangles, a, len(surface.corner))
+        changed["depth"] = _with_value(known.depth, a, _depth(surface))
+        return known._replace(**changed)
 
 
-def _joined(found: list[AssetSurface]) -> Surfaces:
-    def starts(lengths: list[int]) -> np.ndarray:
-        return np.cumsum([0, *lengths], dtype=np.int64)
+# Arrays that hold rows of all assets, and the one that says where those of an asset begin ("normal" has the rows of "corner").
+_ROWS = {"node": "node_at", "corner": "triangle_at", "normal": "", "child": "child_at", "piece": "piece_at"}
 
-    def joined(name: str, empty: np.ndarray) -> np.ndarray:
-        return np.concatenate([empty, *(getattr(s, name) for s in found)])
 
+def _nothing_known(a: int) -> Surfaces:
+    solid, at = np.zeros((a, 18)), np.zeros(a, dtype=np.int64)
+    solid[:, 0] = UNKNOWN
+    node, corner, normal = np.zeros((0, 6), np.float32), np.zeros((0, 9), np.float32), np.zeros((0, 7, 3), np.int16)
+    child, piece = np.zeros(0, np.int32), np.zeros((0, 12), np.float32)
+    number = np.zeros(a)
     return Surfaces(
-        np.stack([np.zeros(18), *(s.solid for s in found)])[1:],
-        np.stack([np.zeros(3), *(s.centre for s in found)])[1:],
-        starts([len(s.node) for s in found])[:-1],
-        starts([len(s.corner) for s in found]),
-        np.array([max(len(s.node), 2).bit_length() - 2 for s in found], dtype=np.int64),
-        joined("node", np.zeros((0, 6), np.float32)),
-        joined("corner", np.zeros((0, 9), np.float32)),
-        joined("normal", np.zeros((0, 7, 3), np.int16)),
-        joined("half", np.zeros(0)),
-        starts([len(s.child) for s in found])[:-1],
-        starts([len(s.piece) for s in found])[:-1],
-        joined("child", np.zeros(0, np.int32)),
-        joined("piece", np.zeros((0, 12), np.float32)),
-        joined("slack", np.zeros(0)),
-    )
+        solid, np.zeros((a, 3)), at, at, at, at, node, corner, normal, number, at, at, child, piece, number
+    )  # fmt: skip
+
+
+def _with_value(column: np.ndarray, a: int, value: Any) -> np.ndarray:
+    """A copy with another row ``a``."""
+    column = column.copy()
+    column[a : a + 1] = value
+    return column
+
+
+def only(surface: AssetSurface) -> Surfaces:
+    """One surface as those of a scene."""
+    s, zero = surface, np.zeros(1, dtype=np.int64)
+    return Surfaces(
+        s.solid[None], s.centre[None], zero, zero, np.array([len(s.corner)]), np.array([_depth(s)]), s.node, s.corner, s.normal,
+        s.half, zero, zero, s.child, s.piece, s.slack,
+    )  # fmt: skip
+
+
+def _depth(surface: AssetSurface) -> int:
+    """Of its tree."""
+    return max(len(surface.node), 2).bit_length() - 2
 
 
 def surface_of(field: Field, time: float | None = None) -> AssetSurface:
@@ -261,7 +316,7 @@ def _surface(field: Field, solid: np.ndarray, vertices: np.ndarray, faces: np.nd
 def _with_octree(bare: AssetSurface, field: Field) -> AssetSurface:
     half, diagonal = _REACH * float(field.bounds.size.max()), field.bounds.diagonal
     bare = replace(bare, slack=np.array([_SLACK * diagonal]))
-    exact = _joined([bare])
+    exact = only(bare)
     child, piece = octree(lambda p: distances_to_one(exact, p + bare.centre), half, _LEVELS, _PLAIN * diagonal)
     return replace(bare, half=np.array([half]), child=child, piece=piece)
 

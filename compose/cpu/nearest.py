@@ -18,16 +18,17 @@ from compose.cpu.pieces import ABOUT, OFF, ROOTS, distance_said
 
 _POINTS = 64  # that a thread takes at a time
 FACE, EDGES, CORNERS = 0, 1, 4  # first rows of `Surfaces.normal` of a triangle
-TRIANGLES, SPHERE, BOX, CYLINDER, CAPSULE, TORUS, NOTHING = range(7)
+TRIANGLES, SPHERE, BOX, CYLINDER, CAPSULE, TORUS, NOTHING, UNKNOWN = range(8)
 
 
 class Surfaces(NamedTuple):
-    """The surfaces of all assets, one after another (`compose.surfaces.AssetSurface`)."""
+    """The surfaces of all assets, one after another in any order (`compose.surfaces.AssetSurface`); `UNKNOWN` ones aren't here."""
 
     solid: np.ndarray  # [a, 18]
     centre: np.ndarray  # [a, 3]
     node_at: np.ndarray  # [a]
-    triangle_at: np.ndarray  # [a + 1]
+    triangle_at: np.ndarray  # [a]
+    triangles: np.ndarray  # [a] how many
     depth: np.ndarray  # [a] of the tree
     node: np.ndarray
     corner: np.ndarray
@@ -48,7 +49,8 @@ def nearest_surfaces(tree, stand, surfaces, points):
     lower instance.
 
     Returns ``sdf [n]`` (metres), ``owner [n]``, the nearest point ``[n, 3]`` and the gradient ``[n, 3]`` (unit, world); inf, -1,
-    NaN and zeros where there is no surface at all.
+    NaN and zeros where there is no surface at all. Where the search met an asset ``a`` whose surface is `UNKNOWN`, owner is
+    ``-2 - a`` and the rest says nothing.
     """
     n = len(points)
     sdf, owner = np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
@@ -89,7 +91,7 @@ def distances_to_one(surfaces, points):
 
 @lean
 def _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2):
-    """Signed distance, owner, and in the owner's frame the nearest point and the gradient."""
+    """Signed distance, owner (see `nearest_surfaces`), and in the owner's frame the nearest point and the gradient."""
     nodes, nodes_d2 = stack[0], stack_d2[0]
     nodes[0], nodes_d2[0], top = 1, box_distance2(tree.lo, tree.hi, 1, x, y, z), 1
     best, owner, q, g = np.inf, -1, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
@@ -114,6 +116,8 @@ def _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2):
         away = instance_box_distance(stand, i, x, y, z)
         if away > max(best, 0.0):
             continue
+        if surfaces.solid[stand.asset[i], 0] == UNKNOWN:
+            return np.inf, -2 - stand.asset[i], q, g
         # In its box it may hold the point, and deeper than anything so far: then its surface must be found wherever it is.
         reach = np.inf if away == 0.0 else best / stand.scale[i]
         px, py, pz = to_object(stand, i, x, y, z)
@@ -232,7 +236,7 @@ def _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2):
     best2, slack = reach * reach, s.slack[a]
     cut2 = max(reach - slack, 0.0) ** 2
     depth, base, first = s.depth[a], s.node_at[a], s.triangle_at[a]
-    t = s.triangle_at[a + 1] - first
+    t = s.triangles[a]
     leaves = 1 << depth
     row, part, qx, qy, qz = -1, 0, 0.0, 0.0, 0.0
     stack[0], stack_d2[0], top = 1, _node_distance2(s.node, base + 1, x, y, z), 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compose import Composite, Instance
+from compose import Composite, Instance, surfaces
 from compose.reference import closest_reference, in_double
 from compose.surfaces import TOLERANCE, surface_of
 from objects import SE3
@@ -127,3 +127,36 @@ def test_a_stored_surface_is_the_one_that_was_made(sirens):
     twin = sirens[0].in_double().float()
     for a, b in zip(vars(surface_of(twin)).values(), vars(made).values(), strict=True):
         assert np.array_equal(a, b)
+
+
+def _everywhere(scene):
+    return scene.closest(_points(scene.instances, 500, 7))
+
+
+def test_what_was_asked_before_changes_no_bit(sirens, random_instances):
+    instances = random_instances([*sirens, *SOLIDS[:3]], 12, 4)
+    want = _everywhere(Composite(instances))
+    scene = Composite(instances)
+    for k in (7, 2, 11, 2):
+        scene.closest(scene.instances[k].T_world_obj.translation[None])
+    for got, value in zip(_everywhere(scene), want, strict=True):
+        assert np.array_equal(got.numpy(), value.numpy())
+
+
+def test_only_surfaces_that_may_be_nearest_are_made(sirens, monkeypatch):
+    """Of three objects in a row the last is too far to count, also for whoever moved the first."""
+    made, real = [], surfaces.surface_of
+    monkeypatch.setattr(surfaces, "surface_of", lambda field, time: made.append(field) or real(field, time))
+    places = [SE3.from_translation([x, 0.0, 0.0]) for x in (0.0, 2.0, 40.0)]
+    fields = [sirens[0], Sphere(0.3), sirens[1]]
+    scene = Composite([Instance(str(k), f, T) for k, (f, T) in enumerate(zip(fields, places, strict=True))])
+    scene.closest(torch.tensor([[2.0, 0.0, 0.1], [2.1, 0.0, 0.0]]))
+    assert made == [fields[1]]
+    scene.closest(torch.tensor([[2.0, 0.0, 0.1], [1.0, 0.0, 0.0]]))
+    assert made == [fields[1], fields[0]]
+    scene.with_poses([0], SE3.from_translation(torch.tensor([[0.1, 0.0, 0.0]]))).closest(
+        torch.tensor([[1.0, 0.0, 0.0]])
+    )
+    assert made == [fields[1], fields[0]]
+    scene.closest(torch.tensor([[30.0, 0.0, 0.0]]))
+    assert made == [fields[1], fields[0], fields[2]]

@@ -5,7 +5,7 @@ import torch
 
 from compose.cpu.nearest import distances_to_one
 from compose.cpu.pieces import octree
-from compose.surfaces import _joined, surface_of
+from compose.surfaces import only, surface_of
 
 
 def _spheres(p):
@@ -30,7 +30,7 @@ def test_a_crease_needs_no_halving_without_end():
 def _asked(surface, p):
     """With the octree, and by the tree of triangles alone."""
     exact = replace(surface, half=np.zeros(1), slack=np.zeros(1))
-    return distances_to_one(_joined([surface]), p), distances_to_one(_joined([exact]), p)
+    return distances_to_one(only(surface), p), distances_to_one(only(exact), p)
 
 
 def test_the_octree_says_what_the_triangles_say(sirens):
