@@ -25,6 +25,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
+from compose.batch import FieldBatch
 from compose.cells import Known
 from compose.cpu.kernels import Stand, Tree
 from compose.cpu.nearest import (
@@ -39,12 +40,13 @@ from compose.cpu.nearest import (
     Surfaces,
     distances_to_one,
     nearest_surfaces,
+    turned_boxes,
 )
 from compose.cpu.pieces import octree
 from objects.cache import cache_folder, content_key
-from objects.field import Field, FieldSample
+from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
-from objects.meshing import field_to_mesh
+from objects.meshing import zero_set
 from objects.pose import rotation_from_quat
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.progress import Bar
@@ -52,14 +54,17 @@ from objects.setops import Difference, Intersection, Placed, Union
 
 TOLERANCE = 1e-3  # of the box diagonal: what `Composite.closest` states for fields that aren't exact
 
-_VERSION = 3  # part of every cache key: raise it when the same field would give another surface
+_VERSION = 4  # part of every cache key: raise it when the same field would give another surface
 _CELLS = 192  # along the longest edge
 _SIMPLER = 2.5e-4  # of the box diagonal: how far simplifying may move the surface
 _LEAF = 4  # most triangles of a leaf
-_SLACK = 1e-4  # of the box diagonal: how much a search for the nearest triangle may give away
-_PLAIN = 2e-4  # of the box diagonal: how far the polynomials of a cell may be off at its samples
-_REACH = 8  # half the edge of the octree's cube, in longest edges of the box
-_LEVELS = 6  # of the octree: its smallest cells are 1/16 of the longest edge
+_SLACK = 2e-5  # of the box diagonal: how much a search for the nearest triangle may give away
+_PLAIN = (
+    2.5e-4  # of the box diagonal: how far the polynomials of a cell may be off at its samples; more from `_NEAR` on
+)
+_NEAR = 0.5  # of the box diagonal
+_REACH = 4  # half the edge of the octree's cube, in longest edges of the box
+_LEVELS = 5  # of the octree: its smallest cells are 1/16 of the longest edge
 _CURVED = 256  # segments of a full circle where an exact solid becomes a mesh
 
 _SOLIDS: dict[type[Field], tuple[int, tuple[str, ...]]] = {
@@ -79,7 +84,8 @@ class AssetSurface:
         solid: ``[18]`` float64: what it is (`TRIANGLES`, `SPHERE`, ...), then for an exact solid its frame in that of the object
             (rotation row by row, translation, scale) and up to four sizes.
         centre: ``[3]`` float64, of the box.
-        node: ``[2 l, 6]`` float32, boxes (lo, hi).
+        node: ``[2 l, 15]`` float32, boxes along the main axes of what is in them: three axes, the middle and half the size along
+            each.
         corner: ``[t, 9]`` float32, corners of the triangles, counter-clockwise seen from outside.
         normal: ``[t, 7, 3]`` int16: directions (of length 32767) that tell outside from inside where the nearest point lies on the
             face, on the edges that begin at corners 0, 1, 2, or on these corners (Baerentzen, Aanaes, "Signed Distance
@@ -157,7 +163,7 @@ _ROWS = {"node": "node_at", "corner": "triangle_at", "normal": "", "child": "chi
 def _nothing_known(a: int) -> Surfaces:
     solid, at = np.zeros((a, 18)), np.zeros(a, dtype=np.int64)
     solid[:, 0] = UNKNOWN
-    node, corner, normal = np.zeros((0, 6), np.float32), np.zeros((0, 9), np.float32), np.zeros((0, 7, 3), np.int16)
+    node, corner, normal = np.zeros((0, 15), np.float32), np.zeros((0, 9), np.float32), np.zeros((0, 7, 3), np.int16)
     child, piece = np.zeros(0, np.int32), np.zeros((0, 12), np.float32)
     number = np.zeros(a)
     return Surfaces(
@@ -258,28 +264,21 @@ def _manifold(field: Field, time: float | None) -> manifold3d.Manifold:
 
 def _sampled(field: Field, time: float | None) -> manifold3d.Manifold:
     """The zero set of a field by marching cubes; nothing where it has none."""
-    longest = float(field.bounds.size.max())
+    batch = FieldBatch([field])
+
+    def ask(p: torch.Tensor) -> torch.Tensor:
+        n = len(p)
+        return torch.from_numpy(batch.sdf_sorted(np.zeros(n, np.int64), p.double().numpy(), np.full(n, time or 0.0)))
+
     try:
-        asked = field if time is None else _AtTime(field, time)
-        mesh = field_to_mesh(asked, (3 * longest / _CELLS) ** 2 / longest)
+        with torch.no_grad():
+            vertices, faces = zero_set(field, float(field.bounds.size.max()) / _CELLS, ask)
     except ValueError as error:
         if "no surface" not in str(error):
             raise
         return manifold3d.Manifold()
-    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.uint64)
-    return manifold3d.Manifold(manifold3d.Mesh64(vertices, faces)).simplify(_SIMPLER * field.bounds.diagonal)
-
-
-class _AtTime(Field):
-    """A field at one time."""
-
-    def __init__(self, field: Field, time: float) -> None:
-        super().__init__(field.bounds, field.lipschitz, field.feature_width)
-        self.to(field.box_lo.dtype)
-        self.field, self.time = field, time
-
-    def inside(self, p_obj: torch.Tensor, time: torch.Tensor | None) -> FieldSample:
-        return self.field(p_obj, p_obj.new_full((len(p_obj),), self.time))
+    mesh = manifold3d.Mesh64(vertices.double().numpy(), faces.astype(np.uint64))
+    return manifold3d.Manifold(mesh).simplify(_SIMPLER * field.bounds.diagonal)
 
 
 # -- the tree ----------------------------------------------------------------------------------------------------------
@@ -298,16 +297,8 @@ def _surface(field: Field, solid: np.ndarray, vertices: np.ndarray, faces: np.nd
     order, depth = _halved(vertices[faces].mean(1))
     faces = faces[order]
     corners = vertices[faces]
-    node = np.zeros((2 << depth if len(faces) else 0, 6), dtype=np.float32)
-    if len(faces):
-        first = (np.arange(1 << depth) * len(faces)) >> depth
-        node[1 << depth :, :3] = np.minimum.reduceat(corners.min(1), first)
-        node[1 << depth :, 3:] = np.maximum.reduceat(corners.max(1), first)
-        for level in range(depth - 1, -1, -1):
-            pairs = node[2 << level : 4 << level].reshape(-1, 2, 6)
-            node[1 << level : 2 << level, :3] = pairs[:, :, :3].min(1)
-            node[1 << level : 2 << level, 3:] = pairs[:, :, 3:].max(1)
     corner, normal, slack = corners.reshape(-1, 9).astype(np.float32), _pseudonormals(vertices, faces), np.zeros(1)
+    node = turned_boxes(corner, depth) if len(faces) else np.zeros((0, 15), np.float32)
     nothing = np.zeros(1), np.zeros(0, np.int32), np.zeros((0, 12), np.float32)
     bare = AssetSurface(solid, centre, node, corner, normal, *nothing, slack)
     return _with_octree(bare, field) if len(faces) else bare
@@ -317,7 +308,9 @@ def _with_octree(bare: AssetSurface, field: Field) -> AssetSurface:
     half, diagonal = _REACH * float(field.bounds.size.max()), field.bounds.diagonal
     bare = replace(bare, slack=np.array([_SLACK * diagonal]))
     exact = only(bare)
-    child, piece = octree(lambda p: distances_to_one(exact, p + bare.centre), half, _LEVELS, _PLAIN * diagonal)
+    child, piece = octree(
+        lambda p: distances_to_one(exact, p + bare.centre), half, _LEVELS, _PLAIN * diagonal, _NEAR * diagonal
+    )
     return replace(bare, half=np.array([half]), child=child, piece=piece)
 
 

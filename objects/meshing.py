@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -49,18 +49,34 @@ def field_to_mesh(field: Field, tolerance: float | None = None) -> trimesh.Trime
     """
     cell = grid_cell(field, tolerance)
     with torch.no_grad():
-        values, first = sample_grid(field, cell)
-        if values.min() >= 0:
-            raise ValueError("to_mesh: the field has no surface: its distance is nowhere negative inside its box")
-        # A value of exactly 0 would put several vertices at one place.
-        values[values == 0] = np.finfo(values.dtype).tiny
-        # scikit-image's "descent" means faces that look towards higher values; its normals look towards lower ones.
-        vertices, faces, normals, _ = marching_cubes(values, 0.0, gradient_direction="descent")
-        p_obj = first + cell * torch.as_tensor(vertices.copy()).to(first)
-        p_obj = _onto_surface(field, p_obj, -torch.as_tensor(normals.copy()).to(first), 0.5 * cell)
+        p_obj, faces = zero_set(field, cell, field.sdf)
         rgb = _in_chunks(lambda p: field(p).rgb, p_obj)
     colors = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return trimesh.Trimesh(p_obj.double().numpy(), faces, vertex_colors=colors, process=False)
+
+
+def zero_set(
+    field: Field, cell: float, ask: Callable[[Tensor], Tensor]
+) -> tuple[Float[Tensor, "v 3"], Int[np.ndarray, "t 3"]]:
+    """Vertices (object frame) and faces of the mesh of `field_to_mesh`.
+
+    Args:
+        field: Says where and how finely to look.
+        cell: Edge of the grid's cells, object units.
+        ask: The field's distances ``[n]`` at points ``[n, 3]``, in any floating point type.
+
+    Raises:
+        ValueError: No surface, or values that are not finite.
+    """
+    values, first = sample_grid(field, cell, ask)
+    if values.min() >= 0:
+        raise ValueError("to_mesh: the field has no surface: its distance is nowhere negative inside its box")
+    # A value of exactly 0 would put several vertices at one place.
+    values[values == 0] = np.finfo(values.dtype).tiny
+    # scikit-image's "descent" means faces that look towards higher values; its normals look towards lower ones.
+    vertices, faces, normals, _ = marching_cubes(values, 0.0, gradient_direction="descent")
+    p_obj = first + cell * torch.as_tensor(vertices.copy()).to(first)
+    return _onto_surface(ask, p_obj, -torch.as_tensor(normals.copy()).to(first), 0.5 * cell), faces
 
 
 def grid_cell(field: Field, tolerance: float | None = None) -> float:
@@ -79,12 +95,14 @@ def grid_cell(field: Field, tolerance: float | None = None) -> float:
     return cell
 
 
-def sample_grid(field: Field, cell: float) -> tuple[Float[np.ndarray, "x y z"], Float[Tensor, "3"]]:
+def sample_grid(
+    field: Field, cell: float, ask: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Float[np.ndarray, "x y z"], Float[Tensor, "3"]]:
     """Distances at the centres of cubic cells, and the place of the first of them.
 
     They are the field's own wherever a neighbour may be across the surface; elsewhere the value of a coarser cell that has
     no surface near it, so all signs are right (as far as ``lipschitz`` is). The outermost centres lie outside the box,
-    where every field is positive, which closes the mesh.
+    where every field is positive, which closes the mesh. ``ask`` is the field's `sdf`, or a faster way to it.
     """
     size = field.box_hi - field.box_lo
     levels = max(0, int(math.log2(float(size.max()) / cell / _COARSE_CELLS)))
@@ -98,7 +116,7 @@ def sample_grid(field: Field, cell: float) -> tuple[Float[np.ndarray, "x y z"], 
     for level in range(levels + 1):
         edge = cell * 2 ** (levels - level)
         index = active.nonzero()
-        found = _in_chunks(field.sdf, corner + edge * (index + 0.5))
+        found = _in_chunks(ask or field.sdf, corner + edge * (index + 0.5)).to(corner.dtype)
         if not bool(torch.isfinite(found).all()):
             raise ValueError("to_mesh: the field gives distances that are not finite")
         values[active] = found
@@ -119,14 +137,14 @@ def _doubled(grid: Tensor) -> Tensor:
 
 
 def _onto_surface(
-    field: Field, p_obj: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"], reach: float
+    ask: Callable[[Tensor], Tensor], p_obj: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"], reach: float
 ) -> Float[Tensor, "n 3"]:
     """Points moved along their directions, by at most ``reach``, to where the distance is least: two secant steps."""
-    t0, f0 = torch.zeros_like(p_obj[:, 0]), _in_chunks(field.sdf, p_obj)
+    t0, f0 = torch.zeros_like(p_obj[:, 0]), _in_chunks(ask, p_obj).to(p_obj.dtype)
     slope = torch.ones_like(f0)
     for _ in range(2):
         t1 = (t0 - f0 / slope).clamp(-reach, reach)
-        f1 = _in_chunks(field.sdf, p_obj + t1[:, None] * direction)
+        f1 = _in_chunks(ask, p_obj + t1[:, None] * direction).to(p_obj.dtype)
         step = t1 - t0
         slope = torch.where(step != 0, (f1 - f0) / torch.where(step != 0, step, 1), 1).clamp(0.25, 4.0)
         better = f1.abs() < f0.abs()

@@ -173,8 +173,8 @@ def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
     distance = np.sqrt(d2)
     if dx * nx + dy * ny + dz * nz < 0.0:
         distance = -distance
-    node = s.node[s.node_at[a] + 1]
-    if abs(distance) > 1e-6 * (node[3] - node[0] + node[4] - node[1] + node[5] - node[2]):
+    root = s.node[s.node_at[a] + 1]
+    if abs(distance) > 2e-6 * (root[12] + root[13] + root[14]):
         nx, ny, nz = dx / distance, dy / distance, dz / distance
     length = np.sqrt(nx * nx + ny * ny + nz * nz)
     return distance, (qx + cx, qy + cy, qz + cz), (nx / length, ny / length, nz / length)
@@ -270,10 +270,45 @@ def _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2):
 
 @lean
 def _node_distance2(node, k, x, y, z):
-    dx = max(node[k, 0] - x, 0.0, x - node[k, 3])
-    dy = max(node[k, 1] - y, 0.0, y - node[k, 4])
-    dz = max(node[k, 2] - z, 0.0, z - node[k, 5])
-    return dx * dx + dy * dy + dz * dz
+    c = node[k]
+    u = max(abs(c[0] * x + c[1] * y + c[2] * z - c[9]) - c[12], 0.0)
+    v = max(abs(c[3] * x + c[4] * y + c[5] * z - c[10]) - c[13], 0.0)
+    w = max(abs(c[6] * x + c[7] * y + c[8] * z - c[11]) - c[14], 0.0)
+    return u * u + v * v + w * w
+
+
+def turned_boxes(corner: np.ndarray, depth: int) -> np.ndarray:
+    """Boxes of all nodes of a tree over triangles ``corner [t, 9]``, as in `Surfaces.node`.
+
+    They lie along the main axes of the corners in them, so that those of smooth surfaces are thin: of boxes along x, y and z many
+    more come as near as the nearest triangle."""
+    p = corner.reshape(-1, 3, 3).astype(np.float64)
+    moments = np.concatenate([p.sum(1), np.einsum("tci,tcj->tij", p, p).reshape(-1, 9)], 1)
+    sums = np.concatenate([np.zeros((1, 12)), moments.cumsum(0)])
+    ends = [(np.arange((1 << level) + 1) * len(p)) >> level for level in range(depth + 1)]
+    first, behind = (np.concatenate(part) for part in zip(*((e[:-1], e[1:]) for e in ends), strict=True))
+    mean = (sums[behind] - sums[first]) / (3.0 * (behind - first))[:, None]
+    spread = mean[:, 3:].reshape(-1, 3, 3) - mean[:, :3, None] * mean[:, None, :3]
+    node = np.zeros((2 << depth, 15), dtype=np.float32)
+    node[1:, :9] = np.linalg.eigh(spread)[1].transpose(0, 2, 1).reshape(-1, 9)
+    _extents(corner, first, behind, node)
+    return node
+
+
+@numba.njit(cache=True, parallel=True)
+def _extents(corner, first, behind, node):
+    """Middles and half sizes of nodes 1, 2, ... along their axes."""
+    for k in numba.prange(len(first)):
+        row = node[k + 1]
+        for a in range(3):
+            x, y, z = np.float64(row[3 * a]), np.float64(row[3 * a + 1]), np.float64(row[3 * a + 2])
+            lo, hi = np.inf, -np.inf
+            for t in range(first[k], behind[k]):
+                for c in range(0, 9, 3):
+                    along = x * corner[t, c] + y * corner[t, c + 1] + z * corner[t, c + 2]
+                    lo, hi = min(lo, along), max(hi, along)
+            row[9 + a], row[12 + a] = 0.5 * (lo + hi), 0.5 * (hi - lo)
+            row[12 + a] += 1e-6 * (abs(lo) + abs(hi))  # more than what float32 rounds off
 
 
 @lean

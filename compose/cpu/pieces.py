@@ -21,23 +21,21 @@ TERMS = 10  # of a polynomial: 1, u, v, w, uu, vv, ww, uv, uw, vw
 OFF, ABOUT = 10, 11  # columns after the factors
 _MOST = 3  # polynomials of a cell
 _SLOPES = 0.3  # weight of the squared error of a gradient against that of a value in half edges of the cell
+_FEWEST = 7  # samples of each polynomial of a cell: those of fewer may be far off between them
 _ROUNDS = 3  # of dividing samples among polynomials
 _AWAY = 1.8  # half edges: where the centre is farther than this from a surface, the cell holds none
 
-_CENTRE = 14  # of the samples
-# Where a cell is sampled, in quarters of its edge: corners, middles of faces, centre; centres of its halves; middles of edges.
-_SAMPLES = np.array(
-    [[4 * i, 4 * j, 4 * k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-    + [[2, 2, 0], [2, 0, 2], [0, 2, 2], [2, 2, 4], [2, 4, 2], [4, 2, 2], [2, 2, 2]]
-    + [[2 * i + 1, 2 * j + 1, 2 * k + 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-    + [[2, 4 * i, 4 * j] for i in (0, 1) for j in (0, 1)]
-    + [[4 * i, 2, 4 * j] for i in (0, 1) for j in (0, 1)]
-    + [[4 * i, 4 * j, 2] for i in (0, 1) for j in (0, 1)]
-)
+_FAR = 1.6  # how many times more the polynomials of a cell may be off that is far away
+
+_CENTRE = 0  # of the samples
+# Where a cell is sampled, in quarters of its edge: centre, corners, middles of edges and faces, and the centres of its halves.
+_LATTICE = np.stack(np.meshgrid(*[np.arange(5)] * 3, indexing="ij"), -1).reshape(-1, 3)
+_EVEN, _ODD = _LATTICE[(_LATTICE % 2 == 0).all(1)], _LATTICE[(_LATTICE % 2 == 1).all(1)]
+_SAMPLES = np.concatenate([[[2, 2, 2]], _EVEN[(_EVEN != 2).any(1)], _ODD])
 
 
 def octree(
-    ask: Callable[[np.ndarray], np.ndarray], half: float, levels: int, tolerance: float
+    ask: Callable[[np.ndarray], np.ndarray], half: float, levels: int, tolerance: float, size: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
     """The octree of a cube about the origin.
 
@@ -45,7 +43,8 @@ def octree(
         ask: Signed distances and their gradients ``[n, 4]`` at points ``[n, 3]``.
         half: Half the edge of the cube.
         levels: How many sizes of cells there are; each is half of the one before.
-        tolerance: How far a cell's polynomials may be off at its samples.
+        tolerance: How far a cell's polynomials may be off at its samples; in proportion more where its centre is farther from the
+            surface than ``size``, up to `_FAR` times.
 
     Returns:
         ``child [c]`` int32: of the `ROOTS` cubed coarsest cells, then of eight at a time: where its own eight begin, or
@@ -57,15 +56,23 @@ def octree(
     cells = np.stack(np.meshgrid(*[np.arange(ROOTS)] * 3, indexing="ij"), -1).reshape(-1, 3)
     child, slots = np.zeros(len(cells), np.int32), np.arange(len(cells))
     pieces, rows = [np.zeros((0, 12), np.float32)], 0
+    known, values = np.array([-1]), np.zeros((1, 4))
     for level in range(levels):
         edge = 2 * half / ROOTS / 2**level
-        lattice = (4 * cells[:, None] + _SAMPLES).reshape(-1, 3)
         side = 4 * ROOTS * 2**level + 1
-        keys, which = np.unique((lattice[:, 0] * side + lattice[:, 1]) * side + lattice[:, 2], return_inverse=True)
+        places = _keys(4 * cells[:, None] + _SAMPLES, side)
+        keys, which = np.unique(places, return_inverse=True)
         where = np.stack([keys // side**2, keys // side % side, keys % side], -1)
-        sampled = ask(0.25 * edge * where - half)[which].reshape(len(cells), len(_SAMPLES), 4)
+        # The corners and the centre of a cell are samples of the one that was halved.
+        before = np.searchsorted(known, _keys(where // 2, side // 2 + 1)) % len(known)
+        old = (where % 2 == 0).all(1) & (known[before] == _keys(where // 2, side // 2 + 1))
+        values = values[before]
+        values[~old] = ask(0.25 * edge * where[~old] - half)
+        known = keys
+        sampled = values[which].reshape(len(cells), len(_SAMPLES), 4)
+        looser = tolerance / (0.5 * edge) * np.clip(np.abs(sampled[:, _CENTRE, 0]) / size, 1.0, _FAR)
         sampled[..., 0] /= 0.5 * edge
-        number, greatest, factors, middle, off = _fitted(sampled, tolerance / (0.5 * edge), _MOST)
+        number, greatest, factors, middle, off = _fitted(sampled, looser, _MOST)
         done = (number > 0) | (level == levels - 1)
         stored = np.maximum(number, 1)[done]
         code = ((rows + np.cumsum(stored) - stored) << 4) + (number[done] << 1) + greatest[done]
@@ -86,6 +93,10 @@ def octree(
     return child, np.concatenate(pieces)
 
 
+def _keys(where: np.ndarray, side: int) -> np.ndarray:
+    return (where[..., 0] * side + where[..., 1]) * side + where[..., 2]
+
+
 @numba.njit(cache=True)
 def _terms(u, v, w):
     """The terms of a polynomial, and their derivatives: ``[4, 10]``."""
@@ -99,7 +110,7 @@ def _terms(u, v, w):
 
 @numba.njit(cache=True, parallel=True)
 def _fitted(sampled, tolerance, most):
-    """Of each cell: how many polynomials are right to ``tolerance`` at all samples (0: none of up to ``most``), whether the
+    """Of each cell: how many polynomials are right to ``tolerance [n]`` at all samples (0: none of up to ``most``), whether the
     greatest counts, their factors ``[most, 10]`` and how far the samples are off at most (of a single one for number 0)."""
     n, m = sampled.shape[:2]
     where = 0.5 * _SAMPLES - 1.0
@@ -124,9 +135,9 @@ def _fitted(sampled, tolerance, most):
                 continue
             count, about = max(turn, 1), centre if away and turn > 0 else 0.0
             error, high = _divided(sampled[k], terms, squares, where, count, about, tried)
-            if error <= tolerance or (count == 1 and error < off[k]):
+            if error <= tolerance[k] or (count == 1 and error < off[k]):
                 factors[k], off[k], greatest[k], middle[k] = tried, error, high, about
-            if error <= tolerance:
+            if error <= tolerance[k]:
                 number[k] = count
                 break
     return number, greatest, factors, middle, off
@@ -134,8 +145,9 @@ def _fitted(sampled, tolerance, most):
 
 @numba.njit(cache=True)
 def _divided(distances, terms, squares, where, count, about, factors):
-    """Fits ``count`` polynomials, each to its part of the samples; how far they are off at most, and whether the greatest
-    counts. Not the distances are fitted but their squares where ``about`` (the centre's distance) is not 0, see `distance_said`."""
+    """Fits ``count`` polynomials, each to its part of the samples; how far they are off at most (inf where one has too few
+    samples), and whether the greatest counts. Not the distances are fitted but their squares where ``about`` (the centre's
+    distance) is not 0, see `distance_said`."""
     m = len(distances)
     sampled = distances.copy()
     if about != 0.0:
@@ -186,6 +198,9 @@ def _divided(distances, terms, squares, where, count, about, factors):
             member[s] = found
         if not changed:
             break
+    for c in range(count):
+        if (member == c).sum() < _FEWEST:
+            return np.inf, 0
     low, high = 0.0, 0.0
     for s in range(m):
         least, most = value[:, s].min(), value[:, s].max()
