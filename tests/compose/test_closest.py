@@ -108,7 +108,7 @@ def test_far_from_the_origin_distances_are_the_same(sirens):
 
 
 def test_a_surface_is_that_of_the_plain_mesh(sirens):
-    """As `Field.to_mesh` makes it by torch, of equal cells; made sparser it strays by 2.5e-4 of the diagonal."""
+    """As `Field.to_mesh` makes it by torch, of equal cells, but for making it sparser."""
     for field in sirens:
         longest, diagonal = float(field.bounds.size.max()), field.bounds.diagonal
         plain = field.to_mesh((3 * longest / 192) ** 2 / longest)
@@ -117,7 +117,8 @@ def test_a_surface_is_that_of_the_plain_mesh(sirens):
         faces = np.arange(len(corners)).reshape(-1, 3)
         for a, b in ((corners, (plain.vertices, plain.faces)), (plain.vertices, (corners, faces))):
             squared, _, _ = igl.point_mesh_squared_distance(np.asarray(a), np.asarray(b[0]), np.asarray(b[1]))
-            assert np.sqrt(np.max(squared)) < 4e-4 * diagonal
+            away = np.sqrt(squared) / diagonal
+            assert np.max(away) < 7e-4 and np.mean(away) < 1e-4
         volume = np.linalg.det(corners[faces]).sum() / 6
         assert volume == pytest.approx(plain.volume, rel=3e-3)
 

@@ -24,8 +24,8 @@ def test_a_crease_needs_no_halving_without_end():
     child, piece = octree(_spheres, 4.0, 6, 1e-3)
     number = (-1 - child[child < 0] >> 1) & 7
     assert set(number) >= {1, 2}
-    # No polynomial is right about the centres, where the distance has a spike.
-    assert (number == 0).mean() < 0.01
+    # No polynomial is right about the centres, where the distance has a spike; few samples beyond a crease give none either.
+    assert (number == 0).mean() < 0.02
     assert len(piece) < 20_000
 
 
