@@ -12,8 +12,8 @@ from compose.types import Instance
 from objects.aabb import Aabb
 from rendering.camera import Camera
 from scenes.graph import SceneGraph
+from scenes.node import quoted
 from scenes.questions import OverlapPair
-from scenes.store import quoted
 
 BACKGROUND = "background"  # the tag of what things stand in or before
 _FAR = 100.0  # times the median of the others

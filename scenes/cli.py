@@ -27,8 +27,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from scenes import paths
-from scenes.paths import Report, Settings, defaults_of, flat, folder_for, output_file, path_of
-from scenes.verbs import build, edit, fit, info, render
+from scenes.fit_verb import fit
+from scenes.paths import Report, Settings, defaults_of, flat, folder_for, output_file, user_path
+from scenes.verbs import build, edit, info, render
 
 VERBS: dict[str, Callable[[Settings], Report]] = {
     "fit": fit,
@@ -235,11 +236,11 @@ def _execute(verb: str, settings: Settings) -> None:
 
 def _summary_file(summary: str, settings: Settings) -> Path:
     """Where the summary goes, if that is no place that the verb reads or writes itself."""
-    path = path_of(summary)
+    path = user_path(summary)
     for key in ("mesh", "points", "init", "scene", "out", "sheet"):
         given = settings.get(key)
         for value in given if isinstance(given, list) else [given]:
-            other = path_of(value).resolve() if value else None
+            other = user_path(value).resolve() if value else None
             if other is not None and (path.resolve() == other or path.resolve().is_relative_to(other)):
                 raise ValueError(f"summary: {summary!r} is also {key}= or inside it")
     return output_file("summary", summary)

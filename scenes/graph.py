@@ -7,33 +7,200 @@ these; every node may have children.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from compose.composite import Composite
+from objects.aabb import Aabb
 from objects.field import Field
-from objects.files import field_hash
 from objects.pose import SE3
 from rendering.camera import Camera
-from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from scenes.node import ROOT, Hold, Node, checked_scale
-from scenes.places import Places
-from scenes.store import Changes, a_, check_name, one_pose, quoted, shown, word_set
-from scenes.track import Sim3, Track, number
+from rendering.lights import Light
+from scenes import edits, poses, questions
+from scenes.history import Change, Checkpoint, History
+from scenes.node import ROOT, Node, camera_in_world, light_in_world, quoted, word_set
+from scenes.node_view import NodeView
+from scenes.questions import Closest, Gap, OverlapPair, Seen
+from scenes.records import Records
+from scenes.timeline import Timeline
+from scenes.track import Track, Vec, number, vector
+from scenes.view import View
+
+Point = Sequence[float]  # x, y, z
 
 
-class SceneGraph(Places):
+class SceneGraph:
     """A scene that changes: over time by its tracks, and by edits, all of which can be undone.
 
     Edits raise ``ValueError`` and change nothing where a path is unknown (the nearest is suggested), a name is taken, or a value
     makes no sense. Lengths are in metres, angles in degrees. ``frame`` says in whose axes an edit is meant: the ``world``'s,
-    the ``parent``'s, or the node's ``own``.
+    the ``parent``'s, or the node's ``own``. Questions are asked at a time (seconds); hidden nodes don't take part.
 
     Edits of pose take ``time``: without it the whole track is changed (of a node that changed hands, the last part); with it, a
     key is set at that time. Fields are taken as they are when they are first shown; after training one in place, say `replace`
     with it.
     """
+
+    def __init__(self) -> None:
+        self._records = Records()
+        self._timeline = Timeline(self._records)
+        self._view = View(self._timeline)
+        self._history = History(self._records)
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Nodes of all kinds."""
+        return len(self._records.nodes) - 1
+
+    def __contains__(self, path: str) -> bool:
+        return isinstance(path, str) and self._records.find(path) is not None
+
+    def __getitem__(self, path: str) -> NodeView:
+        """The node at a path: name, field, pose, tags and so on, read-only.
+
+        Raises:
+            UnknownPathError: No such node, a ``ValueError`` and a ``KeyError``; the nearest path is named.
+        """
+        return NodeView(self._timeline, self._records.id_at(path))
+
+    def __iter__(self) -> Iterator[str]:
+        """All paths, parents before children, siblings in the order in which they were made."""
+        return (path for path, _ in self._records.walk())
+
+    def __eq__(self, other: object) -> bool:
+        """Equal nodes at equal paths in the same order, with equal tracks, fields (by content), lights, cameras; log aside."""
+        return self._records.equals(other._records) if isinstance(other, SceneGraph) else NotImplemented
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def records(self) -> dict[str, Node]:
+        """The record of every node by its path, in the order of the paths: what exporters write.
+
+        Records are frozen: id, name, field, light, camera, and ``holds``: which node (by id, 0 at the top) carries it from when
+        on, with its track and scale there. The last hold's parent is the one in the path.
+        """
+        return {path: self._records.nodes[i] for path, i in self._records.walk()}
+
+    def children(self, path: str = "/") -> list[str]:
+        """Paths of the nodes right beneath; ``/`` for those at the top."""
+        i = self._records.id_at(path)
+        prefix = f"{path.strip('/')}/" if i != ROOT else ""
+        return [prefix + name for name, _ in self._records.beneath(i)]
+
+    def path_of(self, node: Node | NodeView) -> str:
+        """Where a node is found."""
+        return self._records.path_to((node.record if isinstance(node, NodeView) else node).id)
+
+    def pose(self, path: str, time: float = 0.0) -> tuple[SE3, float]:
+        """World pose and world scale of a node: ``p_world = pose @ (scale * p_node)``."""
+        world = self._timeline.world(self._records.id_at(path), number(time, "time"))
+        return world.pose(), world.scale
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """First and last time (seconds) at which something changes; both 0 in a scene at rest."""
+        return self._records.span
+
+    @property
+    def fields(self) -> list[Field]:
+        """All distinct fields, in the order of the nodes."""
+        return self._records.fields
+
+    # -- the scene at one time -----------------------------------------------------------------------------------------
+
+    def at(self, time: float = 0.0) -> Composite:
+        """All visible objects at ``time`` (seconds), ready to be rendered and asked; instances are named by their paths.
+
+        What did not change since the last call is shared with its result.
+        """
+        return self._view.at(number(time, "time"))
+
+    def lights_at(self, time: float = 0.0) -> tuple[Light, ...]:
+        """All visible lights, in the world, at ``time``."""
+        found = [n for n in self._records.in_order() if n.light is not None and not self._records.is_hidden(n)]
+        return tuple(light_in_world(n.light, self._timeline.world(n.id, time)) for n in found if n.light is not None)
+
+    @property
+    def cameras(self) -> list[str]:
+        """Paths of the nodes that have a camera."""
+        return self._records.cameras
+
+    def camera_at(self, path: str, time: float = 0.0) -> Camera:
+        """The camera of a node, in the world, at ``time``.
+
+        Raises:
+            ValueError: The node has no camera.
+        """
+        i, camera = self._records.camera(path)
+        return camera_in_world(camera, self._timeline.world(i, number(time, "time")))
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def select(self, *, tag: str | None = None, box: Aabb | None = None, time: float = 0.0) -> list[str]:
+        """Paths of all visible nodes with a tag; or of all objects whose box meets a world box; or both.
+
+        A tag also selects what hangs under the node that has it.
+        """
+        tagged = None if tag is None else self._records.tagged(tag)
+        if box is None:
+            if tagged is None:
+                raise ValueError("select: expected a tag, a box, or both")
+            return tagged
+        return questions.in_box(self.at(time), box, tagged)
+
+    def closest(self, points: Float[Tensor, "n 3"] | Sequence[Any], time: float = 0.0) -> Closest:
+        """True distance to the nearest surface, gradient and closest object at world points (metres) ``[n, 3]``, or at one
+        ``[3]``, which counts as ``n = 1``.
+
+        Exact for exact solids, to a thousandth of its size (but for a few points in 10,000) for any other object, whose surface is
+        made on the first question, in seconds; see `Composite.closest`. Colours, features and
+        gradients with respect to shapes and poses: `Composite.query` of ``at(time)``.
+
+        Raises:
+            ValueError: Points of another shape, or that are not finite.
+        """
+        return questions.closest(self.at(time), points)
+
+    def cast(
+        self, origins: Float[Tensor, "n 3"] | Sequence[Point], directions: Any, time: float = 0.0
+    ) -> list[Seen | None]:
+        """What each ray meets first; None for nothing. Directions may have any length but zero."""
+        return questions.cast(self.at(time), origins, directions)
+
+    def pick(self, camera: Camera, u: float, v: float, time: float = 0.0) -> Seen | None:
+        """What is seen at image point ``(u, v)`` (pixels, the first pixel's centre is 0.5, 0.5) of a camera; None for nothing."""
+        return questions.pick(self.at(time), camera, u, v)
+
+    def overlaps(self, time: float = 0.0, *, min_depth: float = 1e-3, level: int | None = None) -> list[OverlapPair]:
+        """All pairs of objects that share space more than ``min_depth`` metres deep, deepest first.
+
+        Args:
+            level: Pairs within one node of this level (1: the top) are left out, like a chair and its wheels.
+        """
+        return questions.overlaps(self.at(time), min_depth, level)
+
+    def clearance(self, first: str, second: str, time: float = 0.0) -> Gap:
+        """How far two objects are apart, and where they are nearest.
+
+        Raises:
+            ValueError: A node that has no field or is hidden.
+        """
+        a, b = self._records.node_at(first), self._records.node_at(second)
+        if a is b:
+            raise ValueError(f"clearance: expected two different objects, got {first!r} twice")
+        return questions.clearance(self.at(time), *map(self._records.visible, (a, b)))
+
+    def owners(self, level: int, time: float = 0.0) -> tuple[list[str], Int[Tensor, "m"]]:
+        """Objects put together at a level of the hierarchy (1: the top): paths, and for each ``owner`` number its place among them.
+
+        ``paths, place = graph.owners(1); place[frame.owner]`` (where ``frame.owner >= 0``) is a picture of whole things.
+        """
+        return questions.owners(self.at(time), level)
 
     # -- edits: nodes --------------------------------------------------------------------------------------------------
 
@@ -65,23 +232,8 @@ class SceneGraph(Places):
         Returns:
             The path.
         """
-        if pose is not None and track is not None:
-            raise ValueError(f"add {path}: expected a pose or a track, got both")
-        if field is not None and not isinstance(field, Field):
-            raise ValueError(f"add {path}: field must be a Field, got {type(field).__name__}")
-        if light is not None and not isinstance(light, AmbientLight | DirectionalLight | PointLight):
-            raise ValueError(f"add {path}: light must be a Light, got {type(light).__name__}")
-        if camera is not None and not isinstance(camera, Camera):
-            raise ValueError(f"add {path}: camera must be a Camera, got {type(camera).__name__}")
-        if track is not None and not isinstance(track, Track):
-            raise ValueError(f"add {path}: track must be a Track, got {type(track).__name__}")
-        parent, name = self._new_place(path)
-        track = track or Track.constant(one_pose(pose, f"add {path}") if pose is not None else Sim3())
-        hold = Hold(-math.inf, parent, track, checked_scale(scale, f"add {path}: scale"))
-        node = Node(self._next_id, name, (hold,), field, light, camera, bool(lit), tags=word_set(tags))
-        self._next_id += 1
-        self._commit(f"add {quoted(path)} ({node.what()})", {node.id: node})
-        return self.path_of(node)
+        self._history.commit(*edits.add(self._records, path, field, pose, track, scale, light, camera, lit, tags))
+        return path.strip("/")
 
     def remove(self, path: str) -> None:
         """Removes a node and all beneath it.
@@ -89,75 +241,28 @@ class SceneGraph(Places):
         Raises:
             ValueError: Something that stays had been carried by it at an earlier time.
         """
-        gone = self._subtree(self._id(path, root=False))
-        inside = set(gone)
-        for i in gone:
-            for other in self._tree.succ[i]:
-                if other not in inside:
-                    carrier, carried = self.path_of(self._nodes[i]), self.path_of(self._nodes[other])
-                    raise ValueError(
-                        f"{path}: {carrier} carries {carried} for a while; remove that first, or reparent it for good"
-                    )
-        self._commit(f"remove {quoted(path)}", dict.fromkeys(gone))
+        self._history.commit(*edits.remove(self._records, path))
 
     def replace(self, path: str, field: Field) -> None:
         """Gives a node another field; its place, name and children stay."""
         if not isinstance(field, Field):
             raise ValueError(f"replace {path}: expected a Field, got {type(field).__name__}")
-        node = self._nodes[self._id(path, root=False)]
+        self._records.node_at(path)
         self._view.take_anew(field)
-        self._commit(
-            f"replace {quoted(path)} with {field.kind or type(field).__name__}", {node.id: replace(node, field=field)}
-        )
+        self._set(path, f"replace {quoted(path)} with {field.kind or type(field).__name__}", field=field)
 
     def duplicate(self, path: str, new_path: str) -> str:
         """Copies a node and all beneath it to a new path, standing where the first one stands; weights are shared."""
-        source = self._id(path, root=False)
-        parent, name = self._new_place(new_path)
-        if parent in (inside := self._subtree(source)):
-            raise ValueError(f"duplicate {path}: cannot put a copy of it inside itself ({new_path})")
-        new_id = dict(zip(inside, count(self._next_id)))
-        self._next_id += len(inside)
-        changes: Changes = {}
-        for i, new in new_id.items():
-            node = self._nodes[i]
-            holds = tuple(replace(h, parent=new_id.get(h.parent, h.parent)) for h in node.holds)
-            changes[new] = replace(node, id=new, holds=holds)
-        top = self._nodes[source]
-        holds = top.holds if parent == top.parent else (*top.holds[:-1], self._handed_over(top.holds[-1], parent))
-        changes[new_id[source]] = replace(top, id=new_id[source], name=name, holds=holds)
-        self._commit(f"duplicate {quoted(path)} as {quoted(new_path)}", changes)
+        self._history.commit(*edits.duplicate(self._timeline, path, new_path))
         return new_path
 
     def rename(self, path: str, name: str) -> str:
         """Gives a node another name. Returns its new path."""
-        node = self._nodes[self._id(path, root=False)]
-        check_name(name)
-        self._check_free(node.parent, name, allowed=node.id)
-        self._commit(f"rename {quoted(path)} to {quoted(name)}", {node.id: replace(node, name=name)})
-        return self.path_of(self._nodes[node.id])
+        return self._found_after(path, edits.rename(self._records, path, name))
 
     def group(self, path: str, members: Sequence[str]) -> str:
         """Makes a new group and hangs ``members`` under it; they stay where they stand."""
-        parent, name = self._new_place(path)
-        members = [members] if isinstance(members, str) else list(members)
-        ids = [self._id(member, root=False) for member in members]
-        if len(set(ids)) != len(ids):
-            raise ValueError(f"group {path}: a member was named twice")
-        new = Node(self._next_id, name, (Hold(-math.inf, parent, Track.constant(Sim3())),))
-        changes: Changes = {new.id: new}
-        taken: dict[str, str] = {}
-        for i, member in zip(ids, members, strict=True):
-            node = self._nodes[i]
-            if i in self._above(parent):
-                raise ValueError(f"group {path}: {member} would have to hang under itself")
-            if node.name in taken:
-                raise ValueError(f"group {path}: {member} and {taken[node.name]} have the same name; rename one first")
-            taken[node.name] = member
-            last = self._handed_over(node.holds[-1], parent)  # the new group stands where its parent does
-            changes[i] = replace(node, holds=(*node.holds[:-1], replace(last, parent=new.id)))
-        self._next_id += 1
-        self._commit(f"group {' '.join(map(quoted, members))} as {quoted(path)}", changes)
+        self._history.commit(*edits.group(self._timeline, path, members))
         return path
 
     def ungroup(self, path: str) -> None:
@@ -166,24 +271,7 @@ class SceneGraph(Places):
         Raises:
             ValueError: The node has a field, a light or a camera, carries something for a part of the time, or a name is taken.
         """
-        node = self._nodes[self._id(path, root=False)]
-        if node.what() != "group":
-            raise ValueError(
-                f"ungroup {path}: expected a plain group, got {a_(node.what())}; move its children by reparent"
-            )
-        changes: Changes = {node.id: None}
-        siblings = self._children[node.parent]
-        for i in self._tree.succ[node.id]:
-            child = self._nodes[i]
-            if any(hold.parent == node.id for hold in child.holds[:-1]):
-                raise ValueError(
-                    f"ungroup {path}: it carries {self.path_of(child)} for a part of the time; reparent that without a time first"
-                )
-            if siblings.get(child.name, node.id) != node.id:
-                raise ValueError(f"ungroup {path}: {child.name!r} is already there in its parent; rename one first")
-            last = self._handed_over(child.holds[-1], node.parent)
-            changes[i] = replace(child, holds=(*child.holds[:-1], last))
-        self._commit(f"ungroup {quoted(path)}", changes)
+        self._history.commit(*edits.ungroup(self._timeline, path))
 
     def reparent(self, path: str, parent: str | None, *, start: float | None = None, time: float = 0.0) -> str:
         """Hangs a node under another one (None or ``/``: at the top); it stays where it stands in the world.
@@ -198,43 +286,14 @@ class SceneGraph(Places):
         Raises:
             ValueError: The new parent hangs under the node itself at some time, or ``start`` is not after the last change of hands.
         """
-        parent = "/" if parent is None else parent
-        node, target = self._nodes[self._id(path, root=False)], self._id(parent)
-        if node.id in self._above(target):
-            raise ValueError(
-                f"reparent {path}: {parent} hangs under it at some time; a node can't carry what carries it"
-            )
-        self._check_free(target, node.name, allowed=node.id)
-        if start is not None:
-            start = number(start, f"reparent {path}: start")
-            if start <= node.holds[-1].start:
-                raise ValueError(
-                    f"reparent {path}: start must come after {node.holds[-1].start:g} s, when it last changed hands, got {start:g}"
-                )
-        at = number(time, "time") if start is None else start
-        hold = self._handed_over(node.holds[node.hold_number(at)], target, at)
-        kept = () if start is None else node.holds
-        changed = replace(node, holds=(*kept, replace(hold, start=-math.inf if start is None else start)))
-        text = f"reparent {quoted(path)} to {quoted(parent.strip('/') or '/')}"
-        self._commit(text + ("" if start is None else f" from {shown(start)}"), {node.id: changed})
-        return self.path_of(self._nodes[node.id])
+        draft = edits.reparent(self._timeline, path, "/" if parent is None else parent, start, time)
+        return self._found_after(path, draft)
 
     def include(self, other: SceneGraph, at: str) -> str:
         """Adds a copy of another scene under a new group. Equal fields are kept once; the other scene stays as it is."""
         if not isinstance(other, SceneGraph):
             raise ValueError(f"include: expected a SceneGraph, got {type(other).__name__}")
-        parent, name = self._new_place(at)
-        known = {field_hash(field): field for field in self.fields}
-        ours = {id(field): known.setdefault(field_hash(field), field) for field in other.fields}
-        top = Node(self._next_id, name, (Hold(-math.inf, parent, Track.constant(Sim3())),))
-        new_id = {ROOT: top.id} | {node.id: top.id + 1 + k for k, node in enumerate(other._sorted())}
-        changes: Changes = {top.id: top}
-        for node in other._sorted():
-            holds = tuple(replace(h, parent=new_id[h.parent]) for h in node.holds)
-            field = None if node.field is None else ours[id(node.field)]
-            changes[new_id[node.id]] = replace(node, id=new_id[node.id], holds=holds, field=field)
-        self._next_id += len(new_id)
-        self._commit(f"include {len(other)} nodes at {quoted(at)}", changes)
+        self._history.commit(*edits.include(self._records, other._records, at))
         return at
 
     def hide(self, path: str) -> None:
@@ -253,14 +312,12 @@ class SceneGraph(Places):
 
     def set_light(self, path: str, light: Light | None) -> None:
         """Gives a node another light, or none."""
-        if light is not None and not isinstance(light, AmbientLight | DirectionalLight | PointLight):
-            raise ValueError(f"set_light {path}: expected a Light, got {type(light).__name__}")
+        edits.check_kinds(f"set_light {path}", light=light)
         self._set(path, f"light {quoted(path)}", light=light)
 
     def set_camera(self, path: str, camera: Camera | None) -> None:
         """Gives a node another camera (its ``T_world_cam`` is read as camera to node), or none."""
-        if camera is not None and not isinstance(camera, Camera):
-            raise ValueError(f"set_camera {path}: expected a Camera, got {type(camera).__name__}")
+        edits.check_kinds(f"set_camera {path}", camera=camera)
         self._set(path, f"camera {quoted(path)}", camera=camera)
 
     def tag(self, path: str, *tags: str) -> None:
@@ -274,3 +331,170 @@ class SceneGraph(Places):
             raise ValueError(f"untag {path}: it has no tag {missing[0]!r}, but {', '.join(self[path].tags) or 'none'}")
         left = tuple(t for t in self[path].tags if t not in tags)
         self._set(path, f"untag {quoted(path)} of {' '.join(map(quoted, tags))}", tags=left)
+
+    # -- edits: poses --------------------------------------------------------------------------------------------------
+
+    def move(
+        self,
+        path: str,
+        *,
+        by: Point | None = None,
+        to: Point | None = None,
+        frame: poses.Axes = "world",
+        time: float | None = None,
+    ) -> None:
+        """Shifts a node ``by`` metres, or puts its origin ``to`` a point. What hangs under it comes along."""
+        self._history.commit(*poses.move(self._timeline, path, by, to, frame, time))
+
+    def rotate(
+        self,
+        path: str,
+        axis: Point | Literal["x", "y", "z"],
+        degrees: float,
+        *,
+        about: Point | None = None,
+        frame: poses.Axes = "world",
+        time: float | None = None,
+    ) -> None:
+        """Turns a node by ``degrees`` around ``axis`` (right-handed), in place or ``about`` a world point."""
+        self._history.commit(*poses.rotate(self._timeline, path, axis, degrees, about, frame, time))
+
+    def place(
+        self, path: str, pose: SE3, *, frame: Literal["world", "parent"] = "world", time: float | None = None
+    ) -> None:
+        """Puts a node at a pose: for good (its track ends), or as a key at ``time``."""
+        self._history.commit(*poses.place(self._timeline, path, pose, frame, time))
+
+    def animate(self, path: str, track: Track) -> None:
+        """Gives a node another track, in its parent's frame."""
+        self._history.commit(*poses.animate(self._records, path, track))
+
+    def scale(self, path: str, factor: float) -> None:
+        """Makes a node and all beneath it ``factor`` times as large, about its own origin."""
+        self._history.commit(*poses.scale(self._records, path, factor))
+
+    def retime(self, path: str, *, shift: float = 0.0, factor: float = 1.0) -> None:
+        """Moves what a node and all beneath it do in time: from ``t`` to ``factor * t + shift`` (seconds)."""
+        self._history.commit(*poses.retime(self._records, path, shift, factor))
+
+    def drop(
+        self, path: str, onto: str | None = None, *, direction: Point = (0.0, 0.0, -1.0), time: float | None = None
+    ) -> float:
+        """Moves a node and all beneath it along a direction until it touches something: what it meets first, or ``onto``.
+
+        It touches to 1e-4 of its own size and overlaps by no more (with exact solids and with learned ones, by their own
+        surfaces; plus 1e-6 of the size of what it meets). It is moved and not turned: it may stand on an edge.
+
+        Args:
+            onto: An object: it alone counts (of a group, all beneath it), and what is in between is passed. By default all others
+                count.
+            direction: In the world.
+            time: As for `move`; where things stand then decides.
+
+        Returns:
+            How far it went, metres.
+
+        Raises:
+            ValueError: Nothing lies that way, it overlaps it already, or at its new place it would overlap something else.
+        """
+        scene = self.at(poses.decisive_time(self._timeline, path, time))
+        text, by = poses.fall(self._records, scene, path, onto, direction)
+        self._history.commit(*poses.shift(self._timeline, path, text, by.tolist(), time))
+        return float(np.linalg.norm(by))
+
+    def place_free(
+        self,
+        path: str,
+        *,
+        near: Point | None = None,
+        on: str | None = None,
+        region: Aabb | None = None,
+        gap: float = 0.0,
+        seed: int = 0,
+        time: float | None = None,
+    ) -> Vec:
+        """Puts a node, with all beneath it, where it overlaps nothing, near a wanted place; it is moved and not turned.
+
+        Places beside the wanted one are tried, the nearest first (600, in a spiral): at the same height, or, with ``on``, each
+        laid onto that node from above (see `drop`) with the middle of the thing above it.
+
+        Args:
+            near: Where its origin should be (world, metres); where it is by default.
+            on: An object (or a group) to lay it on; its height then follows.
+            region: A world box in which its surface must lie.
+            gap: Least distance to all others but ``on`` (metres).
+            seed: In which direction the search begins.
+            time: As for `move`; where things stand then decides.
+
+        Returns:
+            Where its origin is now, world.
+
+        Raises:
+            ValueError: No free place was found.
+        """
+        ref = poses.decisive_time(self._timeline, path, time)
+        origin = np.array(self._timeline.world(self._records.id_at(path), ref).trans)
+        text, by = poses.free_place(self._records, self.at(ref), path, origin, near, on, region, gap, seed)
+        self._history.commit(*poses.shift(self._timeline, path, text, by.tolist(), time))
+        return vector((origin + by).tolist(), "place_free")
+
+    # -- history -------------------------------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> list[str]:
+        """A line for each edit, undo and redo; more may be appended."""
+        return self._history.log
+
+    @property
+    def history(self) -> tuple[list[str], list[str]]:
+        """What can be undone (newest last) and redone (next last)."""
+        return [e.text for e in self._history.to_undo], [e.text for e in self._history.to_redo]
+
+    def undo(self, steps: int = 1) -> None:
+        """Takes back the last edits.
+
+        Raises:
+            ValueError: There are not so many.
+        """
+        self._history.undo(steps)
+
+    def redo(self, steps: int = 1) -> None:
+        """Makes undone edits again.
+
+        Raises:
+            ValueError: There are not so many.
+        """
+        self._history.redo(steps)
+
+    def checkpoint(self) -> Checkpoint:
+        """All there is, for `go_back`: records, edits to undo and redo, log."""
+        return self._history.checkpoint()
+
+    def go_back(self, checkpoint: Checkpoint) -> None:
+        """Makes the scene, its history and its log what they were at a `checkpoint`."""
+        self._history.go_back(checkpoint)
+
+    def forget_history(self) -> None:
+        """From here on nothing before can be undone; the log is emptied, too."""
+        self._history.forget()
+
+    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Has ``callback`` told of each `Change` of records, after each edit, undone and redone step, and `go_back`.
+
+        Callbacks are called in the order of subscribing, when the change is made. They may read the scene, and even edit it; that
+        edit is told after this change. Where one raises, the change stays made and the others are told, then the edit raises
+        ``RuntimeError``.
+
+        Returns:
+            A function that ends it.
+        """
+        return self._history.subscribe(callback)
+
+    def _set(self, path: str, text: str, **values: Any) -> None:
+        self._history.commit(*edits.put_in(self._records, path, text, **values))
+
+    def _found_after(self, path: str, draft: edits.Draft) -> str:
+        """Where the node at ``path`` is found once an edit is made."""
+        node = self._records.node_at(path)
+        self._history.commit(*draft)
+        return self._records.path_to(node.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +12,10 @@ from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from scenes.track import Sim3, Track, number, rotate
+from scenes.track import Sim3, Track, number, quat_of, rotate, vec_of
 
 ROOT = 0  # id of the nameless node above all
+MAX_NAME = 200  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +139,52 @@ def checked_scale(value: float, what: str) -> float:
     if not 1e-12 <= found <= 1e12:
         raise ValueError(f"{what}: expected a number above 0 (from 1e-12 to 1e12), got {found}")
     return found
+
+
+def one_pose(pose: SE3, what: str) -> Sim3:
+    """A single pose in plain numbers.
+
+    Raises:
+        ValueError: No pose, or a batch of them.
+    """
+    if not isinstance(pose, SE3) or pose.quat_wxyz.dim() != 1:
+        raise ValueError(f"{what}: expected a single SE3 as pose, got {type(pose).__name__}")
+    return Sim3(quat_of(pose), vec_of(pose))
+
+
+def check_name(name: str) -> None:
+    """Whether a node may be called so.
+
+    Raises:
+        ValueError: No text, or text that can't be a part of a path.
+    """
+    if not isinstance(name, str) or not name or name in (".", "..") or name != name.strip() or "/" in name:
+        raise ValueError(f"name: expected text without '/' or blanks at its ends, got {name!r}")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"name: expected at most {MAX_NAME} printable characters, got {name[:40]!r}...")
+
+
+def word_set(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags, sorted, each once.
+
+    Raises:
+        ValueError: Something that isn't a word.
+    """
+    found = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else [tags]
+    for tag in found:
+        if not isinstance(tag, str) or not tag or not tag.isprintable() or tag != tag.strip():
+            raise ValueError(f"tags: expected words, got {tag!r}")
+    return tuple(sorted(set(found)))
+
+
+def a_(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def shown(value: float) -> str:
+    return f"{value:.10g}"
+
+
+def quoted(path: str) -> str:
+    """A path as ``sirenscape edit`` reads it."""
+    return path if all(c.isalnum() or c in "_-./+:" for c in path) else "'" + path.replace("'", "'\"'\"'") + "'"

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import Light
 from scenes.node import ROOT, Node
+from scenes.records import UnknownPathError
+from scenes.timeline import Timeline
 from scenes.track import Sim3, Track, number
-
-if TYPE_CHECKING:
-    from scenes.store import NodeStore
-
-
-class UnknownPathError(ValueError, KeyError):
-    """There is no node at a path; the text names the nearest one."""
-
-    __str__ = Exception.__str__  # KeyError shows its text in quotes
 
 
 class NodeView:
@@ -28,24 +21,24 @@ class NodeView:
         UnknownPathError: On any question after the node was removed.
     """
 
-    __slots__ = ("_id", "_store")
+    __slots__ = ("_id", "_timeline")
 
-    def __init__(self, store: NodeStore, node_id: int) -> None:
-        self._store, self._id = store, node_id
+    def __init__(self, timeline: Timeline, node_id: int) -> None:
+        self._timeline, self._id = timeline, node_id
 
     def __repr__(self) -> str:
         return f"<{self.what()} {self.path!r}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, NodeView) and self._store is other._store and self._id == other._id
+        return isinstance(other, NodeView) and self._timeline is other._timeline and self._id == other._id
 
     def __hash__(self) -> int:
-        return hash((id(self._store), self._id))
+        return hash((id(self._timeline), self._id))
 
     @property
     def record(self) -> Node:
         """What is written down of it now."""
-        node = self._store._nodes.get(self._id)
+        node = self._timeline.records.nodes.get(self._id)
         if node is None:
             raise UnknownPathError("this node was removed from its scene")
         return node
@@ -53,7 +46,7 @@ class NodeView:
     @property
     def path(self) -> str:
         """Names from the top, joined by ``/``."""
-        return self._store.path_of(self.record)
+        return self._timeline.records.path_to(self.record.id)
 
     @property
     def name(self) -> str:
@@ -101,12 +94,12 @@ class NodeView:
     def parent(self) -> NodeView | None:
         """What it is found under; None at the top."""
         above = self.record.parent
-        return None if above <= ROOT else NodeView(self._store, above)
+        return None if above <= ROOT else NodeView(self._timeline, above)
 
     @property
     def children(self) -> tuple[NodeView, ...]:
         """What is found right beneath."""
-        return tuple(self._store[path] for path in self._store.children(self.path))
+        return tuple(NodeView(self._timeline, i) for _, i in self._timeline.records.beneath(self.record.id))
 
     def what(self) -> str:
         """In a word: object, light, camera or group."""
@@ -117,7 +110,7 @@ class NodeView:
         if frame not in ("world", "parent"):
             raise ValueError(f"pose: frame must be world or parent, got {frame!r}")
         if frame == "world":
-            return self._store.pose(self.path, time)[0]
+            return self._timeline.world(self.record.id, number(time, "time")).pose()
         node = self.record
         quat, trans = node.holds[node.hold_number(number(time, "time"))].track.at(time)
         return Sim3(quat, trans).pose()
@@ -127,6 +120,6 @@ class NodeView:
         if frame not in ("world", "parent"):
             raise ValueError(f"scale: frame must be world or parent, got {frame!r}")
         if frame == "world":
-            return self._store.pose(self.path, time)[1]
+            return self._timeline.world(self.record.id, number(time, "time")).scale
         node = self.record
         return node.holds[node.hold_number(number(time, "time"))].scale

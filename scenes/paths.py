@@ -6,14 +6,18 @@ import difflib
 import gc
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from rendering import LearnedViews
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -56,6 +60,28 @@ class Report:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def command(verb: str, **keys: Any) -> str:
+    """A command line, as one would type it."""
+    return f"sirenscape {verb} " + " ".join(f"{key}={shlex.quote(str(value))}" for key, value in keys.items())
+
+
+def solid_settings(settings: Settings) -> dict[str, Any]:
+    """How meshes and points are understood, as their configurations take it."""
+    origin = tuple(numbers("origin", settings["origin"], 3)) if settings["origin"] is not None else (0.0, 0.0, 0.0)
+    return {"facing": settings["facing"], "thickness": settings["thickness"], "origin": origin}
+
+
+def preview_file(beside: Path) -> Path:
+    """Where a picture goes that shows how far learning is."""
+    return output_file("out", str(beside.with_name(f"{beside.stem}-preview.png")))
+
+
+def quality(learned: LearnedViews, preview: Path) -> str:
+    """How well pictures were learned, in words."""
+    seen = f"preview: {preview}\n" if preview.is_file() else ""
+    return f"{seen}the pictures are explained to {learned.psnr_db:.1f} dB (PSNR of what was learned from)"
+
+
 def input_file(key: str, value: str) -> Path:
     """The file that a key names.
 
@@ -64,7 +90,7 @@ def input_file(key: str, value: str) -> Path:
     """
     if not value:
         raise ValueError(f"{key}: expected a file name, got nothing")
-    path = path_of(value)
+    path = user_path(value)
     if path.is_dir():
         raise ValueError(f"{key}: expected a file, got the folder {value!r}")
     if not path.exists():
@@ -80,7 +106,7 @@ def picture_folder(key: str, value: str) -> Path:
     Raises:
         ValueError: No such folder (names that look alike are suggested).
     """
-    path = path_of(value)
+    path = user_path(value)
     if not path.is_dir():
         raise ValueError(f"{key}: expected a folder of pictures, there is no folder {value!r}" + lookalikes(path))
     return path
@@ -94,7 +120,7 @@ def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
     """
     if not value:
         raise ValueError(f"{key}: expected {key}=NAME.scene" + (", a .yaml or a .glb file" if or_file else ""))
-    path = path_of(value)
+    path = user_path(value)
     if not path.exists():
         raise ValueError(f"{key}: there is no {value!r}" + lookalikes(path))
     if path.is_dir():
@@ -113,7 +139,7 @@ def output_file(key: str, value: str, inputs: Iterable[Path] = ()) -> Path:
     Raises:
         ValueError: A folder of that name, a file that is also an input, or a folder that can't be made.
     """
-    path = path_of(value)
+    path = user_path(value)
     if path.is_dir():
         raise ValueError(f"{key}: expected a file name, got the folder {value!r}")
     if path.exists() and any(path.samefile(other) for other in inputs):
@@ -143,7 +169,7 @@ def folder_for(*files: Path) -> Iterator[None]:
         raise
 
 
-def path_of(value: str) -> Path:
+def user_path(value: str) -> Path:
     """The path that was typed; a shell does not always expand the ``~/`` in ``key=~/file``."""
     return Path.home() / value[2:] if value.startswith("~/") else Path(value)
 
@@ -236,7 +262,7 @@ def _suffix(layer: str) -> str:
 def _outside(out: str | None, source: Path) -> Path:
     if not out:
         raise ValueError("out: expected out=FILE.png, out=FILE.mp4 or out=FOLDER/")
-    path = path_of(out)
+    path = user_path(out)
     if path.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"out: expected a place outside the scene {str(source)!r}, got {out!r}")
     return path

@@ -1,194 +1,39 @@
-"""What ``sirenscape fit``, ``build``, ``edit``, ``render`` and ``info`` do.
+"""What ``sirenscape build``, ``edit``, ``render`` and ``info`` do.
 
 Libraries are loaded when a verb runs, so that help and mistakes are quick.
 """
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scenes.io import check_suffix, read_scene
 from scenes.paths import (
     DATASETS,
     Report,
     Settings,
+    command,
     dataset_folder,
-    defaults_of,
     folder_for,
-    input_file,
     layer_names,
     numbers,
     one_of,
     output_file,
-    path_of,
     picture_files,
     preload,
+    preview_file,
+    quality,
     scene_folder,
+    solid_settings,
+    user_path,
 )
 
 if TYPE_CHECKING:
-    from rendering import Camera, LearnedViews
+    from rendering import Camera
     from scenes.graph import SceneGraph
-
-
-# -- learning ----------------------------------------------------------------------------------------------------------
-
-_NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
-_SOLID = ("facing", "thickness", "origin")
-_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
-# The kinds of input of `fit` that a key says something for; all, where it isn't listed.
-_ONLY_FOR: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
-    **dict.fromkeys(("point_steps",), ("points",)),
-    **dict.fromkeys((*_NETWORKS, *_SOLID), ("mesh", "points")),
-    **dict.fromkeys(_FOR_IMAGES, ("images",)),
-}
-
-
-def fit(settings: Settings) -> Report:
-    """Learn objects from meshes, point clouds or posed pictures; each becomes a field file.
-
-    A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was. Pictures: a folder
-    with a nerfstudio transforms.json, a TUM RGB-D folder, or plain photos. With instance masks each object becomes a file.
-    """
-    meshes, clouds = settings["mesh"], settings["points"]
-    if bool(meshes) + bool(clouds) + bool(settings["images"]) != 1:
-        got = ", ".join(key for key in ("mesh", "points", "images") if settings[key]) or "none of them"
-        raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got {got}")
-    for key, value in settings.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and not (0 <= value < 2**63 if key == "seed" else value > 0):
-            raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
-    kind = "mesh" if meshes else "points" if clouds else "images"
-    for key, value in defaults_of("fit").items():
-        owners = _ONLY_FOR.get(key, (kind,))
-        if kind not in owners and settings[key] != value:
-            other = {"steps": "image_steps", "width": "image_width"} if kind == "images" else {}
-            hint = f"; did you mean {other[key]!r}?" if key in other else ""
-            raise ValueError(f"{key}: it is for {' and '.join(f'{o}=' for o in owners)}, not for {kind}={hint}")
-    if settings["images"]:
-        return _fit_images(settings)
-    sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
-    init = [input_file("init", settings["init"])] if settings["init"] is not None else []
-    targets = _targets(sources, settings["out"], [*sources, *init])
-
-    preload("objects.fitting")
-    from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
-    from scenes.io.point_files import read_points
-
-    seed = settings["seed"]
-    networks = {key: settings[key] for key in _NETWORKS} | _solid(settings)
-    try:
-        if meshes:
-            start = load_field(init[0]) if init else None
-            if start is not None and not isinstance(start, SirenField):
-                raise ValueError(f"init: expected a SIREN field, {settings['init']!r} is a {start.kind}")
-            config = FitConfig(steps=settings["steps"], warm_steps=settings["warm_steps"], **networks)
-            learned = fit_meshes(sources, seed=seed, init=[start] * len(sources), config=config)
-        else:
-            config = PointsConfig(steps=settings["point_steps"], **networks)
-            learned = [fit_points(*read_points(source), seed=seed, config=config) for source in sources]
-    except FitError as error:
-        raise ValueError(f"{'mesh' if meshes else 'points'}: {error}") from error
-
-    rows = []
-    for source, target, field in zip(sources, targets, learned, strict=True):
-        with folder_for(target):
-            save_field(field, target)
-        rows.append(
-            {
-                "object": source.stem,
-                "parameters": sum(p.numel() for p in field.parameters()),
-                "bytes": target.stat().st_size,
-                "box": field.bounds.size.tolist(),
-                "file": str(target),
-            }
-        )
-    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.ply'!r})"
-    return Report(
-        rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
-    )
-
-
-def _solid(settings: Settings) -> dict[str, Any]:
-    """How meshes and points are understood, as their configurations take it."""
-    origin = tuple(numbers("origin", settings["origin"], 3)) if settings["origin"] is not None else (0.0, 0.0, 0.0)
-    return {"facing": settings["facing"], "thickness": settings["thickness"], "origin": origin}
-
-
-def _fit_images(settings: Settings) -> Report:
-    out = settings["out"]
-    if not out:
-        raise ValueError("out: expected out=FILE.safetensors, or a folder for pictures with instance masks")
-
-    from objects import save_field
-    from scenes.io.from_images import learn_images, read_images
-
-    views = read_images(settings)
-    path = path_of(out)
-    single = path.suffix == ".safetensors" and not path.is_dir()
-    if single and any(view.ids is not None for view in views):
-        raise ValueError(f"out: these pictures have instance masks; expected a folder for several objects, got {out!r}")
-    if not single and not (path.is_dir() or out.endswith("/")):
-        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
-    if not single and (path / "scene.json").is_file():
-        raise ValueError(f"out: expected a folder for fields, got the scene {out!r}")
-    preview = _preview(path) if single else output_file("out", str(path / "preview.png"))
-    with folder_for(preview):
-        learned = learn_images(views, settings, preview)
-    rows = []
-    for instance in learned.instances:
-        target = path if single else path / f"{instance.name}.safetensors"
-        with folder_for(target):
-            save_field(instance.field, target)
-        place = "(" + ", ".join(f"{x:.3f}" for x in instance.T_world_obj.translation.tolist()) + ")"
-        rows.append(
-            {"object": instance.name, "box": instance.field.bounds.size.tolist(), "at": place, "file": str(target)}
-        )
-    usual = defaults_of("fit")
-    same = {key: settings[key] for key in ("seed", *_FOR_IMAGES) if settings[key] != usual[key]}
-    command = _command("build", images=settings["images"], **same, out="NAME.scene")
-    return Report(
-        rows,
-        f"Next, for a scene with all of them in their places (nothing is learned again): {command}",
-        _quality(learned, preview),
-        {"psnr_db": learned.psnr_db},
-    )
-
-
-def _preview(beside: Path) -> Path:
-    """Where a picture goes that shows how far learning is."""
-    return output_file("out", str(beside.with_name(f"{beside.stem}-preview.png")))
-
-
-def _quality(learned: LearnedViews, preview: Path) -> str:
-    seen = f"preview: {preview}\n" if preview.is_file() else ""
-    return f"{seen}the pictures are explained to {learned.psnr_db:.1f} dB (PSNR of what was learned from)"
-
-
-def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[Path]:
-    """Where each field goes: ``out`` itself, or a file in the folder ``out``."""
-    if not out:
-        raise ValueError("out: expected out=FILE.safetensors" + (" or a folder" if len(sources) > 1 else ""))
-    path = path_of(out)
-    if path.suffix == ".safetensors" and not path.is_dir():
-        if len(sources) > 1:
-            raise ValueError(f"out: expected a folder for {len(sources)} objects, got the file name {out!r}")
-        targets = [path]
-    elif len(sources) > 1 or path.is_dir() or out.endswith("/"):
-        targets = [path / f"{source.stem}.safetensors" for source in sources]
-    else:
-        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
-    for i, target in enumerate(targets):
-        if target in targets[:i]:
-            raise ValueError(f"out: two objects would both be written to {str(target)!r}; give their files other names")
-    return [output_file("out", str(target), inputs) for target in targets]
-
-
-# -- scenes ------------------------------------------------------------------------------------------------------------
 
 
 def build(settings: Settings) -> Report:
@@ -204,35 +49,16 @@ def build(settings: Settings) -> Report:
     target = _scene_target(settings["out"], [source])
     if settings["seed"] < 0:
         raise ValueError(f"seed: expected 0 or more, got {settings['seed']}")
-    kind = source.suffix.lower()
-    if not source.is_dir() and kind not in (".yaml", ".yml", ".glb", ".gltf"):
-        raise ValueError(f"scene: expected a file that ends in .yaml, .glb or .gltf, got {source.name!r}")
+    if not source.is_dir():
+        check_suffix(source)
 
     preload("scenes.io.scene_folder", "scenes.io.plan")
     from objects import FitConfig
-    from scenes.io.plan import build as build_plans
-    from scenes.io.scene_folder import load_scene, save_scene
+    from scenes.io.scene_folder import save_scene
 
-    config = FitConfig(**_solid(settings))
-
-    notes: list[str] = []
+    config = FitConfig(**solid_settings(settings))
     replaced = _replaced(target)
-    if source.is_dir():
-        graph = load_scene(source)
-    else:
-        if kind in (".yaml", ".yml"):
-            from scenes.io.description import read_description
-
-            plans = read_description(source)
-        else:
-            from scenes.io.glb import read_glb
-
-            plans, notes = read_glb(source)
-        try:
-            graph = build_plans(plans, seed=settings["seed"], config=config)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
-        graph.log.append(f"build from {source.name}")
+    graph, notes = read_scene(source, seed=settings["seed"], config=config)
     with folder_for(target):
         save_scene(graph, target)
     from scenes.checks import size_notes
@@ -240,7 +66,7 @@ def build(settings: Settings) -> Report:
     text = "\n".join(f"note: {note}" for note in [*notes, *replaced, *size_notes(graph, graph.span[0])])
     return Report(
         [_counts(graph) | {"file": str(target)}],
-        f"Next: {_command('render', scene=target, out='scene.png')}",
+        f"Next: {command('render', scene=target, out='scene.png')}",
         text,
         {"notes": notes},
     )
@@ -259,17 +85,17 @@ def _build_images(settings: Settings) -> Report:
     views = read_images(settings)
     target = _scene_target(settings["out"], [])  # before, not after what takes long
     replaced = _replaced(target)
-    preview = _preview(target)
+    preview = preview_file(target)
     with folder_for(preview):
         learned = learn_images(views, settings, preview)
     graph = build_plans(plans_of(learned))
-    graph.log.append(f"build from {path_of(settings['images']).name}")
+    graph.log.append(f"build from {user_path(settings['images']).name}")
     with folder_for(target):
         save_scene(graph, target)
-    command = _command("render", scene=target, out="scene.png", layers="rgb,seen")
+    next_step = command("render", scene=target, out="scene.png", layers="rgb,seen")
     rows = [_counts(graph) | {"file": str(target)}]
-    text = "\n".join([_quality(learned, preview), *(f"note: {note}" for note in replaced)])
-    return Report(rows, f"Next: {command}", text, {"psnr_db": learned.psnr_db})
+    text = "\n".join([quality(learned, preview), *(f"note: {note}" for note in replaced)])
+    return Report(rows, f"Next: {next_step}", text, {"psnr_db": learned.psnr_db})
 
 
 def _warn_of_oddities(graph: SceneGraph, views: list[tuple[float, Camera]]) -> None:
@@ -312,10 +138,10 @@ def edit(settings: Settings) -> Report:
     only_edits = not any(line.startswith(("undo", "redo")) for line in done) and len(done) <= len(
         kept_history(graph)[0]
     )
-    undo = f"; to take it back: {_command('edit', scene=target, do=f'undo {len(done)}')}" if only_edits else ""
+    undo = f"; to take it back: {command('edit', scene=target, do=f'undo {len(done)}')}" if only_edits else ""
     return Report(
         [_counts(graph) | {"file": str(target)}],
-        f"Next: {_command('render', scene=target, out='scene.png')}{undo}",
+        f"Next: {command('render', scene=target, out='scene.png')}{undo}",
         "\n".join(done),
         {"done": done},
     )
@@ -376,7 +202,7 @@ def render(settings: Settings) -> Report:
         frame = render_frame(graph.at(time), camera, lights=graph.lights_at(time), config=config)
         with folder_for(*files.values()):
             in_folder = (
-                path_of(settings["out"]).suffix.lower() not in (".png", ".npy") or path_of(settings["out"]).is_dir()
+                user_path(settings["out"]).suffix.lower() not in (".png", ".npy") or user_path(settings["out"]).is_dir()
             )
             save_picture(frame, camera, files, graph, time, level, in_folder)
         row = {
@@ -466,14 +292,10 @@ def info(settings: Settings) -> Report:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _command(verb: str, **keys: Any) -> str:
-    return f"sirenscape {verb} " + " ".join(f"{key}={shlex.quote(str(value))}" for key, value in keys.items())
-
-
 def _scene_target(out: str | None, inputs: list[Path]) -> Path:
     if not out:
         raise ValueError("out: expected out=NAME.scene")
-    path = path_of(out.rstrip("/"))
+    path = user_path(out.rstrip("/"))
     if path.suffix != ".scene":
         raise ValueError(f"out: expected a name that ends in .scene, got {out!r}")
     if any(path.exists() and path.samefile(other) for other in inputs):

@@ -33,8 +33,8 @@ from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.io.plan import Handover, Plan
 from scenes.io.strict_yaml import COLOR, Mistakes, decoded, nearest, read_strictly
-from scenes.paths import lookalikes, path_of
-from scenes.store import check_name
+from scenes.node import check_name
+from scenes.paths import lookalikes, user_path
 from scenes.track import Quat, Sim3, Track, Vec, quat_multiply, unit_quat, vector
 
 MAX_BYTES = 16 * 2**20
@@ -295,7 +295,7 @@ def _track(node: _Node, quat: Quat) -> Track:
 
 
 def _file(folder: Path, name: str, key: str) -> Path:
-    path = folder / path_of(name)
+    path = folder / user_path(name)
     try:
         if path.is_file():
             return path

@@ -10,8 +10,8 @@ from objects.training import FitError
 from rendering import Camera, LearnedViews, Views, ViewsConfig, fit_views, load_views
 from scenes.checks import BACKGROUND
 from scenes.io.plan import Plan
+from scenes.node import one_pose
 from scenes.paths import Settings, numbers, picture_folder
-from scenes.store import one_pose
 from scenes.track import Track
 
 

@@ -11,7 +11,8 @@ import torch
 from objects import SE3, Aabb, Box, Sphere, Torus
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneGraph, Track, load_scene, save_scene
-from scenes.node import ROOT
+from scenes.records import Records
+from scenes.timeline import world_pose
 
 
 def at(x, y=0.0, z=0.0):
@@ -378,11 +379,11 @@ def test_a_mistake_is_named_and_changes_nothing(room, edit, message):
     checkpoint = room.checkpoint()
     with pytest.raises(ValueError, match=message):
         edit(room)
+    now = room.checkpoint()
     if "x" in room and "x" not in message:  # the first of two edits was good
         room.undo()
-        room.log[-2:] = []
-        room._redo.clear()
-    assert room.checkpoint() == checkpoint
+        now = room.checkpoint()._replace(redo=[], log=now.log[:-1])
+    assert now == checkpoint
 
 
 def test_what_cannot_be_shown_is_an_error_until_it_is_mended(room):
@@ -462,7 +463,7 @@ def test_deep_trees_end_at_a_limit_with_a_clear_error():
 def rebuilt(graph) -> SceneGraph:
     """The same records in a new graph, whose indices and poses are made from scratch."""
     fresh = SceneGraph()
-    fresh._apply({i: node for i, node in graph._nodes.items() if i != ROOT})
+    fresh.go_back(graph.checkpoint()._replace(undo=[], redo=[], log=[]))
     return fresh
 
 
@@ -510,36 +511,39 @@ def test_random_edits_undo_redo_save_and_reload_to_equal_scenes(tmp_path, seed):
     rng = np.random.default_rng(seed)
     graph, done, refused = SceneGraph(), 0, 0
     graph.add("start", BALL)
-    first = dict(graph._nodes)
+    first, follower = graph.records(), Records()
+    follower.exchange(graph.checkpoint().nodes)
+    graph.subscribe(lambda change: follower.exchange(change.after))
     while done < 200:
-        before, time = dict(graph._nodes), float(rng.uniform(-1, 6))
+        before, time = graph.records(), float(rng.uniform(-1, 6))
         shown = places(graph, time)
         try:
             random_edit(graph, rng)
         except ValueError:
             refused += 1
-            assert graph._nodes == before
+            assert graph.records() == before
             assert refused < 2000
             continue
         done += 1
-        after = dict(graph._nodes)
+        after = graph.records()
         graph.undo()
-        assert graph._nodes == before
+        assert graph.records() == before
         if done % 10 == 0:
             again = places(graph, time)
             assert again.keys() == shown.keys()
             assert all(np.array_equal(again[k], shown[k]) for k in shown)
         graph.redo()
-        assert graph._nodes == after
+        assert graph.records() == after
         if done % 5 == 0:  # what followed the edits equals what is made from scratch, to the bit
             fresh = rebuilt(graph)
             now, want = places(graph, time), places(fresh, time)
             assert list(now) == list(want)
             assert all(np.array_equal(now[k], want[k]) for k in want)
-            assert {p: sorted(c.items()) for p, c in graph._children.items()} == {
-                p: sorted(c.items()) for p, c in fresh._children.items()
-            }
-            assert set(graph._tree.edges) == set(fresh._tree.edges)
+            scratch = Records()  # so do the indices of what follows by subscription
+            scratch.exchange(graph.checkpoint().nodes)
+            assert follower.nodes.keys() == scratch.nodes.keys()
+            assert follower.children == scratch.children
+            assert set(follower.tree.edges) == set(scratch.tree.edges)
         if done % 50 == 0:
             save_scene(graph, tmp_path / "a.scene")
             loaded = load_scene(tmp_path / "a.scene")
@@ -553,9 +557,9 @@ def test_random_edits_undo_redo_save_and_reload_to_equal_scenes(tmp_path, seed):
             loaded.redo(steps)
             graph.redo(steps)
             assert loaded == graph
-            assert dict(graph._nodes) == after
+            assert graph.records() == after
     graph.undo(len(graph.history[0]) - 1)
-    assert graph._nodes == first
+    assert graph.records() == first
 
 
 def test_equality_sees_every_kind_of_difference(room, tmp_path):
@@ -599,6 +603,119 @@ def test_a_picture_after_edits_equals_one_of_a_scene_from_scratch(room):
     assert (got.owner >= 0).any()
     for layer in ("rgb", "depth", "normal", "owner"):
         assert torch.equal(getattr(got, layer), getattr(want, layer))
+
+
+# -- what subscribers and exporters see --------------------------------------------------------------------------------
+
+
+def test_a_subscriber_is_told_of_every_edit_undo_and_redo_until_it_ends(room):
+    told = []
+    end = room.subscribe(told.append)
+    before = room["table/tray"].record
+    room.move("table/tray", by=(1, 0, 0))
+    after = room["table/tray"].record
+    room.undo()
+    room.redo()
+    room.remove("table")
+    assert [(c.action, c.text) for c in told] == [
+        ("edit", "move table/tray by 1 0 0"), ("undo", "move table/tray by 1 0 0"), ("redo", "move table/tray by 1 0 0"),
+        ("edit", "remove table"),
+    ]  # fmt: skip
+    assert (told[0].before, told[0].after) == ({after.id: before}, {after.id: after}) == (told[1].after, told[1].before)
+    assert told[0].paths == {after.id: "table/tray"}
+    assert set(told[3].paths.values()) == {"table", "table/tray", "table/tray/mug"}
+    assert set(told[3].after.values()) == {None}
+    with pytest.raises(ValueError, match="no node"):
+        room.hide("table")
+    assert len(told) == 4
+    end()
+    end()
+    room.undo()
+    assert len(told) == 4
+
+
+def test_several_steps_and_a_scene_put_back_are_told_one_by_one(room):
+    start = room.checkpoint()
+    room.rename("stuff", "things")
+    room.hide("lamp")
+    told = []
+    room.subscribe(told.append)
+    room.undo(2)
+    assert [c.text for c in told] == ["hide lamp", "rename stuff to things"]
+    room.redo(2)
+    room.go_back(start)
+    assert (told[-1].action, sorted(told[-1].paths.values())) == ("restore", ["lamp", "stuff"])
+    room.go_back(start)
+    assert len(told) == 5
+
+
+def test_an_edit_made_by_a_subscriber_is_told_to_all_after_the_one_it_came_from(room):
+    first, second = [], []
+
+    def follow(change):
+        first.append(change.text)
+        if change.text == "hide lamp":
+            room.hide("stuff")
+
+    room.subscribe(follow)
+    room.subscribe(lambda change: second.append(change.text))
+    room.hide("lamp")
+    assert first == second == ["hide lamp", "hide stuff"]
+    assert room["stuff"].hidden
+
+
+def test_a_subscriber_that_fails_leaves_the_scene_whole_and_keeps_none_from_being_told(room):
+    told = []
+    room.hide("lamp")
+    room.hide("stuff")
+    end = room.subscribe(lambda change: 1 / 0)
+    room.subscribe(told.append)
+    with pytest.raises(RuntimeError, match="a subscriber failed on undo 'hide stuff', which is made") as error:
+        room.undo(2)
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+    assert [c.text for c in told] == ["hide stuff", "hide lamp"]
+    assert not room["lamp"].hidden
+    assert len(room.history[1]) == 2
+    end()
+    room.redo(2)
+    assert room["lamp"].hidden and len(told) == 4
+
+
+def test_records_give_all_that_a_file_needs(room):
+    room.reparent("stuff/other", "table/tray", start=2.0)
+    records = room.records()
+    assert list(records) == list(room)
+    path_of = {record.id: path for path, record in records.items()}
+    for path, record in records.items():
+        assert path_of.get(record.parent, "") == path.rpartition("/")[0]
+    other = records["table/tray/other"]
+    assert [(hold.start, path_of[hold.parent]) for hold in other.holds] == [(-math.inf, "stuff"), (2.0, "table/tray")]
+    assert (other.field, records["lamp"].light) == (BALL, PointLight((0, 0, 0.1)))
+    assert records["eye"].camera is room["eye"].camera
+    with pytest.raises(AttributeError):
+        other.name = "x"
+
+
+def test_world_poses_of_the_table_equal_the_products_down_the_tree_to_the_bit():
+    rng, graph = np.random.default_rng(4), SceneGraph()
+    while len(graph.history[0]) < 120:
+        try:
+            random_edit(graph, rng)
+        except ValueError:
+            continue
+        time = float(rng.choice([0.0, 1.0, rng.uniform(-1, 6)]))
+        graph.at(time)
+        nodes = graph.checkpoint().nodes
+        for path, record in graph.records().items():
+            want = world_pose(nodes, record.id, time)
+            pose, scale = graph.pose(path, time)  # from the table
+            assert (*pose.quat_wxyz.tolist(), *pose.translation.tolist(), scale) == (
+                *want.quat,
+                *want.trans,
+                want.scale,
+            )
+            other, more = graph.pose(path, time + 0.5), world_pose(nodes, record.id, time + 0.5)
+            assert (other[0].translation.tolist(), other[1]) == (list(more.trans), more.scale)
 
 
 # -- sharing -----------------------------------------------------------------------------------------------------------

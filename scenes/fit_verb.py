@@ -1,0 +1,159 @@
+"""What ``sirenscape fit`` does.
+
+Libraries are loaded when it runs, so that help and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from scenes.paths import (
+    Report,
+    Settings,
+    command,
+    defaults_of,
+    folder_for,
+    input_file,
+    output_file,
+    preload,
+    preview_file,
+    quality,
+    solid_settings,
+    user_path,
+)
+
+_NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
+_SOLID = ("facing", "thickness", "origin")
+_FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
+# The kinds of input of `fit` that a key says something for; all, where it isn't listed.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
+    **dict.fromkeys(("point_steps",), ("points",)),
+    **dict.fromkeys((*_NETWORKS, *_SOLID), ("mesh", "points")),
+    **dict.fromkeys(_FOR_IMAGES, ("images",)),
+}
+
+
+def fit(settings: Settings) -> Report:
+    """Learn objects from meshes, point clouds or posed pictures; each becomes a field file.
+
+    A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was. Pictures: a folder
+    with a nerfstudio transforms.json, a TUM RGB-D folder, or plain photos. With instance masks each object becomes a file.
+    """
+    meshes, clouds = settings["mesh"], settings["points"]
+    if bool(meshes) + bool(clouds) + bool(settings["images"]) != 1:
+        got = ", ".join(key for key in ("mesh", "points", "images") if settings[key]) or "none of them"
+        raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got {got}")
+    for key, value in settings.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not (0 <= value < 2**63 if key == "seed" else value > 0):
+            raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
+    kind = "mesh" if meshes else "points" if clouds else "images"
+    for key, value in defaults_of("fit").items():
+        owners = _ONLY_FOR.get(key, (kind,))
+        if kind not in owners and settings[key] != value:
+            other = {"steps": "image_steps", "width": "image_width"} if kind == "images" else {}
+            hint = f"; did you mean {other[key]!r}?" if key in other else ""
+            raise ValueError(f"{key}: it is for {' and '.join(f'{o}=' for o in owners)}, not for {kind}={hint}")
+    if settings["images"]:
+        return _fit_images(settings)
+    sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
+    init = [input_file("init", settings["init"])] if settings["init"] is not None else []
+    targets = _targets(sources, settings["out"], [*sources, *init])
+
+    preload("objects.fitting")
+    from objects import FitConfig, FitError, PointsConfig, SirenField, fit_meshes, fit_points, load_field, save_field
+    from scenes.io.point_files import read_points
+
+    seed = settings["seed"]
+    networks = {key: settings[key] for key in _NETWORKS} | solid_settings(settings)
+    try:
+        if meshes:
+            start = load_field(init[0]) if init else None
+            if start is not None and not isinstance(start, SirenField):
+                raise ValueError(f"init: expected a SIREN field, {settings['init']!r} is a {start.kind}")
+            config = FitConfig(steps=settings["steps"], warm_steps=settings["warm_steps"], **networks)
+            learned = fit_meshes(sources, seed=seed, init=[start] * len(sources), config=config)
+        else:
+            config = PointsConfig(steps=settings["point_steps"], **networks)
+            learned = [fit_points(*read_points(source), seed=seed, config=config) for source in sources]
+    except FitError as error:
+        raise ValueError(f"{'mesh' if meshes else 'points'}: {error}") from error
+
+    rows = []
+    for source, target, field in zip(sources, targets, learned, strict=True):
+        with folder_for(target):
+            save_field(field, target)
+        rows.append(
+            {
+                "object": source.stem,
+                "parameters": sum(p.numel() for p in field.parameters()),
+                "bytes": target.stat().st_size,
+                "box": field.bounds.size.tolist(),
+                "file": str(target),
+            }
+        )
+    load = f"load_field({str(targets[0])!r}).to_mesh().export({sources[0].stem + '.ply'!r})"
+    return Report(
+        rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
+    )
+
+
+def _fit_images(settings: Settings) -> Report:
+    out = settings["out"]
+    if not out:
+        raise ValueError("out: expected out=FILE.safetensors, or a folder for pictures with instance masks")
+
+    from objects import save_field
+    from scenes.io.from_images import learn_images, read_images
+
+    views = read_images(settings)
+    path = user_path(out)
+    single = path.suffix == ".safetensors" and not path.is_dir()
+    if single and any(view.ids is not None for view in views):
+        raise ValueError(f"out: these pictures have instance masks; expected a folder for several objects, got {out!r}")
+    if not single and not (path.is_dir() or out.endswith("/")):
+        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
+    if not single and (path / "scene.json").is_file():
+        raise ValueError(f"out: expected a folder for fields, got the scene {out!r}")
+    preview = preview_file(path) if single else output_file("out", str(path / "preview.png"))
+    with folder_for(preview):
+        learned = learn_images(views, settings, preview)
+    rows = []
+    for instance in learned.instances:
+        target = path if single else path / f"{instance.name}.safetensors"
+        with folder_for(target):
+            save_field(instance.field, target)
+        place = "(" + ", ".join(f"{x:.3f}" for x in instance.T_world_obj.translation.tolist()) + ")"
+        rows.append(
+            {"object": instance.name, "box": instance.field.bounds.size.tolist(), "at": place, "file": str(target)}
+        )
+    usual = defaults_of("fit")
+    same = {key: settings[key] for key in ("seed", *_FOR_IMAGES) if settings[key] != usual[key]}
+    next_step = command("build", images=settings["images"], **same, out="NAME.scene")
+    return Report(
+        rows,
+        f"Next, for a scene with all of them in their places (nothing is learned again): {next_step}",
+        quality(learned, preview),
+        {"psnr_db": learned.psnr_db},
+    )
+
+
+def _targets(sources: list[Path], out: str | None, inputs: list[Path]) -> list[Path]:
+    """Where each field goes: ``out`` itself, or a file in the folder ``out``."""
+    if not out:
+        raise ValueError("out: expected out=FILE.safetensors" + (" or a folder" if len(sources) > 1 else ""))
+    path = user_path(out)
+    if path.suffix == ".safetensors" and not path.is_dir():
+        if len(sources) > 1:
+            raise ValueError(f"out: expected a folder for {len(sources)} objects, got the file name {out!r}")
+        targets = [path]
+    elif len(sources) > 1 or path.is_dir() or out.endswith("/"):
+        targets = [path / f"{source.stem}.safetensors" for source in sources]
+    else:
+        raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
+    for i, target in enumerate(targets):
+        if target in targets[:i]:
+            raise ValueError(f"out: two objects would both be written to {str(target)!r}; give their files other names")
+    return [output_file("out", str(target), inputs) for target in targets]
