@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -42,6 +43,23 @@ def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
 def cache_root(environment: Mapping[str, str] = os.environ) -> Path:
     """``$SIRENSCAPE_CACHE``, else the user's cache folder."""
     return Path(environment.get("SIRENSCAPE_CACHE") or platformdirs.user_cache_dir("sirenscape")).expanduser()
+
+
+@contextmanager
+def shared_out(n: int, environment: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """``n`` processes that start meanwhile share out the threads of this one: their libraries read this when they load."""
+    before = {key: environment.get(key) for key in _COUNTS}
+    for key, value in before.items():
+        threads = int(value) if value and value.isdecimal() else usable_cores()
+        environment[key] = str(max(1, threads // n))
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del environment[key]
+            else:
+                environment[key] = value
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
