@@ -14,7 +14,8 @@ import yaml
 from objects import SE3, Sphere, save_field
 from objects.mesh import read_mesh
 from rendering import AmbientLight, DirectionalLight, PointLight
-from scenes import SceneGraph, save_scene, strict_yaml
+from scenes import SceneGraph, save_scene
+from scenes.io import strict_yaml
 from scenes.io.description import read_description
 from scenes.io.plan import build
 from scenes.io.strict_yaml import DescriptionError
