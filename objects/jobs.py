@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from objects.cache import content_key
-from objects.progress import Bar
 from objects.environment import shared_out, usable_cores
+from objects.progress import Bar
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from objects.jobs import InProcess, Job, Processes, run_jobs
 from objects.environment import shared_out
+from objects.jobs import InProcess, Job, Processes, run_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
