@@ -1,11 +1,14 @@
-"""The layout of the project: who imports whom, where a library may be used, that every configuration can be read."""
+"""The layout of the project: who imports whom, where a library may be used, how large things are, that configurations are plain."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
+import networkx
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -14,6 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["objects", "compose", "rendering", "scenes", "sirenscape"]
 SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+PROGRAMS = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The distribution that an import comes from, where the names differ.
@@ -22,7 +26,8 @@ DISTRIBUTIONS = {"hydra": "hydra-core", "igl": "libigl", "skimage": "scikit-imag
 BROUGHT_ALONG = {"omegaconf": "hydra-core", "OpenGL": "pyrender"}
 
 
-def imported_modules(source: str) -> set[str]:
+@functools.cache
+def imported_modules(source: str) -> frozenset[str]:
     """Full names of all modules that a source imports anywhere, and of what it takes out of them."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -31,7 +36,7 @@ def imported_modules(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)
 
 
 def users_of(library: str) -> list[str]:
@@ -129,3 +134,157 @@ def test_every_dependency_is_pinned_in_the_constraints():
         name = canonicalize_name(requirement.name)
         assert name in pinned, name
         assert requirement.specifier.contains(pinned[name]), requirement
+
+
+# -- how modules hang together -----------------------------------------------------------------------------------------
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in [*SOURCES, *PROGRAMS]
+}
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+# What is still to be mended; nothing may be added.
+KNOWN_CIRCLES: list[list[str]] = [["objects.field", "objects.meshing", "objects.setops"]]
+KNOWN_PRIVATE: dict[str, str] = {
+    "benchmarks/compose.py": "_evaluate",
+    "benchmarks/distances.py": "_assets",
+    "benchmarks/identity.py": "_nearest",
+    "benchmarks/scale.py": "_assets _ray_arrays _stand _tiled _to_object _traced",
+    "compose/cells.py": "_version",
+    "compose/contact.py": "_assets _box_hi _box_lo _sdf _stand _tree",
+    "scenes/graph.py": "_above _check_free _children _commit _handed_over _id _new_place _nodes _set _sorted _subtree _tree _view",
+    "scenes/io/scene_folder.py": "_apply _check _nodes _redo _undo",
+    "scenes/node_view.py": "_nodes",
+    "scenes/places.py": "_commit _id _names _nodes _subtree _world",
+    "scenes/questions.py": "_box_hi _box_lo _id _is_hidden _names _nodes _sorted _subtree _view _world",
+    "scenes/settle.py": "_box_hi _box_lo _columns _names _stand _times",
+    "scenes/view.py": "_assets _stand",
+    "tests/compose/test_batch.py": "_groups",
+    "tests/compose/test_certify.py": "_derivative _sine_line",
+    "tests/compose/test_contact.py": "_box_hi _box_lo _covers _find_near _stand _tables",
+    "tests/compose/test_gradients.py": "_buffers _parameters",
+    "tests/compose/test_pieces.py": "_joined",
+    "tests/compose/test_query.py": "_box_hi _box_lo _columns _stand",
+    "tests/compose/test_trace.py": "_assets",
+    "tests/objects/test_setops.py": "_smooth_min",
+    "tests/rendering/learning/test_learning.py": "_depth_loss _id_loss _observe _overlap_loss _thinned",
+    "tests/rendering/learning/test_voxels.py": "_EMPTY _STEP _SquaredError _grid _leaps _pace",
+    "tests/rendering/views/test_layers.py": "_upright",
+    "tests/scenes/io/test_scene_folder.py": "_nodes _sorted",
+    "tests/scenes/test_cli.py": "_OUT_OF_MEMORY _shown",
+    "tests/scenes/test_graph.py": "_apply _assets _children _nodes _redo _tree",
+}
+KNOWN_LARGE: dict[str, str] = {
+    "compose/cells.py": "file",
+    "compose/certify.py": "file",
+    "compose/composite.py": "file",
+    "compose/contact.py": "file",
+    "compose/cpu/ray_kernels.py": "file",
+    "examples/thousand.py": "file",
+    "objects/fitting.py": "file",
+    "objects/points.py": "fit_points",
+    "objects/siren.py": "SirenField.__init__",
+    "rendering/learning/fit.py": "file",
+    "rendering/render.py": "render",
+    "scenes/io/scene_folder.py": "file",
+    "scenes/verbs.py": "file",
+}
+# What named tuples offer under such names is public.
+PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
+
+
+def executed_imports(source: str) -> frozenset[str]:
+    """`imported_modules` without those for type checkers alone."""
+
+    class Runs(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+            return node.orelse if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+    return imported_modules(ast.unparse(Runs().visit(ast.parse(source))))
+
+
+def circles(imports: dict[str, Set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, at the top or inside functions."""
+    graph = networkx.DiGraph([(name, other) for name, others in imports.items() for other in others & set(imports)])
+    return sorted(sorted(group) for group in networkx.strongly_connected_components(graph) if len(group) > 1)
+
+
+def private_names(source: str) -> set[str]:
+    """Private names that are imported, or asked of something, and that the source doesn't define."""
+    tree = ast.parse(source)
+    own: set[str] = set()
+    asked: set[str] = set()
+    taken: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # slots, buffers, object.__setattr__
+            own.add(node.value)
+        elif isinstance(node, ast.Attribute):
+            on_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (own if on_self and isinstance(node.ctx, ast.Store) else asked).add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            taken.update(alias.name for alias in node.names)
+    private = re.compile(r"_(?!_).*")
+    return {name for name in taken | (asked - own - PUBLIC) if private.fullmatch(name)}
+
+
+def too_large(source: str) -> set[str]:
+    """``file``, and functions with more than 80 lines or 10 arguments that numba doesn't compile."""
+    found = {"file"} if source.count("\n") > 500 else set()
+
+    def walk(node: ast.AST, inside: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            name = inside
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                if any(re.search(r"\b(numba|lean|intrinsic)\b", ast.unparse(d)) for d in child.decorator_list):
+                    continue
+                name = f"{inside}.{child.name}".lstrip(".")
+            if isinstance(child, ast.FunctionDef):
+                arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
+                lines = (child.end_lineno or 0) - child.lineno + 1
+                if lines > 80 or len([a for a in arguments if a.arg not in ("self", "cls")]) > 10:
+                    found.add(name)
+            walk(child, name)
+
+    walk(ast.parse(source), "")
+    return found
+
+
+def offences(check: Callable[[str], set[str]], paths: Iterable[Path]) -> set[str]:
+    return {
+        f"{path.relative_to(ROOT).as_posix()}: {what}"
+        for path in paths
+        for what in check(path.read_text(encoding="utf-8"))
+    }
+
+
+def listed(known: dict[str, str]) -> set[str]:
+    return {f"{path}: {what}" for path, names in known.items() for what in names.split()}
+
+
+def test_no_module_imports_itself_through_others():
+    found = circles({name: executed_imports(path.read_text(encoding="utf-8")) for name, path in MODULES.items()})
+    assert found == KNOWN_CIRCLES
+
+
+def test_no_module_uses_a_private_name_of_another():
+    found = offences(private_names, [*SOURCES, *PROGRAMS, *TESTS])
+    assert found == listed(KNOWN_PRIVATE)
+
+
+def test_no_file_or_function_is_too_large():
+    found = offences(too_large, [*SOURCES, *PROGRAMS])
+    assert found == listed(KNOWN_LARGE)
+
+
+def test_the_checks_of_structure_see_what_they_should():
+    hidden = "if TYPE_CHECKING:\n    import a.d\ndef f():\n    from a import b\n"
+    assert circles({"a": set(), "a.b": {"a.c"}, "a.c": executed_imports(hidden), "a.d": {"a.c"}}) == [["a.b", "a.c"]]
+    assert private_names("from a import _x, y\nimport b\nb._z + y._replace(a=1).__dict__") == {"_x", "_z"}
+    assert private_names("class A:\n    def f(self, a):\n        self._x = a._x\n        return self._f()\n") == {"_f"}
+    many = ", ".join(f"a{i}" for i in range(11))
+    assert too_large(f"class A:\n    def f(self, {many}): ...\n@numba.njit\ndef g({many}): ...\n") == {"A.f"}
+    assert too_large("def f():\n" + 80 * "    g()\n" + 420 * "\n") == {"file", "f"}

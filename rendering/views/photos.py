@@ -103,7 +103,7 @@ def _quiet(pycolmap: Any):
 
 def _map(pycolmap: Any, folder: Path, names: list[str], work: Path, seed: int) -> Any:
     """The largest model, or None."""
-    folder = _upright(folder, names, work / "upright")
+    folder = upright_folder(folder, names, work / "upright")
     sizes = set()
     for name in names:
         with Image.open(folder / name) as image:
@@ -131,7 +131,7 @@ def _map(pycolmap: Any, folder: Path, names: list[str], work: Path, seed: int) -
     return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
 
 
-def _upright(folder: Path, names: list[str], work: Path) -> Path:
+def upright_folder(folder: Path, names: list[str], work: Path) -> Path:
     """A folder with the photos turned by their EXIF orientation, which pycolmap doesn't look at; the one given where all are."""
     turned = [name for name in names if picture_size(folder / name)[1] != 1]
     if not turned:

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 from rendering import Camera
 from rendering.views import View, ViewError
 from rendering.views.files import load_views
-from rendering.views.photos import _upright
+from rendering.views.photos import upright_folder
 from rendering.views.pictures import picture_size
 
 WIDTH, HEIGHT = 8, 6
@@ -363,7 +363,7 @@ def test_w_and_h_that_fit_neither_way_are_refused(tmp_path):
 def test_photos_are_given_upright_to_those_who_find_their_cameras(tmp_path, orientation):
     save_turned(tmp_path / "a.png", pixels(1), orientation)
     save_turned(tmp_path / "b.png", pixels(2), 1)
-    folder = _upright(tmp_path, ["a.png", "b.png"], tmp_path / "work")
+    folder = upright_folder(tmp_path, ["a.png", "b.png"], tmp_path / "work")
     for name, seed in (("a.png", 1), ("b.png", 2)):
         assert picture_size(folder / name) == ((WIDTH, HEIGHT), 1)
         with Image.open(folder / name) as image:
@@ -372,4 +372,4 @@ def test_photos_are_given_upright_to_those_who_find_their_cameras(tmp_path, orie
 
 def test_photos_that_stand_upright_are_looked_at_where_they_are(tmp_path):
     save_turned(tmp_path / "a.png", pixels(), 1)
-    assert _upright(tmp_path, ["a.png"], tmp_path / "work") == tmp_path and not (tmp_path / "work").exists()
+    assert upright_folder(tmp_path, ["a.png"], tmp_path / "work") == tmp_path and not (tmp_path / "work").exists()
