@@ -147,7 +147,6 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 KNOWN_CIRCLES: list[list[str]] = [["objects.field", "objects.meshing", "objects.setops"]]
 KNOWN_PRIVATE: dict[str, str] = {
     "benchmarks/compose.py": "_evaluate",
-    "benchmarks/distances.py": "_assets",
     "benchmarks/identity.py": "_nearest",
     "benchmarks/scale.py": "_assets _ray_arrays _stand _tiled _to_object _traced",
     "compose/cells.py": "_version",
@@ -163,13 +162,11 @@ KNOWN_PRIVATE: dict[str, str] = {
     "tests/compose/test_certify.py": "_derivative _sine_line",
     "tests/compose/test_contact.py": "_box_hi _box_lo _covers _find_near _stand _tables",
     "tests/compose/test_gradients.py": "_buffers _parameters",
-    "tests/compose/test_pieces.py": "_joined",
     "tests/compose/test_query.py": "_box_hi _box_lo _columns _stand",
     "tests/compose/test_trace.py": "_assets",
     "tests/objects/test_setops.py": "_smooth_min",
     "tests/rendering/learning/test_learning.py": "_depth_loss _id_loss _observe _overlap_loss _thinned",
     "tests/rendering/learning/test_voxels.py": "_EMPTY _STEP _SquaredError _grid _leaps _pace",
-    "tests/rendering/views/test_layers.py": "_upright",
     "tests/scenes/io/test_scene_folder.py": "_nodes _sorted",
     "tests/scenes/test_cli.py": "_OUT_OF_MEMORY _shown",
     "tests/scenes/test_graph.py": "_apply _assets _children _nodes _redo _tree",

@@ -1,12 +1,13 @@
 """Small sets of posed pictures that the tests write and read."""
 
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from rendering import Camera, Views, load_views
+from rendering import Camera, Views, load_views, save_transforms
 
 WIDTH, HEIGHT = 80, 60
 
@@ -32,3 +33,23 @@ def loads_in_silence(folder: Path, **more) -> Views:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return load_views(folder, **more)
+
+
+def write_set(folder: Path, n=5, *, entries=None, frame_entries=None) -> list[Camera]:
+    """A small set of pictures, that loads without a word."""
+    cameras = around(n)
+    names = [f"rgb/{i:02}.png" for i in range(n)]
+    for name in names:
+        write_png(folder / name, checks())
+    save_transforms(folder / "transforms.json", cameras, names, entries=entries, frame_entries=frame_entries)
+    return cameras
+
+
+def edit(folder: Path, change, name="transforms.json") -> None:
+    data = json.loads((folder / name).read_text())
+    change(data)
+    (folder / name).write_text(json.dumps(data))
+
+
+def in_file(**changes):
+    return lambda data: data.update(changes)

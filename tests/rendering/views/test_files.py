@@ -15,25 +15,19 @@ from rendering import Camera, RenderConfig, render, save_transforms
 from rendering.images import save_depth_png, save_png
 from rendering.views import ViewError
 from rendering.views.files import load_views
-from tests.rendering.views.sets import HEIGHT, WIDTH, around, checks, loads_in_silence, write_png
+from tests.rendering.views.sets import (
+    HEIGHT,
+    WIDTH,
+    around,
+    checks,
+    edit,
+    in_file,
+    loads_in_silence,
+    write_png,
+    write_set,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def write_set(folder: Path, n=5, *, entries=None, frame_entries=None) -> list[Camera]:
-    """A small set of pictures, that loads without a word."""
-    cameras = around(n)
-    names = [f"rgb/{i:02}.png" for i in range(n)]
-    for name in names:
-        write_png(folder / name, checks())
-    save_transforms(folder / "transforms.json", cameras, names, entries=entries, frame_entries=frame_entries)
-    return cameras
-
-
-def edit(folder: Path, change, name="transforms.json") -> None:
-    data = json.loads((folder / name).read_text())
-    change(data)
-    (folder / name).write_text(json.dumps(data))
 
 
 def same_pose(a: Camera, b: Camera) -> None:
@@ -246,10 +240,6 @@ def test_all_empty_masks_are_warned_of_by_name(tmp_path):
 
 def in_frame(**changes):
     return lambda data: data["frames"][2].update(changes)
-
-
-def in_file(**changes):
-    return lambda data: data.update(changes)
 
 
 def in_matrix(change):

@@ -10,7 +10,7 @@ from scipy import ndimage, optimize
 from rendering import Camera, save_transforms
 from rendering.views.files import load_views
 from rendering.views.lens import Lens, undistortion
-from tests.rendering.views.sets import HEIGHT, WIDTH, around, loads_in_silence, write_png
+from tests.rendering.views.sets import HEIGHT, WIDTH, around, edit, in_file, loads_in_silence, write_png, write_set
 
 LENS = {"k1": 0.12, "k2": -0.03, "k3": 0.004, "p1": 0.004, "p2": -0.006}
 
