@@ -19,8 +19,8 @@ import manifold3d
 import numpy as np
 import trimesh
 
-from examples.thousand import find_things, read_thing
-from objects import FitError, MeshError, SirenField, fit_meshes
+from examples.small_objects import find_things, learn_each, read_thing
+from objects import MeshError, SirenField
 from objects.mesh import SLIT
 
 GROUP = 16
@@ -89,13 +89,9 @@ def main() -> None:
     for first in range(0, len(names), GROUP):
         group = names[first : first + GROUP]
         began = time.process_time()
-        fields: list[SirenField | Exception] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                fields.extend(fit_meshes([meshes[n] for n in group], progress=False))
-            except (MeshError, FitError):  # one of them; those that were learned are in the cache
-                fields.extend(_one(meshes[n]) for n in group)
+            fields = learn_each([meshes[n] for n in group])
         spent = (time.process_time() - began) / len(group)
         for name, field in zip(group, fields, strict=True):
             row: dict[str, object] = {"cpu_seconds": round(spent, 2)}
@@ -107,13 +103,6 @@ def main() -> None:
             rows[name] = row
             print(f"{name:12s} " + "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         report(rows, args.out)
-
-
-def _one(mesh: trimesh.Trimesh) -> SirenField | Exception:
-    try:
-        return fit_meshes([mesh], progress=False)[0]
-    except (MeshError, FitError) as error:
-        return error
 
 
 def report(rows: dict[str, dict], out: Path) -> None:
