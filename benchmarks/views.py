@@ -39,15 +39,15 @@ from rendering import (
     View,
     Views,
     ViewsConfig,
-    align_cameras,
     contact_sheet,
     load_views,
     render,
     render_volume,
     save_png,
 )
-from rendering.learning.first_shapes import boxes_of
-from rendering.learning.fit import Learner
+from rendering.learning.fit import learn_views
+from rendering.learning.stages import LearnStep
+from rendering.learning.state import snapshot
 from rendering.views import split
 
 N_SCORES = 6  # times in a run at which held-out views are looked at
@@ -65,26 +65,23 @@ def learn(
 ) -> tuple[LearnedViews, list[dict[str, float]]]:
     """What `fit_views` does, and the quality of some held-out views over time (the time of looking isn't counted)."""
     began = time.monotonic()
-    views = align_cameras(views) if refine else views
-    learner = Learner(views, *boxes_of(views), config)
     curve: list[dict[str, float]] = []
     apart = 0.0
 
-    def look(step: int, _: float) -> None:
+    def look(now: LearnStep) -> None:
         nonlocal apart
-        if test is None or (step + 1) % max(config.steps // N_SCORES, 1):
+        if test is None or (now.step + 1) % max(config.steps // N_SCORES, 1):
             return
         paused = time.monotonic()
         some = test[:: max(len(test) // 4, 1)]
-        now = learner.learned(step + 1)
-        row = {"step": step + 1, "seconds": paused - began - apart}
-        row |= {"volume_db": volume_score(now, some)} | traced_score(now, some)
+        found = snapshot(now.state, now.step + 1)
+        row = {"step": now.step + 1, "seconds": paused - began - apart}
+        row |= {"volume_db": volume_score(found, some)} | traced_score(found, some)
         curve.append(row)
         print("   ".join(f"{key} {value:.1f}" for key, value in row.items()), flush=True)
         apart += time.monotonic() - paused
 
-    learner.learn(look, refine=refine)
-    return learner.learned(), curve
+    return learn_views(views, config, refine=refine, on_step=look), curve
 
 
 def volume_score(learned: LearnedViews, test: Views) -> float:

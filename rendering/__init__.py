@@ -23,7 +23,8 @@ from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from rendering.render import Frame, RenderConfig, render
 
 if TYPE_CHECKING:
-    from rendering.learning.fit import LearnedViews, ViewsConfig, fit_views
+    from rendering.learning.config import LearnedViews, ViewsConfig
+    from rendering.learning.fit import fit_views
     from rendering.learning.posing import PosesConfig, align_cameras, refine_poses
     from rendering.views import View, ViewError, Views
     from rendering.views.files import load_views
@@ -65,7 +66,8 @@ __all__ = [
 
 # Posed pictures bring in libraries that take long to load: they come with the first name that needs them.
 _HOME = {
-    **dict.fromkeys(("LearnedViews", "ViewsConfig", "fit_views"), "learning.fit"),
+    **dict.fromkeys(("LearnedViews", "ViewsConfig"), "learning.config"),
+    "fit_views": "learning.fit",
     **dict.fromkeys(("PosesConfig", "align_cameras", "refine_poses"), "learning.posing"),
     **dict.fromkeys(("View", "ViewError", "Views"), "views"),
     **dict.fromkeys(("VolumeFrame", "render_volume"), "volume"),

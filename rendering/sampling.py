@@ -83,7 +83,7 @@ class RoutedRays(NamedTuple):
 
     origins: Float[Tensor, "r 3"]
     directions: Float[Tensor, "r 3"]
-    frame: Int[np.ndarray, "r"]
+    frame: Int[Tensor, "r"]
     offsets: Int[np.ndarray, "r_plus_1"]
     instance: Int[np.ndarray, "c"]
 
@@ -205,14 +205,14 @@ def route(
         origins, directions: World frame, metres.
         frame: That of each ray; the first by default.
     """
-    frames = np.zeros(len(origins), np.int64) if frame is None else frame.numpy()
-    arrays = (origins.detach().double().numpy(), directions.detach().double().numpy(), frames)
+    frame = torch.zeros(len(origins), dtype=torch.int64) if frame is None else frame
+    arrays = (origins.detach().double().numpy(), directions.detach().double().numpy(), frame.numpy())
     offsets = np.zeros(len(origins) + 1, np.int64)
     _route(*arrays, transforms, np.empty(0, np.int64), offsets)
     np.cumsum(offsets, out=offsets)
     instance = np.empty(offsets[-1], np.int64)
     _route(*arrays, transforms, instance, offsets)
-    return RoutedRays(origins, directions, frames, offsets, instance)
+    return RoutedRays(origins, directions, frame, offsets, instance)
 
 
 def sample_intervals(
@@ -243,7 +243,7 @@ def sample_intervals(
     width = jitter.shape[1] + marks.shape[1]
     t = np.empty((n, width), np.float32)
     count = np.zeros(n, np.int64)
-    arrays = (rays.origins.detach().double().numpy(), rays.directions.detach().double().numpy(), *rays[2:])
+    arrays = (rays.origins.detach().double().numpy(), rays.directions.detach().double().numpy(), *_routes(rays))
     drawn = (float(sharpness), jitter.float().numpy(), n_uniform, steps, marks.float().numpy())
     _sample(*arrays, lattices, transforms, *drawn, t, count)
     kept = np.arange(width) < count[:, None]
@@ -255,13 +255,17 @@ def points_in_boxes(
 ) -> tuple[Int[Tensor, "k"], Int[Tensor, "m_plus_1"]]:
     """Points along rays (``[n, 3]``, world frame, metres) within the box of each instance: their numbers, sorted by instance and
     then by point, and where those of each instance begin."""
-    inputs = (p_world.detach().double().numpy(), ray_indices.numpy(), *rays[2:], transforms)
+    inputs = (p_world.detach().double().numpy(), ray_indices.numpy(), *_routes(rays), transforms)
     offsets = np.zeros(len(transforms.scale) + 1, np.int64)
     _pair_up(*inputs, np.empty(0, np.int64), offsets)
     np.cumsum(offsets, out=offsets)
     point = np.empty(offsets[-1], np.int64)
     _pair_up(*inputs, point, offsets[:-1].copy())
     return torch.from_numpy(point), torch.from_numpy(offsets)
+
+
+def _routes(rays: RoutedRays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return rays.frame.numpy(), rays.offsets, rays.instance
 
 
 def _corners(boxes: Sequence[Aabb]) -> tuple[np.ndarray, np.ndarray]:

@@ -43,11 +43,12 @@ _CHUNK = 1 << 13  # rays at once
 
 class Crossings(NamedTuple):
     """The samples that are asked for colour, sorted by owner: ``p_world [s, 3]`` where their light is stopped, the instance that
-    stops it, their ray, and the number of the boundary at which they end."""
+    stops it, their ray with its frame, and the number of the boundary at which they end."""
 
     p_world: Float[Tensor, "s 3"]
     owner: Int[Tensor, "s"]
     ray_indices: Int[Tensor, "s"]
+    frame: Int[Tensor, "s"]
     end: Int[Tensor, "s"]
 
 
@@ -146,7 +147,7 @@ def render_rays(
     rows = ((weights.detach() > min_weight) & (owner >= 0)).nonzero()[:, 0]
     rows = rows[owner[rows].argsort(stable=True)]
     r = samples.ray_indices[rows]
-    at = Crossings(_points(rays, r, t[rows]), owner[rows], r, samples.first[rows] + 1)
+    at = Crossings(_points(rays, r, t[rows]), owner[rows], r, rays.frame[r], samples.first[rows] + 1)
     values = weights.new_zeros(len(weights), 3).index_copy(0, rows, color(at))
     total = accumulate_along_rays(weights, torch.cat([values, values.new_ones(len(values), 1)], 1), samples)
     return RayRender(total[:, :3], total[:, 3], intervals, samples, weights, t, found, at)

@@ -3,23 +3,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from compose.segments import segment_reduce
 from objects.aabb import Aabb
 from objects.fused import sine_mlps, weighted_l1
+from objects.pose import SE3
 from objects.siren import TINT_WIDTH, SirenField
-from rendering.sampling import RoutedRays, instance_transforms, lattices_of, points_in_boxes, sample_intervals
+from rendering.learning.config import ViewsConfig
+from rendering.sampling import (
+    InstanceTransforms,
+    Lattices,
+    RoutedRays,
+    instance_transforms,
+    lattices_of,
+    points_in_boxes,
+    sample_intervals,
+)
 from rendering.volume import Crossings, RayRender, render_rays
-
-if TYPE_CHECKING:
-    from rendering.learning.fit import ViewsConfig
 
 _CORE = 0.96  # of a box, in which measured depth is looked at: at its faces every field must be outside
 _FAR = 1e3  # metres: distance where no box is
@@ -45,18 +55,36 @@ class Distances(NamedTuple):
     core: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class Bundle:
-    """Networks of a shape, as rows of parameters that learn: ``theta [m, _]`` of distances, ``color [m, _]``.
+    """Networks of one shape, as rows of parameters, and where their objects stand.
 
-    Args:
-        boxes: A box for each field, world frame, metres; they aren't turned.
+    Attributes:
         config: Shapes of the networks, and how rays are sampled.
-        seed: Of the first one's weights; the others count on.
+        fields: ``m``, each in a frame of its own, in the middle of its box.
+        theta, color: ``[m, _]``, parameters of distances and of colours; they may learn in place.
+        T_world_obj: ``[m, f]``, where the objects stand in each of ``f`` frames (metres, float64).
+        n_threads: Of the kernels.
     """
 
-    def __init__(self, boxes: Sequence[Aabb], config: ViewsConfig, seed: int = 0) -> None:
-        c = self.config = config
-        self.fields = [
+    config: ViewsConfig
+    fields: tuple[SirenField, ...]
+    theta: Float[Tensor, "m p"]
+    color: Float[Tensor, "m q"]
+    T_world_obj: SE3
+    n_threads: int
+
+    @staticmethod
+    def of(boxes: Sequence[Aabb], config: ViewsConfig, seed: int = 0, T_world_obj: SE3 | None = None) -> Bundle:
+        """Fresh networks.
+
+        Args:
+            boxes: A box for each, world frame, metres; only their sizes count where ``T_world_obj`` is given.
+            seed: Of the first one's weights; the others count on.
+            T_world_obj: By default objects stay in the middles of their boxes, in one frame.
+        """
+        c = config
+        fields = [
             SirenField(
                 Aabb(-0.5 * box.size, 0.5 * box.size),
                 width=c.width,
@@ -73,25 +101,72 @@ class Bundle:
             ).requires_grad_(False)
             for i, box in enumerate(boxes)
         ]
-        m = len(boxes)
-        for field in self.fields:  # no tint but what polishing finds
+        for field in fields:  # no tint but what polishing finds
             last = cast(nn.Linear, field.appearance.linears[-1])
             last.weight[3:], last.bias[3:] = 0.0, 0.0
-        self.half = torch.stack([f.half_extent for f in self.fields])
-        self.theta = _flat([f.distance for f in self.fields])
-        self.color = _flat([f.appearance for f in self.fields])
-        self.trans = torch.stack([box.center for box in boxes]).float()
-        self.lo, self.hi = (torch.stack([getattr(f, k) for f in self.fields]) for k in ("box_lo", "box_hi"))
-        self.transforms = instance_transforms(
-            np.tile(np.eye(3), (1, m, 1, 1)),
-            self.trans.double().numpy()[None],
-            np.ones(m),
-            np.arange(m),
-            [field.bounds for field in self.fields],
+        if T_world_obj is None:
+            T_world_obj = SE3.from_translation(torch.stack([box.center for box in boxes]).float().double()[:, None])
+        theta, color = _flat([f.distance for f in fields]), _flat([f.appearance for f in fields])
+        return Bundle(config, tuple(fields), theta, color, T_world_obj, torch.get_num_threads())
+
+    # -- where objects stand: half of the longest edge of each box [m], the box [m, 3], and poses, object frame first ----
+
+    @cached_property
+    def half(self) -> Float[Tensor, "m"]:
+        """Half of the longest edge of each box, metres."""
+        return torch.stack([field.half_extent for field in self.fields])
+
+    @cached_property
+    def lo(self) -> Float[Tensor, "m 3"]:
+        """Lower corners of the boxes, object frame; `hi` the upper ones."""
+        return torch.stack([field.box_lo for field in self.fields])
+
+    @cached_property
+    def hi(self) -> Float[Tensor, "m 3"]:
+        return torch.stack([field.box_hi for field in self.fields])
+
+    @cached_property
+    def size(self) -> float:
+        """The largest half, metres."""
+        return float(self.half.max())
+
+    @cached_property
+    def trans(self) -> Float[Tensor, "f m 3"]:
+        return self.T_world_obj.translation.transpose(0, 1).float()
+
+    @cached_property
+    def rot(self) -> Float[Tensor, "f m 3 3"] | None:
+        """Object to world; None where nothing is turned in any frame."""
+        rot = self.T_world_obj.rotation().transpose(0, 1)
+        return None if bool((rot == torch.eye(3, dtype=rot.dtype)).all()) else rot.float()
+
+    @cached_property
+    def moves(self) -> bool:
+        """Whether an object stands elsewhere in some frame, or turned."""
+        return self.rot is not None or not bool((self.trans == self.trans[:1]).all())
+
+    @cached_property
+    def transforms(self) -> InstanceTransforms:
+        rot, trans = self.T_world_obj.rotation().detach(), self.T_world_obj.translation.detach()
+        m, boxes = len(self.fields), [field.bounds for field in self.fields]
+        return instance_transforms(
+            rot.transpose(0, 1).numpy(), trans.transpose(0, 1).numpy(), np.ones(m), np.arange(m), boxes
         )
-        self.size = float(self.half.max())
-        self.n_threads = torch.get_num_threads()
-        self.refresh()
+
+    def in_object(
+        self, p_world: Float[Tensor, "k 3"], instance: Int[Tensor, "k"], frame: Int[Tensor, "k"]
+    ) -> Float[Tensor, "k 3"]:
+        """World points, each in a frame, in the coordinates of the networks of ``instance``: halves of their boxes."""
+        p = self.turned_to_object(p_world - self.trans[frame, instance], instance, frame)
+        return p / self.half[instance, None]
+
+    def turned_to_object(
+        self, v_world: Float[Tensor, "k 3"], instance: Int[Tensor, "k"], frame: Int[Tensor, "k"]
+    ) -> Float[Tensor, "k 3"]:
+        """World vectors in the frames of objects."""
+        return v_world if self.rot is None else (v_world[:, None] @ self.rot[frame, instance].to(v_world))[:, 0]
+
+    # -- what networks say -----------------------------------------------------------------------------------------------
 
     def distance(self, x: Tensor, offsets: Tensor, theta: Tensor | None = None) -> Tensor:
         """Distances ``[k]`` at places ``x [k, 3]``, both in halves of the boxes; network ``i`` gets rows ``offsets[i]`` up to
@@ -142,10 +217,6 @@ class Bundle:
         )
         return look[:, :3].sigmoid(), look[:, 3:].view(-1, 3, 3)
 
-    def in_object(self, p_world: Tensor, instance: Tensor) -> Tensor:
-        """World points in the coordinates of the networks of ``instance [k]``: halves of their boxes."""
-        return (p_world - self.trans[instance]) / self.half[instance, None]
-
     def distances(
         self, rays: RoutedRays, p_world: Tensor, ray_indices: Tensor, generator: torch.Generator | None = None
     ) -> Distances:
@@ -153,9 +224,9 @@ class Bundle:
         n = len(p_world)
         point, ends = points_in_boxes(p_world, ray_indices, rays, self.transforms)
         instance = torch.repeat_interleave(torch.arange(len(self.fields)), ends.diff())
-        x = self.in_object(p_world[point], instance)
+        x = self.in_object(p_world[point], instance, rays.frame[ray_indices[point]])
         core = ((x * self.half[instance, None]).abs() < _CORE * self.hi[instance]).all(1)
-        pair_sdf = _thinned(self.distance(x, ends), generator) * self.half[instance]
+        pair_sdf = thinned(self.distance(x, ends), generator) * self.half[instance]
         order = point.argsort(stable=True)
         rows, sdf = point[order], pair_sdf[order]
         best = segment_reduce(sdf, ends_of(rows, n), "min").clamp(max=_FAR)
@@ -169,22 +240,30 @@ class Bundle:
         """Whether rays cross a box."""
         ray = np.repeat(np.arange(len(rays.origins)), np.diff(rays.offsets))
         ray, i = torch.from_numpy(ray), torch.from_numpy(rays.instance)
-        p, d = rays.origins[ray] - self.trans[i], rays.directions[ray]
+        frame = rays.frame[ray]
+        p = self.turned_to_object(rays.origins[ray] - self.trans[frame, i], i, frame)
+        d = self.turned_to_object(rays.directions[ray], i, frame)
         a, b = (self.lo[i] - p) / d, (self.hi[i] - p) / d
         found = torch.zeros(len(rays.origins), dtype=torch.bool)
         found[ray[torch.minimum(a, b).amax(-1).clamp(min=0) < torch.maximum(a, b).amin(-1)]] = True
         return found
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Makes the lattices anew: the index that says where rays are sampled."""
+    @cached_property
+    def lattices(self) -> Lattices:
+        """The index that says where rays are sampled; of the time when it is first asked for."""
 
         def sdf(i: int, p_obj: Tensor) -> Tensor:
             return (
                 self.distance(p_obj / self.half[i], torch.tensor([0, len(p_obj)]), self.theta[i : i + 1]) * self.half[i]
             )
 
-        self.lattices = lattices_of([field.bounds for field in self.fields], self.config.lattice, sdf)
+        return lattices_of([field.bounds for field in self.fields], self.config.lattice, sdf)
+
+    def refreshed(self) -> Bundle:
+        """The same networks, with lattices made anew after parameters have learned."""
+        made = dataclasses.replace(self)
+        _ = made.lattices
+        return made
 
     def render(
         self,
@@ -204,8 +283,8 @@ class Bundle:
             return self.distances(rays, p_world, ray_indices, generator)
 
         def color(at: Crossings) -> Tensor:
-            x, ends = self.in_object(at.p_world, at.owner), ends_of(at.owner, len(self.fields))
-            return _thinned(self.look(x, ends)[0], generator)
+            x, ends = self.in_object(at.p_world, at.owner, at.frame), ends_of(at.owner, len(self.fields))
+            return thinned(self.look(x, ends)[0], generator)
 
         return render_rays(rays, intervals, distance, color, sharpness=sharpness)
 
@@ -250,7 +329,8 @@ class _Thinned(torch.autograd.Function):
         return g * (scale if g.dim() == 1 else scale[:, None]), None
 
 
-def _thinned(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def thinned(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """``x``, with gradients thinned by chance; unchanged without ``generator``."""
     if generator is None or not x.requires_grad:
         return x
     return cast(Tensor, _Thinned.apply(x, torch.rand(len(x), generator=generator)))

@@ -54,7 +54,7 @@ def first_shape(
     shape = [len(axis) for axis in axes]
     cell = np.array([float(axis[1] - axis[0]) for axis in axes])
     centers = torch.cartesian_prod(*axes).double() + trans.double()
-    support = carver.support(centers, float(cell.max()), label).view(shape).numpy()
+    support = carver.support(centers, float(cell.max()), label, surfaces.cameras).view(shape).numpy()
     reach = _REACH * max(surfaces.cell, float(cell.max()))
     near = fused(centers, surfaces.cameras, surfaces.ahead, reach).view(shape).numpy()
     distance = np.maximum(distance_to_cells(support > 0, cell), distance_from_fused(near, cell))

@@ -45,7 +45,13 @@ class Carver:
         self.measures = np.array([view.depth is not None for view in views])
         self.sights = _sights(cameras)
 
-    def support(self, centers: Float[Tensor, "n 3"], cell: float, wanted: int | None) -> Int[Tensor, "n"]:
+    def support(
+        self,
+        centers: Float[Tensor, "n 3"],
+        cell: float,
+        wanted: int | None,
+        cameras: Sequence[Camera] | None = None,
+    ) -> Int[Tensor, "n"]:
         """How many pictures show the object where each cell is; 0 for cells that the pictures rule out, or that none of them shows.
 
         Pictures that only have depth show the same everywhere: there it is 1 for cells that aren't ruled out.
@@ -54,11 +60,13 @@ class Carver:
             centers: Middles of the cells, world frame, metres, float64.
             cell: Their size, metres.
             wanted: The instance id of the object; None for any. Of no account where pictures have no ids.
+            cameras: Where the pictures' cameras stand to the object, if that moves.
         """
         count = np.zeros(len(centers), dtype=np.int64)
         layers = (self.known, self.depth, self.ids, self.opaque, self.tells, self.measures)
         number = wanted if self.has_ids and wanted is not None else _ANY
-        inputs: Any = (centers.double().numpy(), cell, number, *layers, *self.sights, count)
+        sights = self.sights if cameras is None else _sights(cameras)
+        inputs: Any = (centers.double().numpy(), cell, number, *layers, *sights, count)
         _carve(*inputs)
         return torch.from_numpy(count)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +18,21 @@ from rendering.views import Views
 _MOST_PIXELS = 10_000_000  # of larger sets an equal share of each picture is learned from
 
 
+@dataclass(frozen=True)
 class Pixels:
-    """All pixels to learn from, a row each; ``alpha`` (bytes), ``ids`` (-1 unknown) and ``depth`` (NaN unknown) may be None."""
+    """Pixels to learn from, a row each: colours and opacity in bytes, their picture, their number in it, ids (-1 unknown) and depth
+    (metres along the optical axis, NaN unknown); what no picture has is None."""
 
-    def __init__(self, views: Views) -> None:
+    rgb: Int[Tensor, "n 3"]
+    view: Int[Tensor, "n"]
+    pixel: Int[Tensor, "n"]
+    alpha: Int[Tensor, "n"] | None
+    ids: Int[Tensor, "n"] | None
+    depth: Float[Tensor, "n"] | None
+
+    @staticmethod
+    def of(views: Views) -> Pixels:
+        """All that are valid; of very large sets an equal share of each picture."""
         sizes = [view.camera.width * view.camera.height for view in views]
         share = min(1.0, _MOST_PIXELS / sum(sizes))
         generator = torch.Generator().manual_seed(0)
@@ -33,18 +47,18 @@ class Pixels:
             parts = zip(layers, rows, strict=True)
             return torch.cat([missing.expand(len(at)) if x is None else x.reshape(-1)[at] for x, at in parts])
 
-        self.rgb = torch.cat([view.stored["rgb"].reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)])
-        self.view = torch.repeat_interleave(torch.arange(len(views)), torch.tensor([len(at) for at in rows]))
-        self.pixel = torch.cat(rows)
-        self.alpha = gathered([view.stored.get("alpha") for view in views], torch.tensor(255, dtype=torch.uint8))
-        self.ids = gathered([view.ids for view in views], torch.tensor(-1, dtype=torch.int32))
-        self.depth = gathered([view.depth for view in views], torch.tensor(torch.nan))
+        return Pixels(
+            rgb=torch.cat([view.stored["rgb"].reshape(-1, 3)[at] for view, at in zip(views, rows, strict=True)]),
+            view=torch.repeat_interleave(torch.arange(len(views)), torch.tensor([len(at) for at in rows])),
+            pixel=torch.cat(rows),
+            alpha=gathered([view.stored.get("alpha") for view in views], torch.tensor(255, dtype=torch.uint8)),
+            ids=gathered([view.ids for view in views], torch.tensor(-1, dtype=torch.int32)),
+            depth=gathered([view.depth for view in views], torch.tensor(torch.nan)),
+        )
 
-    def kept(self, rows: Tensor) -> None:
-        for name in ("rgb", "view", "pixel", "alpha", "ids", "depth"):
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, value[rows])
+    def kept(self, rows: Int[Tensor, "k"]) -> Pixels:
+        """These rows alone."""
+        return dataclasses.replace(self, **{key: x[rows] for key, x in vars(self).items() if x is not None})
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -60,6 +74,12 @@ class Lenses:
         self.lens = torch.tensor([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
         self.columns = torch.tensor([c.width for c in cameras])
         self.twist = torch.zeros(len(cameras), 6)
+
+    def twisted(self, twist: Float[Tensor, "v 6"]) -> Lenses:
+        """The same with another twist."""
+        made = copy.copy(self)
+        made.twist = twist
+        return made
 
     def moved(self) -> list[SE3]:
         """The poses of the cameras, with their twists, float64."""

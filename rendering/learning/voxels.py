@@ -27,11 +27,11 @@ from rendering.camera import Camera
 from rendering.learning.hulls import Carver
 from rendering.learning.pixels import Lenses, Pixels
 
-_EMPTY = -8.0  # logit of density where carving left nothing
+EMPTY = -8.0  # logit of density where carving left nothing
 _START = -5.5  # logit of density everywhere else, at first
 _CLEAR = -6.5  # logit of density below which a vertex is let go, if its neighbours are as clear
 _PARTS = 4  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
-_STEP = 0.5  # of a cell, between the places that are looked at along a ray
+STEP = 0.5  # of a cell, between the places that are looked at along a ray
 _OPAQUE = 1e-3  # light that is left when a ray is given up
 _MOST = 512  # places with density on a ray
 _HALF = math.log(2.0)  # optical depth that stops half of the light
@@ -92,21 +92,21 @@ def learn_voxels(
         seed: Of the choice of rays.
         progress: Show a bar (on a terminal, once it takes longer than 2 s).
     """
-    voxels = _grid(carver, box, training.cells // _LEVELS[0][0])
+    voxels = voxel_grid(carver, box, training.cells // _LEVELS[0][0])
     for coarser, share in _LEVELS:
         if coarser < _LEVELS[0][0]:
-            voxels = _grid(carver, box, training.cells // coarser, voxels)
+            voxels = voxel_grid(carver, box, training.cells // coarser, voxels)
         if len(voxels.rows) == 0:
             break
         steps = max(round(share * training.steps), 1)
         train = TrainConfig(
             steps=steps, learning_rate=_RATE, final_rate=0.1, seed=seed, label="voxels", progress=progress
         )
-        voxels = _fitted(voxels, _pace(carver, voxels), pixels, lenses, training.rays, train)
+        voxels = _fitted(voxels, pace_of(carver, voxels), pixels, lenses, training.rays, train)
     return voxels
 
 
-def _grid(carver: Carver, box: Aabb, cells: int, coarse: Voxels | None = None) -> Voxels:
+def voxel_grid(carver: Carver, box: Aabb, cells: int, coarse: Voxels | None = None) -> Voxels:
     """Vertices where carving leaves something, and where a ``coarse`` field has some; its densities and colours, else the first."""
     cell = float(box.size.max()) / max(cells, 8)
     n = (box.size / cell - 1e-9).ceil().long() + 1
@@ -125,7 +125,7 @@ def _grid(carver: Carver, box: Aabb, cells: int, coarse: Voxels | None = None) -
         thinner = nn.functional.softplus(values[:, :1].double()) * (cell / coarse.cell)
         rows = torch.cat([thinner.expm1().log().float(), values[:, 1:]], 1)
     index = _numbered(occupied)
-    return Voxels(index, _leaps(index), lo, cell, rows, behind)
+    return Voxels(index, leaps_over(index), lo, cell, rows, behind)
 
 
 def _between(voxels: Voxels, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,12 +138,12 @@ def _between(voxels: Voxels, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return map_coordinates(grid, at, order=1, mode="nearest")
 
     known = map_coordinates(present.astype(np.float32), at, order=1, mode="nearest")
-    density = look(rows[:, 0], _EMPTY)
+    density = look(rows[:, 0], EMPTY)
     colors = [look(rows[:, 1 + c], 0.0) / known.clip(min=1e-4) for c in range(3)]
     return np.stack([density, *colors]), known
 
 
-def _pace(carver: Carver, voxels: Voxels) -> Float[Tensor, "n 1"]:
+def pace_of(carver: Carver, voxels: Voxels) -> Float[Tensor, "n 1"]:
     """How fast each row learns: in proportion to the pictures that its vertex is in, so that fog before a single camera doesn't
     explain what that camera sees (Sun, Sun, Chen, as above)."""
     count = carver.shown(torch.from_numpy(np.argwhere(voxels.index >= 0) * voxels.cell + voxels.lo)).float()
@@ -170,7 +170,7 @@ def _fitted(
         else:
             back = torch.rand(rays, 3, generator=generator)
             want = torch.lerp(back, want, pixels.alpha[k, None].float() / 255)
-        return _SquaredError.apply(rows, back, voxels, o, d, want, jitter, _DECIDE)  # pyright: ignore[reportReturnType]
+        return SquaredError.apply(rows, back, voxels, o, d, want, jitter, _DECIDE)  # pyright: ignore[reportReturnType]
 
     fit([moved, behind], loss_fn, train)
     rows = first + pace * moved
@@ -186,12 +186,12 @@ def _numbered(occupied: np.ndarray) -> np.ndarray:
 def _without_the_clear(voxels: Voxels) -> Voxels:
     """Without vertices that light passes, as it does all around them."""
     index = voxels.index
-    depth = np.where(index >= 0, voxels.rows.detach().numpy()[index, 0], _EMPTY)
+    depth = np.where(index >= 0, voxels.rows.detach().numpy()[index, 0], EMPTY)
     index = np.where(maximum_filter(depth, 3) < _CLEAR, np.int32(-1), index)
-    return voxels._replace(index=index, leap=_leaps(index))
+    return voxels._replace(index=index, leap=leaps_over(index))
 
 
-def _leaps(index: np.ndarray) -> np.ndarray:
+def leaps_over(index: np.ndarray) -> np.ndarray:
     n = [size - 1 for size in index.shape]
     corners = [index[a : a + n[0], b : b + n[1], c : c + n[2]] for a in (0, 1) for b in (0, 1) for c in (0, 1)]
     empty = np.max(corners, axis=0) < 0
@@ -200,7 +200,7 @@ def _leaps(index: np.ndarray) -> np.ndarray:
     return np.asarray(distance_transform_cdt(empty, "chessboard")).clip(0, 255).astype(np.uint8)
 
 
-class _SquaredError(torch.autograd.Function):
+class SquaredError(torch.autograd.Function):
     """Mean squared error of the colours of rays, plus ``decide`` thirds of the mean entropy of the light that passes all (of it
     and of the rest, natural logarithm): a ray shall meet something, or nothing. Gradients to the rows and to what is behind."""
 
@@ -271,7 +271,7 @@ def _corners(o, d, t, lo, cell, index, leap, corner, share):
     far = leap[i, j, k]
     if far > 0:
         most = max(abs(d[0]), abs(d[1]), abs(d[2]))
-        return 1 + int((far - 1) / (_STEP * most))
+        return 1 + int((far - 1) / (STEP * most))
     u, v, w = u - i, v - j, w - k
     q = 0
     for a in range(2):
@@ -295,11 +295,11 @@ def _learn(origin, direction, want, back, jitter, decide, index, leap, lo, cell,
     for ray in range(len(origin)):
         o, d = origin[ray], direction[ray]
         enter, leave = _span(o, d, lo, cell, index.shape)
-        t, n, light = enter + _STEP * cell * jitter[ray], 0, 1.0
+        t, n, light = enter + STEP * cell * jitter[ray], 0, 1.0
         seen[:] = 0.0
         while t < leave and n < _MOST and light > _OPAQUE:
             leaps = _corners(o, d, t, lo, cell, index, leap, corner[n], share[n])
-            t += _STEP * cell * max(leaps, 1)
+            t += STEP * cell * max(leaps, 1)
             if leaps:
                 continue
             depth, known = 0.0, 0.0
@@ -313,7 +313,7 @@ def _learn(origin, direction, want, back, jitter, decide, index, leap, lo, cell,
                         rgb[n, c] += share[n, q] * rows[row, 1 + c]
             if known < 1e-4:
                 continue
-            e = math.exp(min(depth + (1 - known) * _EMPTY, 30.0))
+            e = math.exp(min(depth + (1 - known) * EMPTY, 30.0))
             passed = 1 / (1 + e)  # exp(-softplus)
             if passed > 1 - 1e-5:
                 continue
@@ -359,7 +359,7 @@ def _stops(origin, direction, index, leap, lo, cell, rows, out):
         corner, share = np.empty(8, np.int32), np.empty(8, np.float32)
         o, d = origin[ray], direction[ray]
         enter, leave = _span(o, d, lo, cell, index.shape)
-        step = _STEP * cell
+        step = STEP * cell
         t, passed = enter + 0.5 * step, 0.0
         out[ray] = np.inf
         while t < leave:
@@ -369,7 +369,7 @@ def _stops(origin, direction, index, leap, lo, cell, rows, out):
                 continue
             depth = 0.0
             for q in range(8):
-                depth += share[q] * (rows[corner[q], 0] if corner[q] >= 0 else _EMPTY)
+                depth += share[q] * (rows[corner[q], 0] if corner[q] >= 0 else EMPTY)
             more = math.log1p(math.exp(min(depth, 30.0)))
             if passed + more > _HALF:
                 out[ray] = t + step * ((_HALF - passed) / more - 0.5)

@@ -14,10 +14,13 @@ from objects import SE3, SirenField
 from objects.aabb import Aabb
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
-from rendering.learning.bundle import _thinned
+from rendering.learning.bundle import thinned
 from rendering.learning.first_shapes import boxes_of
-from rendering.learning.fit import Learner, _observe
+from rendering.learning.fit import finish_views
 from rendering.learning.hulls import Carver, distance_from_fused, fused, measured_ahead
+from rendering.learning.losses import depth_loss, id_loss, overlap_loss
+from rendering.learning.stages import carve_first_shapes, learn_volumes, polish_colors
+from rendering.learning.state import observe, start
 from rendering.learning.voxels import VoxelTraining
 from rendering.sampling import route
 
@@ -173,20 +176,17 @@ def test_an_object_that_is_hidden_gets_no_gradient_from_the_pictures_that_hide_i
         Aabb(torch.tensor([0.8, -1.1, -1.1]), torch.tensor([1.2, 1.1, 1.1])),
         Aabb(-0.4 * torch.ones(3), 0.4 * torch.ones(3)),
     ]
-    learner = Learner(views, boxes, [0, 1], config)
-    learner.start(progress=False)
-    learner.nets.refresh()
-    learner.nets.theta.requires_grad_()
-    px = learner.pixels
+    state = carve_first_shapes(start(views, boxes, [0, 1], config), progress=False)
+    theta = state.nets.theta.requires_grad_()
+    px = state.pixels
     rows = (px.view == 0).nonzero()[:, 0]
-    o, d, length = learner.lenses.rays(px.view[rows], px.pixel[rows])
-    seen = learner.nets.render(
-        route(o, d, learner.nets.transforms), learner.sharpness(0), torch.full((len(rows), 16), 0.5)
-    )
-    want = px.rgb[rows].float() / 255
-    loss = (seen.rgb - want).square().sum() + learner._id_loss(seen, px.ids[rows])
-    loss = loss + learner._depth_loss(seen, px.depth[rows] * length, px.ids[rows])
-    gradient = torch.autograd.grad(loss, [learner.nets.theta])[0].norm(dim=1)
+    rays, length = state.rays(rows)
+    seen = state.nets.render(rays, state.sharpness(0), torch.full((len(rows), 16), 0.5))
+    want, size, half = px.rgb[rows].float() / 255, state.nets.size, state.nets.half
+    loss = (seen.rgb - want).square().sum() + id_loss(seen, px.ids[rows], state.labels, size)
+    band = config.depth_band * float(half.min())
+    loss = loss + depth_loss(seen, px.depth[rows] * length, px.ids[rows], state.labels, half, band)
+    gradient = torch.autograd.grad(loss, [theta])[0].norm(dim=1)
     assert float(gradient[0]) > 0
     assert float(gradient[1]) < 1e-4 * float(gradient[0])
 
@@ -198,30 +198,79 @@ def test_thinned_gradients_are_right_on_average(shape):
     x = torch.zeros(shape, requires_grad=True)
     total, dropped = torch.zeros(shape), 0.0
     for _ in range(2000):
-        (got,) = torch.autograd.grad(_thinned(x, generator), x, wanted)
+        (got,) = torch.autograd.grad(thinned(x, generator), x, wanted)
         total += got
         dropped += float((got.reshape(400, -1) == 0).all(1).float().mean())
     assert dropped / 2000 > 0.5
     error = (total / 2000 - wanted).norm() / wanted.norm()
     assert float(error) < 0.1  # falls with the root of the number of draws
-    assert _thinned(x, None) is x
+    assert thinned(x, None) is x
 
 
 def test_objects_that_share_space_are_pushed_apart():
     views = seen_by(things(), cameras(4), depth=True, ids=True)
     box = Aabb(-0.5 * torch.ones(3), 0.5 * torch.ones(3))
-    learner = Learner(views, [box, box], [0, 1], SMALL)
-    o, d, _ = learner.lenses.rays(learner.pixels.view[:64], learner.pixels.pixel[:64])
-    learner.nets.theta[1] = learner.nets.theta[0]  # the same solid twice
-    learner.nets.theta[:, -1] -= 0.3  # with an inside
-    learner.nets.refresh()
-    learner.nets.theta.requires_grad_()
-    loss = learner._overlap_loss(
-        learner.nets.render(route(o, d, learner.nets.transforms), 50.0, torch.full((64, 16), 0.5))
-    )
+    state = start(views, [box, box], [0, 1], SMALL)
+    theta = state.nets.theta
+    theta[1] = theta[0]  # the same solid twice
+    theta[:, -1] -= 0.3  # with an inside
+    theta.requires_grad_()
+    rays, _ = state.rays(torch.arange(64))
+    seen = state.nets.refreshed().render(rays, 50.0, torch.full((64, 16), 0.5))
+    loss = overlap_loss(seen.distances, state.labels, state.nets.size)
     assert float(loss.detach()) > 0
-    gradient = torch.autograd.grad(loss, [learner.nets.theta])[0]
+    gradient = torch.autograd.grad(loss, [theta])[0]
     assert float(gradient[:, -1].max()) < 0  # more distance, less overlap
+
+
+def test_an_object_that_moves_while_it_is_filmed_is_learned_and_rendered_where_it_stands():
+    """A box that is carried and turned about the ball, its poses known; each picture is of one of four times."""
+    still, shots, frames = things(), cameras(), [i % 4 for i in range(16)]
+    path = SE3.stack(
+        [
+            SE3.from_translation((0.45 - 0.1 * f, 0.3 * f - 0.4, 0.2 + 0.05 * f))
+            @ SE3.from_axis_angle((0.2, 0.1, 1.0), 0.5 * f + 0.3)
+            for f in range(4)
+        ]
+    )
+    scenes = [[still[0], still[1], still[2].with_pose(path[f])] for f in range(4)]
+    views = Views([seen_by(scenes[f], [c], depth=True, ids=True)[0] for c, f in zip(shots, frames, strict=True)])
+    boxes = [
+        Aabb((-1.1, -1.1, -0.3), (1.1, 1.1, 0.1)),
+        Aabb((-0.75, -0.35, -0.05), (-0.05, 0.35, 0.65)),
+        Aabb((-0.25, -0.3, -0.25), (0.25, 0.3, 0.25)),
+    ]
+    centers = torch.stack([box.center for box in boxes[:2]]).double()
+    poses = SE3.stack([*(SE3.from_translation(c.expand(4, 3)) for c in centers), path])
+    state = start(views, boxes, [0, 1, 2], SMALL, T_world_obj=poses, frames=frames)
+    state = learn_volumes(carve_first_shapes(state, progress=False), progress=False)
+    learned = finish_views(state, progress=False)
+    camera = Camera.look_at((1.6, -1.7, 1.5), (0.0, 0.0, 0.15), 40, 30, 45.0)
+    for f in range(4):
+        want = render(Composite(scenes[f]), camera, config=RenderConfig(antialias=1), progress=False)
+        now = Composite(learned.instances).with_poses(range(3), poses[:, f])
+        got = render(now, camera, config=RenderConfig(background=learned.background), progress=False)
+        assert float((got.owner == want.owner).float().mean()) > 0.95
+        assert psnr(got.rgb, want.rgb) > 20
+        rays = camera.rays()
+        routed = route(rays.origins.float(), rays.directions.float(), state.nets.transforms, torch.full((1200,), f))
+        seen = state.nets.render(routed, learned.sharpness, torch.full((1200, 14), 0.5))
+        volume = seen.rgb + (1 - seen.opacity[:, None]) * state.background.sigmoid()
+        assert psnr(volume.detach().view(30, 40, 3), want.rgb) > 20
+
+
+def test_frames_in_which_nothing_moves_change_no_bit():
+    views = seen_by(things(), cameras(6), depth=True, ids=True)
+    config = dataclasses.replace(SMALL, steps=5, rays=64, lattice=16, hull_steps=5)
+    boxes, labels = boxes_of(views)
+    still = SE3.from_translation(torch.stack([box.center for box in boxes]).float().double()[:, None].expand(-1, 3, 3))
+    found = []
+    for options in ({}, {"T_world_obj": still, "frames": [0, 1, 2, 2, 1, 0]}):
+        state = carve_first_shapes(start(views, boxes, labels, config, **options), progress=False)
+        found.append(learn_volumes(state, progress=False))
+        assert not found[-1].nets.moves
+    a, b = (polish_colors(state, progress=False).nets for state in found)
+    assert torch.equal(a.theta, b.theta) and torch.equal(a.color, b.color)
 
 
 def test_cameras_that_stand_wrong_are_put_right():
@@ -435,7 +484,7 @@ def test_a_surface_that_only_pixels_that_arent_valid_show_was_not_seen():
     for columns in (40, 20, 0):
         valid = torch.zeros(30, 40, dtype=torch.bool)
         valid[:, :columns] = True
-        _observe([Instance("thing", field, SE3.identity())], [camera], [valid])
+        observe([Composite([Instance("thing", field, SE3.identity())])], [camera], [valid])
         seen.append(int((field.observed > 0).sum()))
     assert seen[0] > seen[1] > seen[2] == 0
 

@@ -15,16 +15,16 @@ from rendering import Camera, RenderConfig, View, Views, render
 from rendering.learning.hulls import Carver, fused
 from rendering.learning.pixels import Lenses, Pixels
 from rendering.learning.voxels import (
-    _EMPTY,
-    _STEP,
+    EMPTY,
+    STEP,
+    SquaredError,
     Voxels,
     VoxelTraining,
-    _grid,
-    _leaps,
-    _pace,
-    _SquaredError,
     depths,
+    leaps_over,
     learn_voxels,
+    pace_of,
+    voxel_grid,
 )
 
 
@@ -37,7 +37,7 @@ def small_field() -> Voxels:
     index[occupied] = np.arange(occupied.sum())
     rows = torch.from_numpy(rng.normal(size=(int(occupied.sum()), 4)).astype(np.float32))
     rows[:, 0] -= 1
-    return Voxels(index, _leaps(index), np.array([-0.4, -0.35, -0.45]), 0.1, rows, torch.zeros(3))
+    return Voxels(index, leaps_over(index), np.array([-0.4, -0.35, -0.45]), 0.1, rows, torch.zeros(3))
 
 
 def rays_at(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,18 +54,18 @@ def plainly(voxels: Voxels, rows: torch.Tensor, back: torch.Tensor, o, d, jitter
     out, light_left = [], []
     for r in range(len(o)):
         a, b = (lo - o[r]) / d[r], (lo + cell * (torch.tensor(shape) - 1) - o[r]) / d[r]
-        t = float(torch.minimum(a, b).max().clamp(min=0)) + _STEP * cell * float(jitter[r])
+        t = float(torch.minimum(a, b).max().clamp(min=0)) + STEP * cell * float(jitter[r])
         end, light, color = float(torch.maximum(a, b).min()), torch.ones(()).double(), torch.zeros(3).double()
         while t < end:
             p = (o[r] + t * d[r] - lo) / cell
             base = p.long().clamp(min=0).minimum(torch.tensor(shape) - 2)
-            f, t = p - base, t + _STEP * cell
+            f, t = p - base, t + STEP * cell
             depth, known, logits = torch.zeros(()).double(), 0.0, torch.zeros(3).double()
             for corner in np.ndindex(2, 2, 2):
                 which = torch.tensor(corner)
                 w = torch.where(which == 1, f, 1 - f).prod()
                 row = int(index[tuple((base + which).tolist())])
-                depth = depth + w * (rows[row, 0] if row >= 0 else _EMPTY)
+                depth = depth + w * (rows[row, 0] if row >= 0 else EMPTY)
                 if row >= 0:
                     known, logits = known + w, logits + w * rows[row, 1:]
             if known > 1e-4:
@@ -85,7 +85,7 @@ def test_colours_and_gradients_are_those_of_plain_quadrature(decide):
     back, want = torch.rand(40, 3, generator=generator), torch.rand(40, 3, generator=generator)
     jitter = torch.rand(40, generator=generator)
     rows, behind = voxels.rows.clone().requires_grad_(), back.clone().requires_grad_()
-    loss = _SquaredError.apply(rows, behind, voxels, o, d, want, jitter, decide)
+    loss = SquaredError.apply(rows, behind, voxels, o, d, want, jitter, decide)
     got = torch.autograd.grad(loss, [rows, behind])
     rows64, back64 = voxels.rows.double().requires_grad_(), back.double().requires_grad_()
     colors, light = plainly(voxels, rows64, back64, o.double(), d.double(), jitter)
@@ -105,8 +105,8 @@ def test_leaps_pass_over_nothing():
     o, d = rays_at(500)
     back, want, jitter = torch.rand(3, 500, 3, generator=torch.Generator().manual_seed(0))
     args = (o, d, want, jitter[:, 0].contiguous())
-    fast = _SquaredError.apply(voxels.rows, back, voxels, *args)
-    torch.testing.assert_close(fast, _SquaredError.apply(voxels.rows, back, slow, *args), atol=1e-6, rtol=1e-5)
+    fast = SquaredError.apply(voxels.rows, back, voxels, *args)
+    torch.testing.assert_close(fast, SquaredError.apply(voxels.rows, back, slow, *args), atol=1e-6, rtol=1e-5)
 
 
 def test_half_of_the_light_is_stopped_before_a_depth():
@@ -147,7 +147,7 @@ def test_a_hollow_that_no_outline_shows_is_found():
     scene, views = bowl()
     carver, box = Carver(views), Aabb((-0.6,) * 3, (0.6, 0.6, 0.2))
     voxels = learn_voxels(
-        Pixels(views), Lenses(views.cameras), carver, box, VoxelTraining(40, 100, 4096), progress=False
+        Pixels.of(views), Lenses(views.cameras), carver, box, VoxelTraining(40, 100, 4096), progress=False
     )
     p = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)).double() * torch.tensor([1.2, 1.2, 0.8]) - 0.6
     true = scene.query(p.float()).sdf
@@ -164,7 +164,7 @@ def test_pictures_that_leave_no_place_give_no_voxels():
     views = Views([View(camera, torch.zeros(8, 8, 3), alpha=torch.zeros(8, 8))])
     box = Aabb((-0.2,) * 3, (0.2,) * 3)
     voxels = learn_voxels(
-        Pixels(views), Lenses(views.cameras), Carver(views), box, VoxelTraining(8, 5, 64), progress=False
+        Pixels.of(views), Lenses(views.cameras), Carver(views), box, VoxelTraining(8, 5, 64), progress=False
     )
     assert len(voxels.rows) == 0
     assert not torch.isfinite(depths(voxels, [camera])[0]).any()
@@ -174,8 +174,8 @@ def test_what_few_pictures_show_learns_slowly():
     places = [(2.0, 0.0, 0.0), (0.0, 2.0, 0.0), (-2.0, 0.0, 0.0), (0.0, -2.0, 0.0)]
     cameras = [Camera.look_at(p, (0.0, 0.0, 0.0), 20, 20, 30.0) for p in places]
     carver = Carver(Views([View(camera, torch.zeros(20, 20, 3)) for camera in cameras]))
-    voxels = _grid(carver, Aabb((-1.8,) * 3, (1.8,) * 3), 8)
-    pace = _pace(carver, voxels)[:, 0]
+    voxels = voxel_grid(carver, Aabb((-1.8,) * 3, (1.8,) * 3), 8)
+    pace = pace_of(carver, voxels)[:, 0]
     n = len(voxels.index)
     assert float(pace[voxels.index[n // 2, n // 2, n // 2]]) == 1.0  # in all four
     # Just before one camera; the opposite one sees it from afar.
@@ -191,7 +191,7 @@ def test_the_colour_behind_opaque_pictures_is_learned():
     sky = (0.2, 0.5, 0.8)
     views = Views([View(c, render(scene, c, config=RenderConfig(background=sky), progress=False).rgb) for c in camera])
     voxels = learn_voxels(
-        Pixels(views),
+        Pixels.of(views),
         Lenses(camera),
         Carver(views),
         Aabb((-0.3,) * 3, (0.3,) * 3),
@@ -205,10 +205,10 @@ def test_a_finer_grid_lets_as_much_light_through_as_the_coarser_one():
     """What voxels have learned at one fineness they go on with at the next: a step half as long stops half as much."""
     views, box = bowl()[1], Aabb((-0.6,) * 3, (0.6, 0.6, 0.36))
     carver = Carver(views)
-    coarse = _grid(carver, box, 20)
+    coarse = voxel_grid(carver, box, 20)
     generator = torch.Generator().manual_seed(0)
     coarse = coarse._replace(rows=torch.randn(coarse.rows.shape, generator=generator))
-    fine = _grid(carver, box, 40, coarse)
+    fine = voxel_grid(carver, box, 40, coarse)
     assert fine.cell == pytest.approx(coarse.cell / 2)
     assert len(fine.rows) > 4 * len(coarse.rows)
     at = (np.argwhere(fine.index >= 0) * fine.cell + fine.lo - coarse.lo) / coarse.cell

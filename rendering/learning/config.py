@@ -1,0 +1,87 @@
+"""How objects are learned from posed pictures, and what comes out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from compose.types import Instance
+from rendering.camera import Camera
+from rendering.learning.voxels import VoxelTraining
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How objects are learned from pictures; lengths are shares of half of the longest edge of an object's box.
+
+    Attributes:
+        width, layers, omega_first, omega_hidden: The distance network (see `SirenField`).
+        color_width, color_layers, color_omega_first: The colour network.
+        steps, rays: Training steps, and rays in each.
+        learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
+        pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
+        n_uniform, n_fine: Most boundaries of intervals on a ray: spread evenly, and where the lattices say that light is stopped.
+        sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
+        lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
+        voxels: How the voxel field is learned from which pictures without depth get first shapes.
+        hull_steps, hull_points, hull_cells: Steps in which networks learn their first shapes, places in each, shared by all
+            objects, and cells along the longest edge of a box, on which those shapes are carved.
+        polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
+            end, at the traced surfaces.
+        tint: Weight of the tint's square while colours are polished.
+        opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
+        n_eikonal: Places near surfaces, and as many all over the boxes, at which slopes are looked at in each step.
+        depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
+    """
+
+    width: int = 128
+    layers: int = 3
+    omega_first: float = 30.0
+    omega_hidden: float = 30.0
+    color_width: int = 96
+    color_layers: int = 3
+    color_omega_first: float = 90.0
+    steps: int = 6000
+    rays: int = 2048
+    learning_rate: float = 1.5e-4
+    color_rate: float = 3.0
+    pose_rate: float = 5.0
+    n_uniform: int = 4
+    n_fine: int = 10
+    sharpness: tuple[float, float] = (100.0, 500.0)
+    lattice: int = 64
+    refresh: int = 50
+    voxels: VoxelTraining = dataclasses.field(default_factory=VoxelTraining)
+    hull_steps: int = 1500
+    hull_points: int = 8192
+    polish: float = 0.25
+    polish_rate: float = 1e-3
+    tint: float = 0.01
+    hull_cells: int = 128
+    opacity: float = 0.01
+    ids: float = 0.01
+    depth: float = 1.0
+    depth_band: float = 0.02
+    eikonal: float = 0.04
+    n_eikonal: int = 512
+    overlap: float = 0.1
+
+
+class LearnedViews(NamedTuple):
+    """What pictures taught.
+
+    Args:
+        instances: Objects and background parts, where they stand; not lit, as their colours hold the light of the pictures.
+        background: sRGB where nothing is.
+        sharpness: Of the opacity at the end (1 / metres), for `render_volume`.
+        cameras: Those of the pictures, refined if that was asked for.
+        psnr_db: Of the last rays that were learned from, rendered as volumes; NaN where nobody looked.
+    """
+
+    instances: tuple[Instance, ...]
+    background: tuple[float, float, float]
+    sharpness: float
+    cameras: tuple[Camera, ...]
+    psnr_db: float = math.nan
