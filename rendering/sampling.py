@@ -41,17 +41,14 @@ class Lattices(NamedTuple):
         value: All grids one after the other, last axis fastest, float32.
         start: Where each begins in ``value``, ``[a]`` int64.
         n: Vertices along each axis, ``[a, 3]`` int64.
-        lo, hi: The boxes, ``[a, 3]`` float64.
     """
 
     value: np.ndarray
     start: np.ndarray
     n: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
 
 
-class InstanceTransforms(NamedTuple):
+class FrameTransforms(NamedTuple):
     """Where ``m`` instances stand in each of ``f`` frames, with a tree over their world boxes.
 
     Args:
@@ -143,7 +140,7 @@ def lattices_of(boxes: Sequence[Aabb], longest: int, sdf: Callable[[int, Float[T
         counts.append([len(axis) for axis in axes])
     start = np.cumsum([0, *(len(v) for v in values)])[:-1]
     value = torch.cat(values).numpy() if values else np.zeros(0, np.float32)
-    return Lattices(value, start, np.array(counts, np.int64).reshape(-1, 3), *_corners(boxes))
+    return Lattices(value, start, np.array(counts, np.int64).reshape(-1, 3))
 
 
 def lattices_of_scene(composite: Composite, longest: int = 64) -> Lattices:
@@ -158,7 +155,7 @@ def lattices_of_scene(composite: Composite, longest: int = 64) -> Lattices:
     return lattices_of([field.bounds for field, _ in assets], longest, sdf)
 
 
-def transforms_of_scene(composite: Composite) -> InstanceTransforms:
+def transforms_of_scene(composite: Composite) -> FrameTransforms:
     """Where the instances of a composite stand, as a single frame."""
     assets = _assets_of(composite)
     rows = {(id(field), time): i for i, (field, time) in enumerate(assets)}
@@ -168,18 +165,18 @@ def transforms_of_scene(composite: Composite) -> InstanceTransforms:
     trans = np.array([pose.translation.detach().numpy() for pose in poses]).reshape(1, -1, 3)
     scale = np.array([float(instance.scale) for instance in instances], np.float64)
     asset = np.array([rows[id(instance.field), instance.time] for instance in instances], np.int64)
-    return instance_transforms(rot, trans, scale, asset, [field.bounds for field, _ in assets])
+    return frame_transforms(rot, trans, scale, asset, [field.bounds for field, _ in assets])
 
 
-def instance_transforms(
+def frame_transforms(
     rot: Float[np.ndarray, "f m 3 3"],
     trans: Float[np.ndarray, "f m 3"],
     scale: Float[np.ndarray, "m"],
     asset: Int[np.ndarray, "m"],
     boxes: Sequence[Aabb],
-) -> InstanceTransforms:
+) -> FrameTransforms:
     """With a tree over the world boxes, one order for all frames (that of the first), refitted to each."""
-    lo, hi = _corners(boxes)
+    lo, hi = (np.array([getattr(box, k).double().numpy() for box in boxes]).reshape(-1, 3) for k in ("lo", "hi"))
     half = (0.5 * (hi - lo))[asset] * scale[:, None]
     middle = (rot @ (0.5 * (lo + hi)[asset] * scale[:, None])[..., None])[..., 0] + trans
     reach = (np.abs(rot) @ half[..., None])[..., 0]
@@ -190,13 +187,13 @@ def instance_transforms(
     ][1:]
     nodes = np.stack([tree.nodes for tree in trees])
     rot, trans = np.ascontiguousarray(rot), np.ascontiguousarray(trans)
-    return InstanceTransforms(rot, trans, scale, asset, lo, hi, nodes, trees[0].node_instance)
+    return FrameTransforms(rot, trans, scale, asset, lo, hi, nodes, trees[0].node_instance)
 
 
 def route(
     origins: Float[Tensor, "r 3"],
     directions: Float[Tensor, "r 3"],
-    transforms: InstanceTransforms,
+    transforms: FrameTransforms,
     frame: Int[Tensor, "r"] | None = None,
 ) -> RoutedRays:
     """Finds the boxes that rays may cross, by the tree: about the logarithm of their number for each ray.
@@ -218,7 +215,7 @@ def route(
 def sample_intervals(
     rays: RoutedRays,
     lattices: Lattices,
-    transforms: InstanceTransforms,
+    transforms: FrameTransforms,
     *,
     sharpness: float,
     jitter: Float[Tensor, "r n_uniform_plus_n_fine"],
@@ -251,7 +248,7 @@ def sample_intervals(
 
 
 def points_in_boxes(
-    p_world: Float[Tensor, "n 3"], ray_indices: Int[Tensor, "n"], rays: RoutedRays, transforms: InstanceTransforms
+    p_world: Float[Tensor, "n 3"], ray_indices: Int[Tensor, "n"], rays: RoutedRays, transforms: FrameTransforms
 ) -> tuple[Int[Tensor, "k"], Int[Tensor, "m_plus_1"]]:
     """Points along rays (``[n, 3]``, world frame, metres) within the box of each instance: their numbers, sorted by instance and
     then by point, and where those of each instance begin."""
@@ -266,11 +263,6 @@ def points_in_boxes(
 
 def _routes(rays: RoutedRays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rays.frame.numpy(), rays.offsets, rays.instance
-
-
-def _corners(boxes: Sequence[Aabb]) -> tuple[np.ndarray, np.ndarray]:
-    lo, hi = (np.array([getattr(box, k).double().numpy() for box in boxes]).reshape(-1, 3) for k in ("lo", "hi"))
-    return lo, hi
 
 
 def _assets_of(composite: Composite) -> list[tuple[Field, float | None]]:
@@ -341,13 +333,12 @@ def _pair_up(p, ray_of, frame, along, instance, transforms, point, offsets):
 
 
 @numba.njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
-def _lattice_sdf(lattices, a, x, y, z):
+def _lattice_sdf(lattices, lo, hi, a, x, y, z):
     """Trilinear, at a point of the box (object frame)."""
     n = lattices.n[a]
-    lo, hi = lattices.lo[a], lattices.hi[a]
-    u = (x - lo[0]) / (hi[0] - lo[0]) * (n[0] - 1)
-    v = (y - lo[1]) / (hi[1] - lo[1]) * (n[1] - 1)
-    w = (z - lo[2]) / (hi[2] - lo[2]) * (n[2] - 1)
+    u = (x - lo[a, 0]) / (hi[a, 0] - lo[a, 0]) * (n[0] - 1)
+    v = (y - lo[a, 1]) / (hi[a, 1] - lo[a, 1]) * (n[1] - 1)
+    w = (z - lo[a, 2]) / (hi[a, 2] - lo[a, 2]) * (n[2] - 1)
     i = min(max(int(u), 0), n[0] - 2)
     j = min(max(int(v), 0), n[1] - 2)
     k = min(max(int(w), 0), n[2] - 2)
@@ -376,7 +367,7 @@ def _sample(
     origin, direction, frame, along, instance, lattices, transforms,
     sharpness, jitter, n_uniform, steps, marks, out, count,
 ):  # fmt: skip
-    rot, trans, scale = transforms.rot, transforms.trans, transforms.scale
+    rot, trans, scale, lo, hi = transforms.rot, transforms.trans, transforms.scale, transforms.lo, transforms.hi
     n_fine = jitter.shape[1] - n_uniform
     for ray in numba.prange(len(origin)):
         # Which boxes it crosses, where, and itself in the frames of these objects.
@@ -399,10 +390,10 @@ def _sample(
                 p, q = p / scale[i], q / scale[i]
                 o[met, c], d[met, c] = p, q
                 if q == 0.0:
-                    if p < lattices.lo[a, c] or p > lattices.hi[a, c]:
+                    if p < lo[a, c] or p > hi[a, c]:
                         t1 = -1.0
                 else:
-                    near, far = (lattices.lo[a, c] - p) / q, (lattices.hi[a, c] - p) / q
+                    near, far = (lo[a, c] - p) / q, (hi[a, c] - p) / q
                     t0, t1 = max(t0, min(near, far)), min(t1, max(near, far))
             if t0 < t1:
                 which[met], enter[met], leave[met] = i, t0, t1
@@ -426,7 +417,7 @@ def _sample(
                 if enter[j] <= t <= leave[j]:
                     i = which[j]
                     x, y, z = o[j, 0] + t * d[j, 0], o[j, 1] + t * d[j, 1], o[j, 2] + t * d[j, 2]
-                    f = min(f, scale[i] * _lattice_sdf(lattices, transforms.asset[i], x, y, z))
+                    f = min(f, scale[i] * _lattice_sdf(lattices, lo, hi, transforms.asset[i], x, y, z))
             now = _log_passed(blunt * f)
             if k:
                 stopped = min(0.0, now - last)

@@ -21,10 +21,10 @@ from objects.pose import SE3
 from objects.siren import TINT_WIDTH, SirenField
 from rendering.learning.config import ViewsConfig
 from rendering.sampling import (
-    InstanceTransforms,
+    FrameTransforms,
     Lattices,
     RoutedRays,
-    instance_transforms,
+    frame_transforms,
     lattices_of,
     points_in_boxes,
     sample_intervals,
@@ -146,10 +146,10 @@ class Bundle:
         return self.rot is not None or not bool((self.trans == self.trans[:1]).all())
 
     @cached_property
-    def transforms(self) -> InstanceTransforms:
+    def transforms(self) -> FrameTransforms:
         rot, trans = self.T_world_obj.rotation().detach(), self.T_world_obj.translation.detach()
         m, boxes = len(self.fields), [field.bounds for field in self.fields]
-        return instance_transforms(
+        return frame_transforms(
             rot.transpose(0, 1).numpy(), trans.transpose(0, 1).numpy(), np.ones(m), np.arange(m), boxes
         )
 

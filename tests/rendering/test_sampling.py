@@ -11,9 +11,9 @@ from compose import Composite, Instance
 from objects import SE3, Aabb
 from objects.primitives import Sphere
 from rendering.sampling import (
-    InstanceTransforms,
+    FrameTransforms,
     RayIntervals,
-    instance_transforms,
+    frame_transforms,
     lattices_of,
     lattices_of_scene,
     points_in_boxes,
@@ -30,19 +30,19 @@ def intervals_of(scene: Composite, o: torch.Tensor, d: torch.Tensor, **options) 
 
 def scattered(
     m: int = 60, frames: int = 3
-) -> tuple[InstanceTransforms, list[Aabb], torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[FrameTransforms, list[Aabb], torch.Tensor, torch.Tensor, torch.Tensor]:
     """Instances of two boxes, turned and scaled, elsewhere in each frame; and rays through them, each of some frame."""
     g = torch.Generator().manual_seed(0)
     boxes = [Aabb((-0.1, -0.2, -0.3), (0.2, 0.2, 0.1)), Aabb((-0.2,) * 3, (0.2,) * 3)]
     poses = SE3(torch.randn(frames, m, 4, generator=g).double(), 2 * torch.rand(frames, m, 3, generator=g).double() - 1)
     scale, asset = (0.5 + torch.rand(m, generator=g)).double().numpy(), np.arange(m) % 2
-    transforms = instance_transforms(poses.rotation().numpy(), poses.translation.numpy(), scale, asset, boxes)
+    transforms = frame_transforms(poses.rotation().numpy(), poses.translation.numpy(), scale, asset, boxes)
     o = 4 * torch.nn.functional.normalize(torch.randn(300, 3, generator=g), dim=-1)
     d = torch.nn.functional.normalize(torch.rand(300, 3, generator=g) - 0.5 - o, dim=-1)
     return transforms, boxes, o, d, torch.randint(frames, (300,), generator=g)
 
 
-def in_box(p: torch.Tensor, i: int, frame: int, transforms: InstanceTransforms) -> torch.Tensor:
+def in_box(p: torch.Tensor, i: int, frame: int, transforms: FrameTransforms) -> torch.Tensor:
     rot, trans = (torch.from_numpy(x[frame, i]) for x in transforms[:2])
     p_obj = ((p.double() - trans) @ rot / transforms.scale[i]).numpy()
     a = transforms.asset[i]
@@ -84,7 +84,7 @@ def test_samples_in_a_frame_are_those_of_a_scene_that_stands_so():
     options = {"sharpness": 100.0, "n_uniform": 3, "jitter": torch.full((300, 9), 0.5)}
     moving = sample_intervals(route(o, d, transforms, frame), lattices, transforms, **options)
     for f in range(3):
-        still = instance_transforms(transforms.rot[f : f + 1], transforms.trans[f : f + 1], *transforms[2:4], boxes)
+        still = frame_transforms(transforms.rot[f : f + 1], transforms.trans[f : f + 1], *transforms[2:4], boxes)
         found = sample_intervals(route(o, d, still), lattices, still, **options)
         kept, of = frame[moving.ray_indices] == f, frame[found.ray_indices] == f
         assert torch.equal(moving.ray_indices[kept], found.ray_indices[of])
