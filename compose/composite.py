@@ -375,10 +375,10 @@ class Composite:
         gradients to weights and poses; its distances are true only near surfaces.
 
         Exact solids (primitives, placed or not) are exact; of other fields distances are true to a thousandth of the diagonal
-        of their box (`compose.surfaces.TOLERANCE`) but for a few in 10,000, and for parts of them that are thinner than 1/200 of
-        it. The surface of a field is made when a question first comes near it (seconds of one core, up to 30 on a busy machine),
-        and kept in the cache folder. Inside of solids the distance is minus that to the surface of the solid in which the point
-        lies deepest.
+        of their box (`compose.surfaces.TOLERANCE`) but for two points in 10,000, by sharp rims, of which up to two thousandths
+        are cut off, and for parts that are thinner than 1/200 of the box. The surface of a field is made when a question
+        first comes near it (some seconds of one core), and kept in the cache folder; answers don't depend on what was asked before.
+        Inside of solids the distance is minus that to the surface of the solid in which the point lies deepest.
 
         Returns:
             Sample in float64, without graph. In a scene without surfaces: inf, -1, NaN and zeros.

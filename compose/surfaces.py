@@ -1,10 +1,10 @@
 """The surface of each asset for questions of distance: exact solids by formula, all others as triangles in a tree, and an octree
 of polynomials of their distances (`compose.cpu.pieces`), so that the tree is seldom asked.
 
-The triangles are the field's zero set: marching cubes with vertices moved onto it (`objects.meshing`), of ``1 / _CELLS`` of the
-longest edge, then made fewer where it is flat (manifold3d). Together they stray from the zero set by less than `TOLERANCE` of
-the box diagonal but for places thinner than a cell. Set operations of exact solids are cut sharp from meshes of their parts, as
-marching cubes would cut off their edges. What was made is kept in the cache folder.
+The triangles are the field's zero set: marching cubes with vertices moved onto it (`objects.meshing`, here with the fused kernel
+for SIRENs), of ``1 / _CELLS`` of the longest edge, then made fewer where it is flat (manifold3d). Together they stray from the zero
+set by less than `TOLERANCE` of the box diagonal but for places thinner than a cell and for sharp rims, which are cut off by up to
+half a cell. Set operations of exact solids are cut sharp from meshes of their parts. What was made is kept in the cache folder.
 
 The tree of an asset is implicit, like that of `compose.cpu.bvh`: node ``k`` has children ``2k`` and ``2k + 1``. As triangles are
 halved evenly, node ``i`` of depth ``d`` holds those from ``i t >> d`` to ``(i + 1) t >> d`` of all ``t``.
