@@ -141,7 +141,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
     names = list(rows[0])
-    cells = [names] + [[_shown(row[name]) for name in names] for row in rows]
+    cells = [names] + [[shown(row[name]) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     right = [isinstance(rows[0][name], int | float) and "meaning" not in names for name in names]
     return "\n".join(
@@ -152,18 +152,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return " x ".join(map(_shown, value))
+        return " x ".join(map(shown, value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # -- main ------------------------------------------------------------------------------------------------------------
 
 
-_OUT_OF_MEMORY = (
+OUT_OF_MEMORY = (
     "not enough memory; a further object of a kind takes about 1 KB, each kind about 200 KB, a picture 50 bytes a pixel: "
     "give fewer objects, a smaller picture, or a machine with more"
 )
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as torch says it
             raise
-        print(f"sirenscape: {_OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"sirenscape: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         message = str(error)

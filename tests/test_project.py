@@ -151,11 +151,8 @@ KNOWN_PRIVATE: dict[str, str] = {
     "benchmarks/scale.py": "_assets _ray_arrays _stand _tiled _to_object _traced",
     "compose/cells.py": "_version",
     "compose/contact.py": "_assets _box_hi _box_lo _sdf _stand _tree",
-    "scenes/graph.py": "_above _check_free _children _commit _handed_over _id _new_place _nodes _set _sorted _subtree _tree _view",
-    "scenes/io/scene_folder.py": "_apply _check _nodes _redo _undo",
-    "scenes/node_view.py": "_nodes",
-    "scenes/places.py": "_commit _id _names _nodes _subtree _world",
-    "scenes/questions.py": "_box_hi _box_lo _id _is_hidden _names _nodes _sorted _subtree _view _world",
+    "scenes/poses.py": "_names",
+    "scenes/questions.py": "_box_hi _box_lo _names",
     "scenes/settle.py": "_box_hi _box_lo _columns _names _stand _times",
     "scenes/view.py": "_assets _stand",
     "tests/compose/test_batch.py": "_groups",
@@ -167,9 +164,7 @@ KNOWN_PRIVATE: dict[str, str] = {
     "tests/objects/test_setops.py": "_smooth_min",
     "tests/rendering/learning/test_learning.py": "_depth_loss _id_loss _observe _overlap_loss _thinned",
     "tests/rendering/learning/test_voxels.py": "_EMPTY _STEP _SquaredError _grid _leaps _pace",
-    "tests/scenes/io/test_scene_folder.py": "_nodes _sorted",
-    "tests/scenes/test_cli.py": "_OUT_OF_MEMORY _shown",
-    "tests/scenes/test_graph.py": "_apply _assets _children _nodes _redo _tree",
+    "tests/scenes/test_graph.py": "_assets",
 }
 KNOWN_LARGE: dict[str, str] = {
     "compose/cells.py": "file",
@@ -177,17 +172,14 @@ KNOWN_LARGE: dict[str, str] = {
     "compose/composite.py": "file",
     "compose/contact.py": "file",
     "compose/cpu/ray_kernels.py": "file",
-    "examples/thousand.py": "file",
     "objects/fitting.py": "file",
     "objects/points.py": "fit_points",
     "objects/siren.py": "SirenField.__init__",
     "rendering/learning/fit.py": "file",
     "rendering/render.py": "render",
-    "scenes/io/scene_folder.py": "file",
-    "scenes/verbs.py": "file",
 }
-# What named tuples offer under such names is public.
-PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
+# What named tuples and `os` offer under such names is public.
+PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}
 
 
 def executed_imports(source: str) -> frozenset[str]:

@@ -167,7 +167,7 @@ def test_help_of_a_verb_lists_every_key_with_default_and_meaning(capsys, argumen
     for key, value in yaml.safe_load((paths.CONFIGS / "fit.yaml").read_text()).items():
         (line,) = [line for line in lines if line.split()[:1] == [key]]
         words = line.split()
-        assert value in (None, []) or words[1] == cli._shown(value)
+        assert value in (None, []) or words[1] == cli.shown(value)
         assert len(words) > 3, f"{key} has no meaning in configs/fit.yaml"
 
 
@@ -203,11 +203,11 @@ def test_the_version_is_that_of_the_distribution(capsys):
     [
         (ValueError("a: expected\n  b, got c"), 2, "sirenscape: a: expected b, got c\n"),
         (OSError(28, "No space left on device", "x.bin"), 2, "sirenscape: x.bin: No space left on device\n"),
-        (MemoryError(), 2, f"sirenscape: {cli._OUT_OF_MEMORY}\n"),
+        (MemoryError(), 2, f"sirenscape: {cli.OUT_OF_MEMORY}\n"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
             2,
-            f"sirenscape: {cli._OUT_OF_MEMORY}\n",
+            f"sirenscape: {cli.OUT_OF_MEMORY}\n",
         ),
         (KeyboardInterrupt(), 130, "sirenscape: stopped; the same command goes on where it was\n"),
     ],
