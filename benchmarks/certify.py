@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.compose import say
 from benchmarks.scale import assets
+from benchmarks.timing import say
 from compose.batch import FieldBatch
 from compose.cells import AssetCells, build_cells
 from compose.certify import Weights, certified_sign, weights_of

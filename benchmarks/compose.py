@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numba
 import torch
 from torch import Tensor
 
+from benchmarks.timing import median_ms, say
 from compose import Composite, Hits, Instance, Rays
 from compose.batch import FieldBatch
 from compose.reference import in_double, query_reference, trace_reference
@@ -33,21 +33,6 @@ COUNTS = (1, 10, 100, 1000)
 WIDTH, HEIGHT = 320, 240
 SAMPLE_RAYS = {1: 2000, 10: 1000, 100: 300}  # held against the reference; it grows with the number of instances
 SPACING = 1.0  # metres between neighbours; objects are about 0.4 to 1 m across
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-def median_ms(run: Callable[[], object], repeats: int = 5) -> float:
-    """Median time of a call in milliseconds, after one that compiles and fills caches."""
-    run()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
 
 
 def learned(shape: Field, seed: int) -> SirenField:

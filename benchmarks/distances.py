@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import igl
@@ -24,7 +22,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from benchmarks.compose import say
+from benchmarks.timing import median_ms, processor, say
 from compose import Composite, Instance
 from objects import SE3, Box, Field, Sphere, fit_meshes
 
@@ -35,12 +33,6 @@ SIZE = 0.2  # longest edge of a learned object, metres
 OFF = 1e-3  # metres: an error that counts
 GRIDS = (32, 64, 128)
 FINE = 1 / 10_000  # tolerance of the meshes that are the truth, of the longest edge
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def placed(fields: Sequence[Field], m: int, spread: float, seed: int) -> list[Instance]:
@@ -103,16 +95,6 @@ def compared(instances: list[Instance], margin: float) -> dict[str, dict[str, fl
             "gradient_most": float(length.max()),
         }
     return rows
-
-
-def median_ms(run: Callable[[], object], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
 
 
 def times(instances: list[Instance], margin: float, repeats: int) -> dict[str, float]:

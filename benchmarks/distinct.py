@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.compose import say
-from benchmarks.scale import HEIGHT, WIDTH, best_ms
+from benchmarks.scale import HEIGHT, WIDTH
+from benchmarks.timing import best_ms, say
 from compose import Composite, Instance
 from objects import SE3
 from rendering import Camera, RenderConfig, render

@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.timing import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST = 600  # characters of a message
 SECONDS = 10.0
@@ -153,12 +155,6 @@ def run(cases: list[tuple[str, int]], seed: int, out: Path, bar: tqdm) -> list[d
         bar.update()
     worker.stop()
     return rows
-
-
-def processor() -> str:
-    """The name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def main() -> None:

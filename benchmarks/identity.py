@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.compose import disagreements, say
+from benchmarks.compose import disagreements
 from benchmarks.scale import HEIGHT, SIZES, WIDTH, assets, scene_of, view
+from benchmarks.timing import say
 from compose import Composite, Hits, Instance, Rays
 from compose.batch import FieldBatch
 from compose.reference import in_double, trace_reference

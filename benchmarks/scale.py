@@ -15,7 +15,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +25,8 @@ import trimesh
 from PIL import Image, ImageDraw
 from skimage.measure import marching_cubes
 
-from benchmarks.compose import disagreements, say
+from benchmarks.compose import disagreements
+from benchmarks.timing import best_ms, say
 from compose import Composite, Instance, Rays
 from compose.batch import FieldBatch
 from compose.composite import _ray_arrays
@@ -43,17 +44,6 @@ WIDTH, HEIGHT = 320, 240
 SAMPLE = {1: 1000, 10: 500, 100: 300, 1000: 200, 10_000: 60}  # rays held against the reference
 SPACING = 1.0  # metres between neighbours; objects are about 0.7 m across
 EMBREE_AT, EMBREE_CELLS = 1000, 64
-
-
-def best_ms(run: Callable[[], object], repeats: int = 5) -> float:
-    """Shortest time of a call in milliseconds, after one that compiles and fills caches: other work on the machine only adds."""
-    run()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - began))
-    return min(times)
 
 
 def assets(n: int, config: FitConfig | None = None) -> list[SirenField]:

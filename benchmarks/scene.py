@@ -18,17 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.timing import timed_ms
 from objects import SE3, Box, Field, Sphere
 from scenes import SceneGraph, Track, load_scene, save_scene
 
 SIZES = (100, 10_000)
 EDITS = 1000
-
-
-def timed_ms(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return 1e3 * (time.perf_counter() - began)
 
 
 def build(nodes: int, fields: list[Field]) -> SceneGraph:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from benchmarks.compose import say
+from benchmarks.timing import say
 from compose import Composite
 from compose.segments import segment_reduce, torch_scatter_available
 from examples.posed import make, shipped_meshes
