@@ -19,10 +19,11 @@ import numpy as np
 
 from benchmarks.scale import assets
 from benchmarks.timing import say
+from compose.asset_cells import AssetCells
 from compose.batch import FieldBatch
-from compose.cells import AssetCells, build_cells
+from compose.cells import build_cells
 from compose.certify import Weights, certified_sign, weights_of
-from compose.cpu.siren_kernel import siren_surface
+from compose.cpu import surface
 from objects import FitConfig, SirenField
 
 EDGES = {4: "1/32", 2: "1/64", 1: "1/128"}  # of boxes, in cells
@@ -76,7 +77,7 @@ def steepest(field: SirenField, lo: np.ndarray, cells: AssetCells) -> float:
     nets = FieldBatch([field]).nets
     inner = np.argwhere(np.ones([3] * 3, dtype=bool)) / 2
     p = (lo + (np.argwhere(stated(cells) == 0)[:, None] + inner) * cells.cell).reshape(-1, 3)
-    gradient = siren_surface(nets, np.zeros(len(p), dtype=np.int64), p, distance=True, gradient=True)[1]
+    gradient = surface(nets, np.zeros(len(p), dtype=np.int64), p, distance=True, gradient=True)[1]
     return float(np.linalg.norm(gradient, axis=1).max(initial=0.0))
 
 

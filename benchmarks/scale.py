@@ -27,12 +27,11 @@ from skimage.measure import marching_cubes
 
 from benchmarks.compose import disagreements
 from benchmarks.timing import best_ms, say
-from compose import Composite, Instance, Rays
+from compose import Composite, Instance, Rays, cpu
 from compose.batch import FieldBatch
-from compose.composite import _ray_arrays
-from compose.cpu.ray_kernels import Asked
-from compose.cpu.siren_kernel import siren_surface
-from compose.cpu.trace import collect
+from compose.composite import ray_arrays
+from compose.cpu.tiles import RayQuery
+from compose.cpu.tracing import collect
 from compose.reference import in_double, trace_reference
 from objects import SE3, Field, FitConfig, SirenField, fit_meshes
 from rendering import Camera, RenderConfig, render
@@ -85,8 +84,8 @@ def view(m: int) -> Camera:
 
 def parts_ms(scene: Composite, rays: Rays) -> dict[str, float]:
     """Shortest times of finding candidates (tree and cells), and of the rest of a trace (searching them with the networks)."""
-    traced = scene._traced[0]
-    asked = Asked._make([*_ray_arrays(rays), 1.0, False])
+    traced = scene.traced
+    asked = RayQuery._make([*ray_arrays(rays), 1.0, False])
     whole, candidates = best_ms(lambda: scene.trace(rays), 10), best_ms(lambda: collect(traced, asked), 10)
     return {"trace_ms": whole, "candidates_ms": candidates, "search_ms": whole - candidates}
 
@@ -168,15 +167,17 @@ def embree(
 
     one = best_ms(lambda: stage.run(o, d, query="DISTANCE"))
     two = best_ms(cast)
-    order = torch.from_numpy(scene._stand.asset)[owner].sort(stable=True).indices
-    asset = torch.from_numpy(scene._stand.asset)[owner][order].numpy()
-    p_obj = scene._to_object(points, owner)[0].detach()[order].numpy()
-    nets = scene._assets.batch.nets
+    order = torch.from_numpy(scene.arrays.transforms.asset)[owner].sort(stable=True).indices
+    asset = torch.from_numpy(scene.arrays.transforms.asset)[owner][order].numpy()
+    p_obj = cpu.to_object(scene.arrays.transforms, points.numpy(), owner.numpy())[order.numpy()]
+    nets = scene.arrays.assets.batch.nets
     return {
         "embree_ms": min(one, two),
         "embree_faces": faces,
-        "distance_once_ms": best_ms(lambda: scene._assets.batch.sdf_sorted(asset, p_obj, np.zeros(len(asset))), 10),
-        "networks_once_ms": best_ms(lambda: siren_surface(nets, asset, p_obj, distance=True, gradient=False), 10),
+        "distance_once_ms": best_ms(
+            lambda: scene.arrays.assets.batch.sdf_sorted(asset, p_obj, np.zeros(len(asset))), 10
+        ),
+        "networks_once_ms": best_ms(lambda: cpu.surface(nets, asset, p_obj, distance=True, gradient=False), 10),
     }
 
 

@@ -10,21 +10,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+import compose.cpu as cpu
+from compose.arrays import SceneArrays
 from compose.batch import FieldBatch
-from compose.cells import Cells
-from compose.cpu import kernels
-from compose.cpu.bvh import EMPTY, Bvh, node_count
-from compose.cpu.kernels import Stand, Tree
-from compose.cpu.siren_kernel import serves
-from compose.cpu.trace import Elsewhere, TraceCount, TraceScene, trace_rays
+from compose.cells import cells_of_fields
 from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from compose.surfaces import SceneSurfaces
 
 
-class _Assets:
+class Assets:
     """The distinct (field, time) pairs of a scene, shared by all composites made of them."""
 
     def __init__(
@@ -44,13 +42,14 @@ class _Assets:
         self.rows, self._certify = rows, certify
         self.fields = [field for field, _ in rows]
         self.times = [time for _, time in rows]
+        self.seconds = np.array([0.0 if time is None else time for time in self.times])
         self.batch = FieldBatch(self.fields) if batch is None else batch
         self.box_lo, self.box_hi = self.batch.box_lo, self.batch.box_hi
 
     @staticmethod
     def of(
-        fields: Sequence[Field], times: Sequence[float | None], known: _Assets | None
-    ) -> tuple[_Assets, Int[np.ndarray, "m"]]:
+        fields: Sequence[Field], times: Sequence[float | None], known: Assets | None
+    ) -> tuple[Assets, Int[np.ndarray, "m"]]:
         """The assets of ``m`` instances and the row of each; ``known`` ones are taken where they hold all of them."""
         rows: dict[tuple[Field, float | None], int] = {}
         row_of = np.array(
@@ -63,13 +62,13 @@ class _Assets:
             or known.batch.feature_width != width
             or not rows.keys() <= known.rows.keys()
         ):
-            return _Assets(rows), row_of
+            return Assets(rows), row_of
         renamed = np.array([known.rows[pair] for pair in rows], dtype=np.int64)
         return known, renamed[row_of]
 
     @cached_property
-    def cells(self) -> Cells:
-        return Cells.of_fields([(f, t, self._certify and serves(f)) for f, t in self.rows])
+    def cells(self) -> cpu.Cells:
+        return cells_of_fields([(f, t, self._certify and cpu.serves(f)) for f, t in self.rows])
 
     @cached_property
     def surfaces(self) -> SceneSurfaces:
@@ -93,9 +92,9 @@ class _Assets:
         return np.array([-1 if field.tint_at is None else field.tint_at for field in self.fields], dtype=np.int64)
 
     @cached_property
-    def certified(self) -> _Assets:
+    def certified(self) -> Assets:
         """The same with a proven index of each SIREN."""
-        return _Assets(self.rows, self.batch, certify=True)
+        return Assets(self.rows, self.batch, certify=True)
 
 
 class Composite:
@@ -177,45 +176,10 @@ class Composite:
         lit: Sequence[bool],
         like: Composite | None = None,
     ) -> None:
-        self._names, self._fields, self._times = list(names), list(fields), list(times)
-        self._lit = np.array(lit, dtype=bool)
-        self._assets, row_of = _Assets.of(fields, times, like._assets if like is not None else None)
-        m = len(names)
-        self._columns = _Columns.of(np.empty(_Columns.floats(m)), m)
+        assets, asset = Assets.of(fields, times, like.arrays.assets if like is not None else None)
         self._scale, scales = scale, np.ascontiguousarray(scale.detach().numpy())
-        self._stand = Stand(
-            self._columns.rot, self._columns.trans, scales, row_of, self._assets.box_lo, self._assets.box_hi
-        )
-        self._poses = self._columns.poses if _without_graph(poses) else poses
-        self._bvh = Bvh.build(*self._placed(np.arange(m), poses), self._columns.nodes)
-
-    def _placed(self, ids: Int[np.ndarray, "k"], poses: SE3) -> tuple[np.ndarray, np.ndarray]:
-        """Writes poses of instances (those numbered ``ids``) into the columns; their world boxes.
-
-        Raises:
-            ValueError: A pose that is not finite, or too far from the origin.
-        """
-        columns = self._columns
-        columns.quat[ids] = poses.quat_wxyz.detach().double().numpy()
-        columns.trans[ids] = poses.translation.detach().double().numpy()
-        lo, hi = np.empty((len(ids), 3)), np.empty((len(ids), 3))
-        bad = kernels.place(self._stand, columns.quat, ids, _FARTHEST, lo, hi)
-        if bad >= 0:
-            trans = columns.trans[bad]
-            SE3(columns.quat[bad], trans)  # says so if it is no pose at all
-            raise ValueError(
-                f"Composite: an instance may stand at most {_FARTHEST:g} times its own size from the origin (float64 can't "
-                f"tell its points apart farther out), got {self._names[bad]!r} at {trans.tolist()}"
-            )
-        return lo, hi
-
-    @cached_property
-    def _box_lo(self) -> Float[np.ndarray, "m 3"]:
-        return self._bvh.node_lo[self._bvh.leaf_of]
-
-    @cached_property
-    def _box_hi(self) -> Float[np.ndarray, "m 3"]:
-        return self._bvh.node_hi[self._bvh.leaf_of]
+        self.arrays = SceneArrays.of(names, fields, times, lit, poses, scales, assets, asset)
+        self._poses = self.arrays.poses if _without_graph(poses) else poses
 
     @cached_property
     def instances(self) -> Sequence[Instance]:
@@ -223,7 +187,7 @@ class Composite:
         return _Instances(self)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.arrays.names)
 
     @property
     def feature_width(self) -> int:
@@ -233,30 +197,32 @@ class Composite:
     @property
     def lit(self) -> Bool[Tensor, "m"]:
         """Whether lights act on each instance."""
-        return torch.from_numpy(self._lit)
+        return torch.from_numpy(self.arrays.lit)
 
     @property
     def diagonals(self) -> Float[Tensor, "m"]:
         """Diagonal of each instance's box, metres."""
-        stand = self._stand
-        return torch.from_numpy(stand.scale * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)[stand.asset])
+        transforms = self.arrays.transforms
+        return torch.from_numpy(
+            transforms.scale * np.linalg.norm(transforms.box_hi - transforms.box_lo, axis=1)[transforms.asset]
+        )
 
     @property
     def surface_errors(self) -> Float[Tensor, "m"]:
         """How far the surface of each instance may be off where it is asked, metres: for formulas the rounding of float32
         coordinates in its box, for other fields the roughness of what is learned, a share of the box diagonal."""
-        stand = self._stand
-        farthest = np.maximum(np.abs(stand.box_lo), np.abs(stand.box_hi)).max(1, initial=0)
-        rough = _ROUGHNESS * np.linalg.norm(stand.box_hi - stand.box_lo, axis=1)
+        transforms = self.arrays.transforms
+        farthest = np.maximum(np.abs(transforms.box_lo), np.abs(transforms.box_hi)).max(1, initial=0)
+        rough = _ROUGHNESS * np.linalg.norm(transforms.box_hi - transforms.box_lo, axis=1)
         analytic = np.array([field.analytic for field in self._assets.fields], dtype=bool)
-        return torch.from_numpy(stand.scale * np.where(analytic, _ROUNDING * farthest, rough)[stand.asset])
+        return torch.from_numpy(transforms.scale * np.where(analytic, _ROUNDING * farthest, rough)[transforms.asset])
 
     @property
     def bounds(self) -> Aabb | None:
         """World box around the boxes of all instances, None for an empty scene."""
         if len(self) == 0:
             return None
-        lo, hi = self._bvh.nodes[:, 1].copy()  # of the root
+        lo, hi = self.arrays.tree.lo[1].copy(), self.arrays.tree.hi[1].copy()  # of the root
         return Aabb(torch.from_numpy(lo), torch.from_numpy(hi))
 
     @property
@@ -294,8 +260,7 @@ class Composite:
                 f"with_poses: T_world_obj must be a batch of {len(chosen)} poses, got {list(T_world_obj.translation.shape[:-1])}"
             )
         moved = object.__new__(Composite)
-        moved._names, moved._fields, moved._times, moved._lit = self._names, self._fields, self._times, self._lit
-        moved._assets, moved._scale, scales = self._assets, self._scale, self._stand.scale
+        moved._scale, scales = self._scale, self.arrays.transforms.scale
         if scale is not None:
             if scale.shape != (len(chosen),) or not (torch.isfinite(scale).all() and (scale > 0).all()):
                 raise ValueError(
@@ -303,16 +268,14 @@ class Composite:
                 )
             moved._scale = _with_rows(self._scale, chosen, scale.double())
             scales = moved._scale.detach().numpy()
-        moved._columns = columns = _Columns.of(self._columns.buffer.copy(), len(self))
-        moved._stand = self._stand._replace(rot=columns.rot, trans=columns.trans, scale=scales)
+        moved.arrays = self.arrays.moved(chosen, T_world_obj, scales)
         if _without_graph(self._poses) and _without_graph(T_world_obj):
-            moved._poses = columns.poses
+            moved._poses = moved.arrays.poses
         else:
             moved._poses = SE3.unchecked(
                 _with_rows(self._poses.quat_wxyz, chosen, T_world_obj.quat_wxyz.double()),
                 _with_rows(self._poses.translation, chosen, T_world_obj.translation.double()),
             )
-        moved._bvh = self._bvh.refitted(chosen, *moved._placed(chosen, T_world_obj), columns.nodes)
         return moved
 
     def certified(self) -> Composite:
@@ -324,8 +287,8 @@ class Composite:
         field the first time; traces ask the fields more often.
         """
         made = copy.copy(self)
-        made._assets = self._assets.certified
-        made.__dict__.pop("_traced", None)
+        made.arrays = replace(self.arrays, assets=self.arrays.assets.certified)
+        made.__dict__.pop("traced", None)
         return made
 
     # -- questions ---------------------------------------------------------------------------------------------------
@@ -388,7 +351,7 @@ class Composite:
         """
         _check_points("closest", p_world)
         points = np.ascontiguousarray(p_world.detach().double().numpy())
-        found = self._assets.surfaces.nearest(self._routed, self._stand, points)
+        found = self._assets.surfaces.nearest(self._routed, self.arrays.transforms, points)
         return ClosestSample._make(map(torch.from_numpy, found))
 
     def trace(self, rays: Rays) -> Hits:
@@ -401,21 +364,21 @@ class Composite:
             to weights, poses, scales and rays, by the implicit function theorem at the hit
             (``dt = -df / (grad f . d)``; Niemeyer et al., "Differentiable Volumetric Rendering", CVPR 2020, eq. 12).
         """
-        t, owner = trace_rays(*self._traced, *_ray_arrays(rays))
+        t, owner = cpu.trace(self.traced, self._ask, *ray_arrays(rays))
         t, owner = torch.from_numpy(t), torch.from_numpy(owner)
         if torch.is_grad_enabled() and self._wants_graph(rays):
             t = self._attach(rays, t, owner)
         return Hits(t, owner)
 
-    def trace_count(self, rays: Rays) -> TraceCount:
+    def trace_count(self, rays: Rays) -> cpu.TraceCount:
         """What `trace` costs for these rays, counted."""
-        count = TraceCount()
-        trace_rays(*self._traced, *_ray_arrays(rays), count=count)
+        count = cpu.TraceCount()
+        cpu.trace(self.traced, self._ask, *ray_arrays(rays), count=count)
         return count
 
     def occluded(self, rays: Rays) -> Bool[Tensor, "n"]:
         """Whether each ray hits anything between its ``t_min`` and ``t_max``; no gradients."""
-        return torch.from_numpy(np.isfinite(trace_rays(*self._traced, *_ray_arrays(rays), any_hit=True)[0]))
+        return torch.from_numpy(cpu.occluded(self.traced, self._ask, *ray_arrays(rays)))
 
     def evaluate(
         self,
@@ -457,14 +420,18 @@ class Composite:
         seen = np.ones(len(owner), np.float32)
         if len(grids) == 0:
             return torch.from_numpy(seen)
-        asset = self._stand.asset[owner.numpy()]
+        asset = self.arrays.transforms.asset[owner.numpy()]
         rows = np.flatnonzero(row[asset] >= 0)
         if len(rows):
-            p = kernels.points_to_object(self._stand, p_world[rows].detach().double().numpy(), owner.numpy()[rows])
+            p = cpu.to_object(self.arrays.transforms, p_world[rows].detach().double().numpy(), owner.numpy()[rows])
             lo, hi = self._assets.box_lo[asset[rows]], self._assets.box_hi[asset[rows]]
             cell = np.clip(((p - lo) / (hi - lo) * grids.shape[1]).astype(np.int64), 0, grids.shape[1] - 1)
             seen[rows] = grids[row[asset[rows]], cell[:, 0], cell[:, 1], cell[:, 2]]
         return torch.from_numpy(seen)
+
+    @property
+    def _assets(self) -> Assets:
+        return self.arrays.assets
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -478,26 +445,28 @@ class Composite:
             )
 
     @cached_property
-    def _tree(self) -> Tree:
-        return Tree(self._bvh.node_lo, self._bvh.node_hi, self._bvh.node_instance)
-
-    @cached_property
-    def _routed(self) -> Tree:
+    def _routed(self) -> cpu.Bvh:
         """The tree without instances that coincide with a lower one of the same asset: nothing is ever first met on them."""
-        hidden = _coincident(self._stand)
+        tree, hidden = self.arrays.tree, _coincident(self.arrays.transforms)
         if len(hidden) == 0:
-            return self._tree
-        leaves = self._bvh.leaf_of[hidden]
-        lo, hi, instance = (v.copy() for v in self._tree)
-        lo[leaves], hi[leaves], instance[leaves] = np.inf, -np.inf, EMPTY
-        return Tree(lo, hi, instance)
+            return tree
+        leaves = tree.leaf_of[hidden]
+        lo, hi, instance = tree.lo.copy(), tree.hi.copy(), tree.instance.copy()
+        lo[leaves], hi[leaves], instance[leaves] = np.inf, -np.inf, cpu.EMPTY
+        return tree._replace(lo=lo, hi=hi, instance=instance)
 
     @cached_property
-    def _traced(self) -> tuple[TraceScene, Elsewhere]:
-        assets = self._assets
-        times = np.array([0.0 if t is None else t for t in assets.times])
-        scene = TraceScene.of(self._stand, self._routed, assets.cells, assets.batch.nets, self.diagonals.numpy())
-        return scene, Elsewhere(assets.batch, times[self._stand.asset])
+    def traced(self) -> cpu.TraceScene:
+        """What `trace` reads; the cells of assets are made when this is first asked for."""
+        arrays, assets = self.arrays, self._assets
+        return cpu.TraceScene.of(
+            arrays.transforms, self._routed, assets.cells, assets.batch.nets, self.diagonals.numpy()
+        )
+
+    def _ask(self, instance: np.ndarray, p_obj: np.ndarray) -> np.ndarray:
+        """Distances (object units) of instances at points of their own frames, sorted by asset; no gradients."""
+        asset = self.arrays.transforms.asset[instance]
+        return self._assets.batch.sdf_sorted(asset, p_obj, self._assets.seconds[asset])
 
     def _nearest(self, p_world: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
         """Distance and owner of the closest instance by branch and bound over boxes; see `query` for ``band``.
@@ -507,41 +476,41 @@ class Composite:
         n = len(p_world)
         if len(self) == 0:
             return np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
-        first, _ = kernels.nearest_boxes(self._routed, self._stand, p_world, 0.0)
-        upper = self._sdf(p_world, first)
-        offsets, instance = kernels.boxes_within(
-            self._routed, self._stand, p_world, np.minimum(np.maximum(upper, 0.0), band)
+        first, _ = cpu.nearest(self._routed, self.arrays.transforms, p_world, 0.0)
+        upper = self.distances(p_world, first)
+        offsets, instance = cpu.within(
+            self._routed, self.arrays.transforms, p_world, np.minimum(np.maximum(upper, 0.0), band)
         )
         point = np.repeat(np.arange(n), np.diff(offsets))
         rest = instance != first[point]
         sdf, owner = upper.copy(), first.copy()
         if rest.any():
-            values = self._sdf(p_world[point[rest]], instance[rest])
-            kernels.nearest_hits(point[rest], instance[rest], values, sdf, owner)
+            values = self.distances(p_world[point[rest]], instance[rest])
+            cpu.take_nearer(point[rest], instance[rest], values, sdf, owner)
         far = sdf > band
         if far.any():
-            _, outer = kernels.nearest_boxes(self._routed, self._stand, p_world[far], band)
+            _, outer = cpu.nearest(self._routed, self.arrays.transforms, p_world[far], band)
             sdf[far], owner[far] = np.minimum(sdf[far], outer), -1
         return sdf, owner
 
-    def _sdf(self, p_world: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """World distance of given instances at given points."""
-        p_obj = kernels.points_to_object(self._stand, p_world, owner)
+    @torch.no_grad()
+    def distances(self, p_world: Float[np.ndarray, "n 3"], owner: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Distances (metres) that given instances say at given world points; no gradients, nothing is checked."""
+        p_obj = cpu.to_object(self.arrays.transforms, p_world, owner)
         sdf = self._assets.batch.sdf(*self._pairs(torch.from_numpy(owner), torch.from_numpy(p_obj)))
-        return sdf.numpy() * self._stand.scale[owner]
+        return sdf.numpy() * self.arrays.transforms.scale[owner]
 
     def _pairs(self, owner: Tensor, p_obj: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Asset, point and time of each pair, as `FieldBatch` takes them."""
-        asset = torch.from_numpy(self._stand.asset)[owner]
-        times = torch.tensor([0.0 if t is None else t for t in self._assets.times], dtype=torch.float64)
-        return asset, p_obj, times[asset]
+        asset = torch.from_numpy(self.arrays.transforms.asset)[owner]
+        return asset, p_obj, torch.from_numpy(self._assets.seconds)[asset]
 
     def _to_object(self, p_world: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         """Points in the frames of their owners, and the owners' scales, with gradients to poses, scales and points."""
         p = p_world.double()
         if not torch.is_grad_enabled():
-            p_obj = kernels.points_to_object(self._stand, p.detach().contiguous().numpy(), owner.numpy())
-            return torch.from_numpy(p_obj), torch.from_numpy(self._stand.scale)[owner]
+            p_obj = cpu.to_object(self.arrays.transforms, p.detach().contiguous().numpy(), owner.numpy())
+            return torch.from_numpy(p_obj), torch.from_numpy(self.arrays.transforms.scale)[owner]
         poses, scale = self._graph_poses(owner)
         return (poses.inverse() @ p) / scale[:, None], scale
 
@@ -555,7 +524,7 @@ class Composite:
             got, gradient = self._assets.batch.surface(*pairs, geometry=wanted)
             if not wanted:
                 return got, gradient
-            rot = torch.from_numpy(self._stand.rot)[owner]
+            rot = torch.from_numpy(self.arrays.transforms.rot)[owner]
         else:
             if not p_obj.requires_grad:
                 p_obj = p_obj.detach().requires_grad_(True)
@@ -569,12 +538,12 @@ class Composite:
 
     def _tinted(self, sample: FieldSample, owner: Tensor, d_world: Tensor) -> Float[Tensor, "n 3"]:
         """Colours as seen along directions."""
-        at = torch.from_numpy(self._assets.tint_at[self._stand.asset])[owner]
+        at = torch.from_numpy(self._assets.tint_at[self.arrays.transforms.asset])[owner]
         rows = (at >= 0).nonzero()[:, 0]
         if torch.is_grad_enabled():
             rot = self._graph_poses(owner[rows])[0].rotation()
         else:
-            rot = torch.from_numpy(self._stand.rot)[owner[rows]]
+            rot = torch.from_numpy(self.arrays.transforms.rot)[owner[rows]]
         d_obj = (rot.mT @ d_world[rows, :, None])[..., 0]
         tint = sample.feature[rows[:, None], at[rows, None] + torch.arange(TINT_WIDTH)].view(-1, 3, 3)
         return sample.rgb.index_put((rows,), (sample.rgb[rows] + (tint @ d_obj[..., None])[..., 0]).clamp(0, 1))
@@ -624,13 +593,12 @@ class _Instances(Sequence[Instance]):
             return tuple(self[i] for i in range(*index.indices(len(self))))
         s, i = self._scene, range(len(self))[int(index)]
         scale = s._scale[i] if s._scale.requires_grad else float(s._scale[i])
-        return Instance(s._names[i], s._fields[i], s._poses[i], scale, s._times[i], bool(s._lit[i]))
+        a = s.arrays
+        return Instance(a.names[i], a.fields[i], s._poses[i], scale, a.times[i], bool(a.lit[i]))
 
 
 _ROUNDING = 8 * 2.0**-24  # of the largest coordinate in a box
 _ROUGHNESS = 2e-4  # of the box diagonal
-
-_FARTHEST = 1e9  # distance of an instance from the origin in half diagonals of its box
 
 
 def _stack_scales(scales: Sequence[float | Tensor]) -> Tensor:
@@ -638,37 +606,6 @@ def _stack_scales(scales: Sequence[float | Tensor]) -> Tensor:
     if any(isinstance(s, Tensor) for s in scales):
         return torch.stack([torch.as_tensor(s, dtype=torch.float64) for s in scales])
     return torch.tensor(scales, dtype=torch.float64)  # at once: small tensors take memory that is not given back
-
-
-class _Columns(NamedTuple):
-    """All that changes when one of ``m`` instances moves, in one ``buffer``: copying it is one step, and its memory is used
-    again by the next copy."""
-
-    buffer: np.ndarray
-    quat: np.ndarray  # [m, 4]
-    trans: np.ndarray  # [m, 3]
-    rot: np.ndarray  # [m, 3, 3]
-    nodes: np.ndarray  # [2, k, 3] boxes of the tree
-
-    @staticmethod
-    def floats(m: int) -> int:
-        """Length of the buffer."""
-        return 16 * m + 6 * node_count(m)
-
-    @staticmethod
-    def of(buffer: np.ndarray, m: int) -> _Columns:
-        return _Columns(
-            buffer,
-            buffer[: 4 * m].reshape(m, 4),
-            buffer[4 * m : 7 * m].reshape(m, 3),
-            buffer[7 * m : 16 * m].reshape(m, 3, 3),
-            buffer[16 * m :].reshape(2, -1, 3),
-        )
-
-    @property
-    def poses(self) -> SE3:
-        """As tensors that share the memory."""
-        return SE3.unchecked(torch.from_numpy(self.quat), torch.from_numpy(self.trans))
 
 
 def _without_graph(poses: SE3) -> bool:
@@ -695,9 +632,11 @@ def _with_rows(all_rows: Tensor, chosen: np.ndarray, rows: Tensor) -> Tensor:
         return torch.stack(parts)
 
 
-def _coincident(stand: Stand) -> np.ndarray:
+def _coincident(transforms: cpu.InstanceTransforms) -> np.ndarray:
     """The instances that stand exactly as a lower one of the same asset does."""
-    columns = np.column_stack([stand.asset, stand.scale, stand.trans, stand.rot.reshape(len(stand.rot), 9)])
+    columns = np.column_stack(
+        [transforms.asset, transforms.scale, transforms.trans, transforms.rot.reshape(len(transforms.rot), 9)]
+    )
     mixed = np.zeros(len(columns))  # equal for equal rows, seldom for others: so that few rows need be compared whole
     for k in range(columns.shape[1]):
         mixed = mixed * 0.618 + columns[:, k]
@@ -715,7 +654,7 @@ def _check_points(who: str, p_world: Tensor) -> None:
         raise ValueError(f"{who}: p_world must be finite")
 
 
-def _ray_arrays(rays: Rays) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def ray_arrays(rays: Rays) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     values = (rays.origins, rays.directions, torch.as_tensor(rays.t_min), torch.as_tensor(rays.t_max))
     o, d, t_min, t_max = (np.ascontiguousarray(v.detach().double().numpy()) for v in values)
     return o, d, t_min, t_max

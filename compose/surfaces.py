@@ -26,9 +26,8 @@ import safetensors.numpy
 import torch
 
 from compose.batch import FieldBatch
-from compose.cells import Known
-from compose.cpu.kernels import Stand, Tree
-from compose.cpu.nearest import (
+from compose.cpu import Bvh, InstanceTransforms
+from compose.cpu.distances import (
     BOX,
     CAPSULE,
     CYLINDER,
@@ -43,6 +42,7 @@ from compose.cpu.nearest import (
     turned_boxes,
 )
 from compose.cpu.pieces import octree
+from compose.field_cache import FieldCache
 from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
@@ -118,16 +118,16 @@ class SceneSurfaces:
         self._known = _nothing_known(len(self._wanted))
         self._used = dict.fromkeys(_ROWS, 0)  # rows of each array; there is room for more
 
-    def nearest(self, tree: Tree, stand: Stand, points: np.ndarray) -> tuple[np.ndarray, ...]:
+    def nearest(self, tree: Bvh, transforms: InstanceTransforms, points: np.ndarray) -> tuple[np.ndarray, ...]:
         """`nearest_surfaces` at points ``[n, 3]`` (world).
 
         Raises:
             ValueError: A field gives values that are not finite.
         """
-        found = nearest_surfaces(tree, stand, self._known, points)
+        found = nearest_surfaces(tree, transforms, self._known, points)
         while len(rows := np.flatnonzero(found[1] < -1)):
             self._make(np.unique(-2 - found[1][rows]))
-            for values, again in zip(found, nearest_surfaces(tree, stand, self._known, points[rows]), strict=True):
+            for values, again in zip(found, nearest_surfaces(tree, transforms, self._known, points[rows]), strict=True):
                 values[rows] = again
         return found
 
@@ -194,10 +194,10 @@ def _depth(surface: AssetSurface) -> int:
 
 def surface_of(field: Field, time: float | None = None) -> AssetSurface:
     """The surface of a field at a time, made on first use and again whenever the weights have changed; kept in the cache folder."""
-    return _KNOWN.of(field, time, lambda: _stored_or_built(field, time))
+    return _CACHE.of(field, time, lambda: _stored_or_built(field, time))
 
 
-_KNOWN: Known[float | None, AssetSurface] = Known()
+_CACHE: FieldCache[float | None, AssetSurface] = FieldCache()
 
 
 def _stored_or_built(field: Field, time: float | None) -> AssetSurface:

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compose.composite import Composite
-from compose.cpu.bvh import EMPTY, INNER, STACK, Bvh, box_span, inverse
+from compose.cpu import build, refit
+from compose.cpu.bvh import EMPTY, INNER, STACK, box_span, inverse
 from objects.aabb import Aabb
 from objects.field import Field
 
@@ -181,13 +182,13 @@ def frame_transforms(
     middle = (rot @ (0.5 * (lo + hi)[asset] * scale[:, None])[..., None])[..., 0] + trans
     reach = (np.abs(rot) @ half[..., None])[..., 0]
     reach += _PAD * reach.max(-1, keepdims=True) + 1e-6 * np.abs(middle)
-    trees = [Bvh.build((middle - reach)[0], (middle + reach)[0])]
+    trees = [build((middle - reach)[0], (middle + reach)[0])]
     trees += [
-        trees[0].refitted(np.arange(len(asset)), a, b) for a, b in zip(middle - reach, middle + reach, strict=True)
+        refit(trees[0], np.arange(len(asset)), a, b) for a, b in zip(middle - reach, middle + reach, strict=True)
     ][1:]
-    nodes = np.stack([tree.nodes for tree in trees])
+    nodes = np.stack([[tree.lo, tree.hi] for tree in trees])
     rot, trans = np.ascontiguousarray(rot), np.ascontiguousarray(trans)
-    return FrameTransforms(rot, trans, scale, asset, lo, hi, nodes, trees[0].node_instance)
+    return FrameTransforms(rot, trans, scale, asset, lo, hi, nodes, trees[0].instance)
 
 
 def route(

@@ -199,7 +199,7 @@ def fall(
         for i, j, depth in overlapping(body, rest, by):
             if depth > body.tolerance:
                 raise ValueError(
-                    f"there, {scene._names[i]} would overlap {scene._names[j]}, {1000 * depth:.3g} mm deep"
+                    f"there, {scene.arrays.names[i]} would overlap {scene.arrays.names[j]}, {1000 * depth:.3g} mm deep"
                 )
     except ValueError as error:
         raise ValueError(f"drop {path}{f' onto {onto}' if onto else ''}: {error}") from None
@@ -255,7 +255,7 @@ def _sides(
 
     def beneath(node: str) -> list[int]:
         top = records.path_to(records.id_at(node))
-        return [i for i, name in enumerate(scene._names) if not top or name == top or name.startswith(top + "/")]
+        return [i for i, name in enumerate(scene.arrays.names) if not top or name == top or name.startswith(top + "/")]
 
     mine = beneath(path)
     if not mine:
@@ -264,7 +264,7 @@ def _sides(
     below = others
     if onto is not None:
         carries = [i for i in beneath(onto) if i in set(others)]
-        below = [i for i in carries if scene._names[i] == records.path_to(records.id_at(onto))] or carries
+        below = [i for i in carries if scene.arrays.names[i] == records.path_to(records.id_at(onto))] or carries
     if not below and (onto is not None or verb == "drop"):
         raise ValueError(f"{verb} {path}: there is no visible object {f'in {onto}' if onto else 'to land on'}")
     return mine, others, below

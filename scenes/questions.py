@@ -59,8 +59,8 @@ def in_box(scene: Composite, box: Aabb, among: list[str] | None) -> list[str]:
     if not isinstance(box, Aabb):
         raise ValueError(f"select: box must be an Aabb, got {type(box).__name__}")
     lo, hi = box.lo.double().numpy(), box.hi.double().numpy()
-    meets = np.all((scene._box_lo <= hi) & (scene._box_hi >= lo), axis=1)
-    found = [name for name, inside in zip(scene._names, meets.tolist(), strict=True) if inside]
+    meets = np.all((scene.arrays.box_lo <= hi) & (scene.arrays.box_hi >= lo), axis=1)
+    found = [name for name, inside in zip(scene.arrays.names, meets.tolist(), strict=True) if inside]
     wanted = set(found if among is None else among)
     return [path for path in found if path in wanted]
 
@@ -72,7 +72,7 @@ def closest(scene: Composite, points: Float[Tensor, "n 3"] | Sequence[Any]) -> C
     if p.dim() != 2 or p.shape[1] != 3:
         raise ValueError(f"closest: expected points [n, 3], such as [[1, 0, 0]], got shape {list(p.shape)}")
     found = scene.closest(p)
-    paths = [scene._names[i] if i >= 0 else "" for i in found.owner.tolist()]
+    paths = [scene.arrays.names[i] if i >= 0 else "" for i in found.owner.tolist()]
     return Closest(found.sdf, found.gradient, paths, found.point)
 
 
@@ -102,7 +102,7 @@ def _seen(scene: Composite, rays: Rays) -> list[Seen | None]:
         surface = scene.evaluate(points, hits.owner[rows])
         columns = (rows, hits.owner[rows], points, hits.t[rows], surface.normal, surface.rgb)
         for row, i, point, t, normal, rgb in zip(*(c.tolist() for c in columns), strict=True):
-            found[row] = Seen(scene._names[i], tuple(point), t, tuple(normal), tuple(rgb))
+            found[row] = Seen(scene.arrays.names[i], tuple(point), t, tuple(normal), tuple(rgb))
     return found
 
 
@@ -111,7 +111,7 @@ def overlaps(scene: Composite, min_depth: float, level: int | None) -> list[Over
 
     pairs = []
     for first, second, depth, point in overlaps(scene, min_depth=min_depth):
-        a, b = scene._names[first], scene._names[second]
+        a, b = scene.arrays.names[first], scene.arrays.names[second]
         if level is None or path_at_level(a, level) != path_at_level(b, level):
             pairs.append(OverlapPair(a, b, depth, point))
     return pairs
@@ -120,14 +120,14 @@ def overlaps(scene: Composite, min_depth: float, level: int | None) -> list[Over
 def clearance(scene: Composite, first: str, second: str) -> Gap:
     from compose.contact import clearance
 
-    return Gap(*clearance(scene, scene._names.index(first), scene._names.index(second)))
+    return Gap(*clearance(scene, scene.arrays.names.index(first), scene.arrays.names.index(second)))
 
 
 def owners(scene: Composite, level: int) -> tuple[list[str], Int[Tensor, "m"]]:
     if not isinstance(level, int) or level < 1:
         raise ValueError(f"owners: level must be a whole number of at least 1, got {level}")
     number: dict[str, int] = {}
-    place = [number.setdefault(path_at_level(name, level), len(number)) for name in scene._names]
+    place = [number.setdefault(path_at_level(name, level), len(number)) for name in scene.arrays.names]
     return list(number), torch.tensor(place, dtype=torch.int64)
 
 

@@ -16,7 +16,8 @@ import torch
 from scipy.spatial import KDTree
 
 from compose.composite import Composite
-from compose.contact import clearance, overlaps, surface_points
+from compose.contact import clearance, overlaps
+from compose.surface_points import surface_points
 from compose.types import Rays
 from objects.aabb import Aabb
 from objects.pose import SE3
@@ -153,7 +154,7 @@ def overlapping(body: Body, others: list[int], shift: np.ndarray, gap: float = 0
     """Pairs of an instance of the body and one of ``others`` that come nearer than ``gap`` (metres), and how deep they overlap
     (below 0: minus their distance)."""
     scene = body.scene_at(shift)
-    lo, hi = scene._box_lo - 0.5 * gap, scene._box_hi + 0.5 * gap
+    lo, hi = scene.arrays.box_lo - 0.5 * gap, scene.arrays.box_hi + 0.5 * gap
     rest = np.array(others, dtype=np.int64)
     pairs = [(i, j) for i in body.rows for j in rest[((lo[i] <= hi[rest]) & (hi[i] >= lo[rest])).all(1)].tolist()]
     if gap > 0:
@@ -186,7 +187,7 @@ def drop_shift(body: Body, ground: Ground) -> np.ndarray:
     still = np.zeros(3)
     for i, j, depth in overlapping(body, ground.rows, still):
         if depth > body.tolerance:
-            names = body.scene._names
+            names = body.scene.arrays.names
             raise ValueError(f"{names[i]} overlaps {names[j]} already, {1000 * depth:.3g} mm deep; lift it first")
     contact = fall(body, ground, still)
     if contact is None:
@@ -204,7 +205,7 @@ def find_free(
     if region is not None:
         lo, hi = np.minimum(lo, region.lo.double().numpy()), np.maximum(hi, region.hi.double().numpy())
     if ground is not None:
-        lo, hi = np.minimum(lo, ground.scene._box_lo.min(0)), np.maximum(hi, ground.scene._box_hi.max(0))
+        lo, hi = np.minimum(lo, ground.scene.arrays.box_lo.min(0)), np.maximum(hi, ground.scene.arrays.box_hi.max(0))
     reach = 8 * body.size if region is None and ground is None else float(np.linalg.norm((hi - lo)[:2]))
     rest = _part(body.scene, others)
     sample = body.points[:: max(1, len(body.points) // 500)]
@@ -234,7 +235,7 @@ def find_free(
 def _laid(body: Body, ground: Ground, shift: np.ndarray) -> np.ndarray | None:
     """The shift that lays a body on the ground from above, roughly; None if its middle isn't above the ground then."""
     down = ground.down
-    top = np.minimum(ground.scene._box_lo.min(0) * down, ground.scene._box_hi.max(0) * down).sum()
+    top = np.minimum(ground.scene.arrays.box_lo.min(0) * down, ground.scene.arrays.box_hi.max(0) * down).sum()
     lifted = shift - (((body.points + shift) @ down).max() - top + body.spacing) * down
     middle = 0.5 * (body.lo + body.hi) + lifted
     if not np.isfinite(ground.first(middle[None], 0.0)[0][0]):
@@ -252,13 +253,15 @@ def _within(body: Body, region: Aabb, shift: np.ndarray) -> bool:
 
 
 def _part(scene: Composite, rows: list[int]) -> Composite:
-    poses = SE3.unchecked(torch.from_numpy(scene._columns.quat[rows]), torch.from_numpy(scene._columns.trans[rows]))
+    poses = SE3.unchecked(
+        torch.from_numpy(scene.arrays.quat[rows]), torch.from_numpy(scene.arrays.transforms.trans[rows])
+    )
     return Composite.from_columns(
-        [scene._names[i] for i in rows],
-        [scene._fields[i] for i in rows],
+        [scene.arrays.names[i] for i in rows],
+        [scene.arrays.fields[i] for i in rows],
         poses,
-        torch.from_numpy(scene._stand.scale[rows]),
-        times=[scene._times[i] for i in rows],
+        torch.from_numpy(scene.arrays.transforms.scale[rows]),
+        times=[scene.arrays.times[i] for i in rows],
         like=scene,
     )
 
@@ -266,16 +269,16 @@ def _part(scene: Composite, rows: list[int]) -> Composite:
 def _shifted(scene: Composite, rows: list[int], shift: np.ndarray) -> Composite:
     if not shift.any():
         return scene
-    quat = torch.from_numpy(scene._columns.quat[rows])
-    return scene.with_poses(rows, SE3.unchecked(quat, torch.from_numpy(scene._columns.trans[rows] + shift)))
+    quat = torch.from_numpy(scene.arrays.quat[rows])
+    return scene.with_poses(rows, SE3.unchecked(quat, torch.from_numpy(scene.arrays.transforms.trans[rows] + shift)))
 
 
 def _points(scene: Composite, rows: list[int]) -> np.ndarray:
     """Surface points of instances, world frame, ``[n, 3]``."""
     found = [np.zeros((0, 3))]
     for i in rows:
-        p = surface_points(scene._fields[i], scene._times[i]) * scene._stand.scale[i]
-        found.append(p @ scene._columns.rot[i].T + scene._columns.trans[i])
+        p = surface_points(scene.arrays.fields[i], scene.arrays.times[i]) * scene.arrays.transforms.scale[i]
+        found.append(p @ scene.arrays.transforms.rot[i].T + scene.arrays.transforms.trans[i])
     return np.concatenate(found)
 
 
@@ -287,8 +290,8 @@ def _spacing(p: np.ndarray) -> float:
 def _spans(scene: Composite, axes: np.ndarray) -> np.ndarray:
     """From where to where the world boxes of all instances reach along two axes ``[2, 3]``: ``[m, 2, 2]``."""
     middle, half = (
-        0.5 * (scene._box_lo + scene._box_hi) @ axes.T,
-        0.5 * (scene._box_hi - scene._box_lo) @ np.abs(axes).T,
+        0.5 * (scene.arrays.box_lo + scene.arrays.box_hi) @ axes.T,
+        0.5 * (scene.arrays.box_hi - scene.arrays.box_lo) @ np.abs(axes).T,
     )
     return np.stack([middle - half, middle + half], 1)
 

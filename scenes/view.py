@@ -38,7 +38,9 @@ class View:
 
     def _at(self, time: float) -> Composite:
         affected = self._timeline.advance(time)
-        deforms = time != self._time and self._composite is not None and any(f.deforms for f in self._composite._fields)
+        deforms = (
+            time != self._time and self._composite is not None and any(f.deforms for f in self._composite.arrays.fields)
+        )
         self._time = time
         if self._composite is None or self._rebuild or deforms:
             self._composite = self._built(time)
@@ -49,7 +51,7 @@ class View:
             if len(rows):
                 order = np.argsort(rows)
                 poses, scale = self._timeline.poses(ids[order])
-                same_scale = np.array_equal(scale.numpy(), self._composite._stand.scale[rows[order]])
+                same_scale = np.array_equal(scale.numpy(), self._composite.arrays.transforms.scale[rows[order]])
                 self._composite = self._composite.with_poses(rows[order], poses, None if same_scale else scale)
         return self._composite
 
@@ -85,7 +87,7 @@ class View:
         fields = [node.field for node in shown if node.field is not None]
         poses, scale = self._timeline.poses(ids)
         known = self._composite
-        if self._fresh and known is not None and any(f is g for f in self._fresh for g in known._assets.fields):
+        if self._fresh and known is not None and any(f is g for f in self._fresh for g in known.arrays.assets.fields):
             known = None
         return Composite.from_columns(
             [path for _, path in found],

@@ -8,60 +8,52 @@ tight as before for motions that are small against the scene.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from compose.cpu.lean import lean
 
-EMPTY, INNER = -2, -1  # values of `node_instance` other than an instance
+EMPTY, INNER = -2, -1  # values of `Bvh.instance` other than an instance
 STACK = 64  # at least twice the depth of the deepest tree
 
 
-@dataclass(frozen=True, eq=False)
-class Bvh:
-    """``nodes [2, k, 3]`` the lower and upper corners of world boxes; ``node_instance [k]`` the instance of a leaf, else INNER
-    or EMPTY; ``leaf_of [m]`` the node that holds an instance."""
+class Bvh(NamedTuple):
+    """The tree over ``m`` instances; ``k`` nodes."""
 
-    nodes: np.ndarray
-    node_instance: np.ndarray
-    leaf_of: np.ndarray
+    lo: np.ndarray  # [k, 3] lower corners of world boxes
+    hi: np.ndarray  # [k, 3] upper corners
+    instance: np.ndarray  # [k] the instance of a leaf, else INNER or EMPTY
+    leaf_of: np.ndarray  # [m] the node that holds an instance
 
-    @property
-    def node_lo(self) -> np.ndarray:
-        return self.nodes[0]
 
-    @property
-    def node_hi(self) -> np.ndarray:
-        return self.nodes[1]
+def build(lo: np.ndarray, hi: np.ndarray, nodes: np.ndarray | None = None) -> Bvh:
+    """The tree over world boxes ``lo, hi [m, 3]``; its own boxes are written to ``nodes [2, k, 3]`` if given."""
+    m = len(lo)
+    n_nodes = node_count(m)
+    instance = np.full(n_nodes, EMPTY, dtype=np.int64)
+    leaf_of = np.zeros(m, dtype=np.int64)
+    if m:
+        _split(0.5 * (lo + hi), instance, leaf_of)
+    nodes = np.empty((2, n_nodes, 3)) if nodes is None else nodes
+    nodes[0], nodes[1] = np.inf, -np.inf
+    nodes[0, leaf_of], nodes[1, leaf_of] = lo, hi
+    _refit_all(nodes[0], nodes[1], instance)
+    return Bvh(nodes[0], nodes[1], instance, leaf_of)
 
-    @staticmethod
-    def build(lo: np.ndarray, hi: np.ndarray, nodes: np.ndarray | None = None) -> Bvh:
-        """From world boxes ``[m, 3]``; the tree's are written to ``nodes`` if given."""
-        m = len(lo)
-        n_nodes = node_count(m)
-        node_instance = np.full(n_nodes, EMPTY, dtype=np.int64)
-        leaf_of = np.zeros(m, dtype=np.int64)
-        if m:
-            _split(0.5 * (lo + hi), node_instance, leaf_of)
-        nodes = np.empty((2, n_nodes, 3)) if nodes is None else nodes
-        nodes[0], nodes[1] = np.inf, -np.inf
-        nodes[0, leaf_of], nodes[1, leaf_of] = lo, hi
-        _refit_all(nodes[0], nodes[1], node_instance)
-        return Bvh(nodes, node_instance, leaf_of)
 
-    def refitted(self, instances: np.ndarray, lo: np.ndarray, hi: np.ndarray, nodes: np.ndarray | None = None) -> Bvh:
-        """The same tree after ``instances [k]`` took the boxes ``lo, hi [k, 3]``; this one stays as it is. ``nodes`` may be a
-        copy of its nodes, which is then changed and used."""
-        nodes = self.nodes.copy() if nodes is None else nodes
-        leaves = self.leaf_of[instances]
-        nodes[0, leaves], nodes[1, leaves] = lo, hi
-        if len(leaves) * 16 < len(self.leaf_of):
-            _refit_paths(nodes[0], nodes[1], leaves)
-        else:
-            _refit_all(nodes[0], nodes[1], self.node_instance)
-        return Bvh(nodes, self.node_instance, self.leaf_of)
+def refit(tree: Bvh, instances: np.ndarray, lo: np.ndarray, hi: np.ndarray, nodes: np.ndarray | None = None) -> Bvh:
+    """The same tree after ``instances [k]`` took the boxes ``lo, hi [k, 3]``; the old one stays as it is. ``nodes [2, k, 3]`` may
+    be a copy of its boxes, which is then changed and used."""
+    nodes = np.stack([tree.lo, tree.hi]) if nodes is None else nodes
+    leaves = tree.leaf_of[instances]
+    nodes[0, leaves], nodes[1, leaves] = lo, hi
+    if len(leaves) * 16 < len(tree.leaf_of):
+        _refit_paths(nodes[0], nodes[1], leaves)
+    else:
+        _refit_all(nodes[0], nodes[1], tree.instance)
+    return tree._replace(lo=nodes[0], hi=nodes[1])
 
 
 def node_count(m: int) -> int:
@@ -69,7 +61,7 @@ def node_count(m: int) -> int:
     return 2 << max(m - 1, 0).bit_length()
 
 
-def _split(centre: np.ndarray, node_instance: np.ndarray, leaf_of: np.ndarray) -> None:
+def _split(centre: np.ndarray, instance: np.ndarray, leaf_of: np.ndarray) -> None:
     """Halves all nodes of one level at once along the longest axis of their centres, ties by instance number."""
     order, node = np.arange(len(centre)), np.ones(len(centre), dtype=np.int64)
     while len(order):
@@ -81,15 +73,15 @@ def _split(centre: np.ndarray, node_instance: np.ndarray, leaf_of: np.ndarray) -
         place = np.arange(len(order)) - np.repeat(starts, counts)
         size = np.repeat(counts, counts)
         leaf = size == 1
-        node_instance[node[leaf]], leaf_of[order[leaf]] = order[leaf], node[leaf]
-        node_instance[node[~leaf]] = INNER
+        instance[node[leaf]], leaf_of[order[leaf]] = order[leaf], node[leaf]
+        instance[node[~leaf]] = INNER
         order, node = order[~leaf], (2 * node + (place >= (size + 1) // 2))[~leaf]
 
 
 @numba.njit(cache=True)
-def _refit_all(node_lo, node_hi, node_instance):
-    for node in range(len(node_instance) // 2 - 1, 0, -1):
-        if node_instance[node] == INNER:
+def _refit_all(node_lo, node_hi, instance):
+    for node in range(len(instance) // 2 - 1, 0, -1):
+        if instance[node] == INNER:
             for a in range(3):
                 node_lo[node, a] = min(node_lo[2 * node, a], node_lo[2 * node + 1, a])
                 node_hi[node, a] = max(node_hi[2 * node, a], node_hi[2 * node + 1, a])

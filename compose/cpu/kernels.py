@@ -15,28 +15,20 @@ from compose.cpu.bvh import EMPTY, INNER, STACK, box_distance2
 from compose.cpu.lean import lean
 
 
-class Stand(NamedTuple):
-    """Where ``m`` instances stand: ``p_world = rot @ (scale * p_obj) + trans``."""
+class InstanceTransforms(NamedTuple):
+    """Where ``m`` instances stand, ``p_world = rot @ (scale * p_obj) + trans``, and the boxes of the assets that they show."""
 
     rot: np.ndarray  # [m, 3, 3]
     trans: np.ndarray  # [m, 3]
     scale: np.ndarray  # [m]
-    asset: np.ndarray  # [m] row in the asset tables
+    asset: np.ndarray  # [m] row in ``box_lo`` and in all tables of assets
     box_lo: np.ndarray  # [a, 3] object frame
     box_hi: np.ndarray  # [a, 3]
 
 
-class Tree(NamedTuple):
-    """The arrays of `compose.cpu.bvh.Bvh` that a traversal reads."""
-
-    lo: np.ndarray
-    hi: np.ndarray
-    instance: np.ndarray
-
-
 @numba.njit(cache=True)
-def place(stand, quat, ids, farthest, lo, hi):
-    """Sets ``stand.rot`` of the instances ``ids [k]`` from ``quat [m, 4]``, and ``lo, hi [k, 3]`` to world boxes around their
+def place(transforms, quat, ids, farthest, lo, hi):
+    """Sets ``transforms.rot`` of the instances ``ids [k]`` from ``quat [m, 4]``, and ``lo, hi [k, 3]`` to world boxes around their
     oriented boxes, a hair wider than exact.
 
     Returns the number of the first whose pose is not finite, or that stands farther from the origin than ``farthest`` half
@@ -44,7 +36,7 @@ def place(stand, quat, ids, farthest, lo, hi):
     """
     for k in range(len(ids)):
         i = ids[k]
-        r, a, scale = stand.rot[i], stand.asset[i], stand.scale[i]
+        r, a, scale = transforms.rot[i], transforms.asset[i], transforms.scale[i]
         w, x, y, z = quat[i, 0], quat[i, 1], quat[i, 2], quat[i, 3]
         length2 = w * w + x * x + y * y + z * z
         if not 1e-24 <= length2 < np.inf:
@@ -55,10 +47,10 @@ def place(stand, quat, ids, farthest, lo, hi):
         r[2, 0], r[2, 1], r[2, 2] = s * (x * z - w * y), s * (y * z + w * x), 1 - s * (x * x + y * y)
         size2, away = 0.0, 0.0
         for c in range(3):
-            centre, reach = stand.trans[i, c], 0.0
+            centre, reach = transforms.trans[i, c], 0.0
             for d in range(3):
-                half = 0.5 * (stand.box_hi[a, d] - stand.box_lo[a, d]) * scale
-                centre += r[c, d] * (0.5 * (stand.box_lo[a, d] + stand.box_hi[a, d]) * scale)
+                half = 0.5 * (transforms.box_hi[a, d] - transforms.box_lo[a, d]) * scale
+                centre += r[c, d] * (0.5 * (transforms.box_lo[a, d] + transforms.box_hi[a, d]) * scale)
                 reach += abs(r[c, d]) * half
                 if c == 0:
                     size2 += half * half
@@ -72,16 +64,16 @@ def place(stand, quat, ids, farthest, lo, hi):
 
 
 @lean
-def to_object(stand, i, x, y, z):
+def to_object(transforms, i, x, y, z):
     """A world point in the object frame of instance ``i``."""
-    x, y, z = x - stand.trans[i, 0], y - stand.trans[i, 1], z - stand.trans[i, 2]
-    return turn_to_object(stand, i, x, y, z)
+    x, y, z = x - transforms.trans[i, 0], y - transforms.trans[i, 1], z - transforms.trans[i, 2]
+    return turn_to_object(transforms, i, x, y, z)
 
 
 @lean
-def turn_to_object(stand, i, x, y, z):
+def turn_to_object(transforms, i, x, y, z):
     """A world vector in the object frame (and unit) of instance ``i``."""
-    r, s = stand.rot, 1.0 / stand.scale[i]
+    r, s = transforms.rot, 1.0 / transforms.scale[i]
     return (
         s * (r[i, 0, 0] * x + r[i, 1, 0] * y + r[i, 2, 0] * z),
         s * (r[i, 0, 1] * x + r[i, 1, 1] * y + r[i, 2, 1] * z),
@@ -93,15 +85,15 @@ def turn_to_object(stand, i, x, y, z):
 
 
 @lean
-def instance_box_distance(stand, i, x, y, z):
+def instance_box_distance(transforms, i, x, y, z):
     """Distance (metres) of a world point to the oriented box of instance ``i``; the object's distance is never less."""
-    a = stand.asset[i]
-    px, py, pz = to_object(stand, i, x, y, z)
-    return stand.scale[i] * np.sqrt(box_distance2(stand.box_lo, stand.box_hi, a, px, py, pz))
+    a = transforms.asset[i]
+    px, py, pz = to_object(transforms, i, x, y, z)
+    return transforms.scale[i] * np.sqrt(box_distance2(transforms.box_lo, transforms.box_hi, a, px, py, pz))
 
 
 @numba.njit(cache=True, parallel=True)
-def nearest_boxes(tree, stand, points, at_least):
+def nearest_boxes(tree, transforms, points, at_least):
     """For each point the instance whose box is nearest among those not nearer than ``at_least``, and that distance.
 
     Equal distances go to the lower instance. Where there is none: -1 and inf.
@@ -109,12 +101,12 @@ def nearest_boxes(tree, stand, points, at_least):
     n = len(points)
     owner, distance = np.full(n, -1, dtype=np.int64), np.full(n, np.inf)
     for k in numba.prange(n):
-        owner[k], distance[k] = _nearest_box(tree, stand, points[k, 0], points[k, 1], points[k, 2], at_least)
+        owner[k], distance[k] = _nearest_box(tree, transforms, points[k, 0], points[k, 1], points[k, 2], at_least)
     return owner, distance
 
 
 @numba.njit(cache=True)
-def _nearest_box(tree, stand, x, y, z, at_least):
+def _nearest_box(tree, transforms, x, y, z, at_least):
     stack, stack_d2 = np.empty(STACK, dtype=np.int64), np.empty(STACK)
     stack[0], stack_d2[0], top = 1, 0.0, 1
     best, owner = np.inf, -1
@@ -127,7 +119,7 @@ def _nearest_box(tree, stand, x, y, z, at_least):
         if i == EMPTY:
             continue
         if i != INNER:
-            d = instance_box_distance(stand, i, x, y, z)
+            d = instance_box_distance(transforms, i, x, y, z)
             if d >= at_least and (d < best or (d == best and i < owner)):
                 best, owner = d, i
             continue
@@ -143,7 +135,7 @@ def _nearest_box(tree, stand, x, y, z, at_least):
 
 
 @numba.njit(cache=True)
-def _boxes_within(tree, stand, x, y, z, radius, out, out_at):
+def _boxes_within(tree, transforms, x, y, z, radius, out, out_at):
     """Instances whose box is within ``radius`` of a point, written to ``out`` from ``out_at`` if that is not negative."""
     count = 0
     stack = np.empty(STACK, dtype=np.int64)
@@ -157,7 +149,7 @@ def _boxes_within(tree, stand, x, y, z, radius, out, out_at):
         if i == INNER:
             stack[top], stack[top + 1] = 2 * node, 2 * node + 1
             top += 2
-        elif i != EMPTY and instance_box_distance(stand, i, x, y, z) <= radius:
+        elif i != EMPTY and instance_box_distance(transforms, i, x, y, z) <= radius:
             if out_at >= 0:
                 out[out_at + count] = i
             count += 1
@@ -165,7 +157,7 @@ def _boxes_within(tree, stand, x, y, z, radius, out, out_at):
 
 
 @numba.njit(cache=True, parallel=True)
-def boxes_within(tree, stand, points, radius):
+def boxes_within(tree, transforms, points, radius):
     """All pairs of a point and an instance whose box is within ``radius [n]`` of it, packed.
 
     Returns ``offsets [n + 1]`` and ``instance [pairs]``, ascending within each point.
@@ -174,22 +166,24 @@ def boxes_within(tree, stand, points, radius):
     offsets = np.zeros(n + 1, dtype=np.int64)
     nowhere = np.empty(0, dtype=np.int64)
     for k in numba.prange(n):
-        offsets[k + 1] = _boxes_within(tree, stand, points[k, 0], points[k, 1], points[k, 2], radius[k], nowhere, -1)
+        offsets[k + 1] = _boxes_within(
+            tree, transforms, points[k, 0], points[k, 1], points[k, 2], radius[k], nowhere, -1
+        )
     for k in range(n):
         offsets[k + 1] += offsets[k]
     instance = np.empty(offsets[n], dtype=np.int64)
     for k in numba.prange(n):
-        _boxes_within(tree, stand, points[k, 0], points[k, 1], points[k, 2], radius[k], instance, offsets[k])
+        _boxes_within(tree, transforms, points[k, 0], points[k, 1], points[k, 2], radius[k], instance, offsets[k])
         instance[offsets[k] : offsets[k + 1]].sort()
     return offsets, instance
 
 
 @numba.njit(cache=True, parallel=True)
-def points_to_object(stand, points, instance):
+def points_to_object(transforms, points, instance):
     """World points ``[n, 3]`` in the frames of ``instance [n]``."""
     out = np.empty_like(points)
     for k in numba.prange(len(points)):
-        out[k, 0], out[k, 1], out[k, 2] = to_object(stand, instance[k], points[k, 0], points[k, 1], points[k, 2])
+        out[k, 0], out[k, 1], out[k, 2] = to_object(transforms, instance[k], points[k, 0], points[k, 1], points[k, 2])
     return out
 
 

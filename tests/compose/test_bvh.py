@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from compose.cpu import kernels
-from compose.cpu.bvh import EMPTY, INNER, Bvh, box_distance2, box_span, inverse
-from compose.cpu.kernels import Stand, Tree
+from compose.cpu import InstanceTransforms, build, nearest, refit, within
+from compose.cpu.bvh import EMPTY, INNER, box_distance2, box_span, inverse
 
 
 def _boxes(m, seed=0, kind="random"):
@@ -18,14 +17,10 @@ def _boxes(m, seed=0, kind="random"):
     return centre - half, centre + half
 
 
-def _stand(lo, hi):
+def _unturned(lo, hi):
     """Instances that stand unturned where their boxes are: world boxes are object boxes."""
     m = len(lo)
-    return Stand(np.tile(np.eye(3), (m, 1, 1)), np.zeros((m, 3)), np.ones(m), np.arange(m), lo, hi)
-
-
-def _tree(bvh):
-    return Tree(bvh.node_lo, bvh.node_hi, bvh.node_instance)
+    return InstanceTransforms(np.tile(np.eye(3), (m, 1, 1)), np.zeros((m, 3)), np.ones(m), np.arange(m), lo, hi)
 
 
 def _distances(lo, hi, points):
@@ -39,34 +34,34 @@ CASES += [(m, kind) for m in (2, 7, 100) for kind in ("coincident", "same centre
 @pytest.mark.parametrize(("m", "kind"), CASES)
 def test_every_instance_has_one_leaf_and_parents_hold_their_children(m, kind):
     lo, hi = _boxes(m, kind=kind)
-    bvh = Bvh.build(lo, hi)
-    assert sorted(bvh.node_instance[bvh.node_instance >= 0]) == list(range(m))
-    assert np.array_equal(bvh.node_instance[bvh.leaf_of], np.arange(m))
-    assert np.array_equal(bvh.node_lo[bvh.leaf_of], lo) and np.array_equal(bvh.node_hi[bvh.leaf_of], hi)
-    for node in np.flatnonzero(bvh.node_instance == INNER):
+    bvh = build(lo, hi)
+    assert sorted(bvh.instance[bvh.instance >= 0]) == list(range(m))
+    assert np.array_equal(bvh.instance[bvh.leaf_of], np.arange(m))
+    assert np.array_equal(bvh.lo[bvh.leaf_of], lo) and np.array_equal(bvh.hi[bvh.leaf_of], hi)
+    for node in np.flatnonzero(bvh.instance == INNER):
         children = [2 * node, 2 * node + 1]
-        assert (bvh.node_instance[children] != EMPTY).all()
-        assert np.array_equal(bvh.node_lo[node], bvh.node_lo[children].min(0))
-        assert np.array_equal(bvh.node_hi[node], bvh.node_hi[children].max(0))
+        assert (bvh.instance[children] != EMPTY).all()
+        assert np.array_equal(bvh.lo[node], bvh.lo[children].min(0))
+        assert np.array_equal(bvh.hi[node], bvh.hi[children].max(0))
 
 
 @pytest.mark.parametrize(("m", "kind"), CASES)
 def test_point_queries_equal_brute_force(m, kind):
     lo, hi = _boxes(m, kind=kind)
-    tree, stand = _tree(Bvh.build(lo, hi)), _stand(lo, hi)
+    tree, transforms = build(lo, hi), _unturned(lo, hi)
     rng = np.random.default_rng(1)
     points = np.concatenate([rng.uniform(-1.5, 1.5, (100, 3)) * m ** (1 / 3), lo[:20], rng.normal(0, 1e4, (5, 3))])
     distance = _distances(lo, hi, points)
-    owner, nearest = kernels.nearest_boxes(tree, stand, points, 0.0)
+    owner, gap = nearest(tree, transforms, points, 0.0)
     assert np.array_equal(owner, distance.argmin(1))  # numpy gives the first of equal values, too
-    np.testing.assert_allclose(nearest, distance.min(1), rtol=1e-14)
+    np.testing.assert_allclose(gap, distance.min(1), rtol=1e-14)
     beyond = np.where(distance >= 0.4, distance, np.inf)
-    owner, nearest = kernels.nearest_boxes(tree, stand, points, 0.4)
+    owner, gap = nearest(tree, transforms, points, 0.4)
     some = np.isfinite(beyond).any(1)
-    np.testing.assert_allclose(nearest, beyond.min(1), rtol=1e-14)
+    np.testing.assert_allclose(gap, beyond.min(1), rtol=1e-14)
     assert np.array_equal(owner, np.where(some, beyond.argmin(1), -1))
     radius = rng.uniform(0, 1.5, len(points))
-    offsets, instance = kernels.boxes_within(tree, stand, points, radius)
+    offsets, instance = within(tree, transforms, points, radius)
     for k in range(len(points)):
         assert instance[offsets[k] : offsets[k + 1]].tolist() == np.flatnonzero(distance[k] <= radius[k]).tolist()
 
@@ -75,7 +70,7 @@ def test_point_queries_equal_brute_force(m, kind):
 def test_boxes_met_by_rays_equal_brute_force(m, kind):
     """The tree is walked as a trace does, by hand, and no box that a ray meets is left out."""
     lo, hi = _boxes(m, kind=kind)
-    bvh = Bvh.build(lo, hi)
+    bvh = build(lo, hi)
     rng = np.random.default_rng(2)
     origins = rng.uniform(-1, 1, (30, 3)) * m ** (1 / 3)
     directions = rng.normal(size=(30, 3))
@@ -86,9 +81,9 @@ def test_boxes_met_by_rays_equal_brute_force(m, kind):
         met, stack = [], [1]
         while stack:
             node = stack.pop()
-            enter, leave = box_span(bvh.node_lo, bvh.node_hi, node, *o, *map(inverse, d), 0.0, 10.0)
+            enter, leave = box_span(bvh.lo, bvh.hi, node, *o, *map(inverse, d), 0.0, 10.0)
             if enter <= leave:
-                i = bvh.node_instance[node]
+                i = bvh.instance[node]
                 stack += [2 * node, 2 * node + 1] if i == INNER else []
                 met += [i] if i >= 0 else []
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -104,32 +99,32 @@ def test_boxes_met_by_rays_equal_brute_force(m, kind):
 @pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
 def test_a_refitted_tree_answers_as_a_rebuilt_one_and_leaves_the_old_alone(m, share):
     lo, hi = _boxes(m)
-    bvh = Bvh.build(lo, hi)
-    before = bvh.node_lo.copy(), bvh.node_hi.copy()
+    bvh = build(lo, hi)
+    before = bvh.lo.copy(), bvh.hi.copy()
     rng = np.random.default_rng(3)
     moved = rng.permutation(m)[: max(1, int(share * m))]
     new_lo, new_hi = lo.copy(), hi.copy()
     shift = rng.normal(0, 2, (len(moved), 3))
     new_lo[moved] += shift
     new_hi[moved] += shift
-    refitted, rebuilt = bvh.refitted(moved, new_lo[moved], new_hi[moved]), Bvh.build(new_lo, new_hi)
-    assert np.array_equal(bvh.node_lo, before[0]) and np.array_equal(bvh.node_hi, before[1])
-    assert np.array_equal(refitted.node_lo[1], new_lo.min(0)) and np.array_equal(refitted.node_hi[1], new_hi.max(0))
-    points, stand = rng.uniform(-4, 4, (100, 3)), _stand(new_lo, new_hi)
+    refitted, rebuilt = refit(bvh, moved, new_lo[moved], new_hi[moved]), build(new_lo, new_hi)
+    assert np.array_equal(bvh.lo, before[0]) and np.array_equal(bvh.hi, before[1])
+    assert np.array_equal(refitted.lo[1], new_lo.min(0)) and np.array_equal(refitted.hi[1], new_hi.max(0))
+    points, transforms = rng.uniform(-4, 4, (100, 3)), _unturned(new_lo, new_hi)
     for query in (
-        lambda tree: kernels.nearest_boxes(tree, stand, points, 0.0),
-        lambda tree: kernels.nearest_boxes(tree, stand, points, 0.3),
-        lambda tree: kernels.boxes_within(tree, stand, points, np.full(100, 1.0)),
+        lambda tree: nearest(tree, transforms, points, 0.0),
+        lambda tree: nearest(tree, transforms, points, 0.3),
+        lambda tree: within(tree, transforms, points, np.full(100, 1.0)),
     ):
-        for a, b in zip(query(_tree(refitted)), query(_tree(rebuilt)), strict=True):
+        for a, b in zip(query(refitted), query(rebuilt), strict=True):
             assert np.array_equal(a, b)
 
 
 def test_nothing_moved_is_nothing_changed():
     lo, hi = _boxes(20)
-    bvh = Bvh.build(lo, hi)
-    same = bvh.refitted(np.zeros(0, dtype=np.int64), np.zeros((0, 3)), np.zeros((0, 3)))
-    assert np.array_equal(same.node_lo, bvh.node_lo) and np.array_equal(same.node_hi, bvh.node_hi)
+    bvh = build(lo, hi)
+    same = refit(bvh, np.zeros(0, dtype=np.int64), np.zeros((0, 3)), np.zeros((0, 3)))
+    assert np.array_equal(same.lo, bvh.lo) and np.array_equal(same.hi, bvh.hi)
 
 
 def test_box_distance_is_zero_inside_and_infinite_for_an_empty_box():

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from compose.batch import FieldBatch
-from compose.cells import Cells, build_cells, cells_of
+from compose.cells import build_cells, cells_of, joined_cells
 from compose.certify import evaluation_error
 from objects import SirenField
 from objects.aabb import Aabb
@@ -111,7 +111,7 @@ def test_a_flat_box_gets_at_least_twelve_cells_across():
 
 
 def test_assets_are_packed_one_after_another(indexed):
-    packed = Cells.of([cells for _, cells in indexed], [False] * len(indexed))
+    packed = joined_cells([cells for _, cells in indexed], [False] * len(indexed))
     for a, (_, cells) in enumerate(indexed):
         mixed = packed.mixed_at[a]
         np.testing.assert_array_equal(packed.mask[mixed : mixed + len(cells.mask)], cells.mask)
@@ -119,7 +119,7 @@ def test_assets_are_packed_one_after_another(indexed):
         np.testing.assert_array_equal(packed.plane[at : at + len(cells.plane)], cells.plane)
         at = packed.block_at[a]
         np.testing.assert_array_equal(packed.block[at : at + cells.block.size], cells.block.ravel())
-    assert Cells.of([], []).plane.shape == (0, 6)
+    assert joined_cells([], []).plane.shape == (0, 6)
 
 
 def test_an_index_is_made_once_and_again_when_weights_change():
@@ -207,8 +207,8 @@ def test_planes_of_a_ball_are_its_tangents():
 @pytest.fixture
 def few_cells(monkeypatch):
     """Certified indices of at most about 50 cells along an edge: a second each."""
-    monkeypatch.setattr("compose.cells._CERTIFIED_BYTES", 40_000)
-    monkeypatch.setattr("compose.cells._CERTIFIED_TRIAL", 16)
+    monkeypatch.setattr("compose.certified_cells.BYTES", 40_000)
+    monkeypatch.setattr("compose.certified_cells.TRIAL", 16)
 
 
 def _random_siren(width, layers, omega, offset, seed):
@@ -296,7 +296,7 @@ def test_samples_never_deny_certified_indices_of_networks_that_have_learned_noth
 
 def test_a_certified_index_keeps_ripples_that_hide_from_samples(few_cells, monkeypatch):
     """A slope with a ripple whose period is the distance of the samples: these see a crest wherever they are."""
-    monkeypatch.setattr("compose.cells._BYTES", 10_000_000)  # the finest cells: 96
+    monkeypatch.setattr("compose.sampled_cells.BYTES", 10_000_000)  # the finest cells: 96
     field = _sum_of_sines([0.5 * np.pi, 384 * np.pi], [0.0, 0.5 * np.pi], [1.0, 0.3])
     p = np.random.default_rng(0).uniform(-1, 1, (100_000, 3))
     negative = _kernel_says(field, p) < 0

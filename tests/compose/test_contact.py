@@ -8,7 +8,9 @@ from scipy.spatial import KDTree
 
 from compose import Composite, Instance
 from compose.cells import cells_of
-from compose.contact import _covers, _find_near, _tables, clearance, overlapping_boxes, overlaps, surface_points
+from compose.contact import clearance, overlapping_boxes, overlaps
+from compose.cpu import count_near, points_near
+from compose.surface_points import joined_points, surface_points, surface_samples
 from objects import SE3
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
@@ -123,20 +125,22 @@ def test_no_surface_point_near_another_instance_is_passed_over(some_fields, rand
     """Whatever lies inside it, or within the reach of one of its own surface points, is found."""
     composite = Composite(random_instances(some_fields, 12, 6, spread=1.2))
     pairs = overlapping_boxes(composite)
-    covers = _covers(composite, pairs)
-    stand = composite._stand
-    tables = _tables(covers, len(stand.box_lo))
+    transforms, assets = composite.arrays.transforms, composite.arrays.assets
+    samples = {a: surface_samples(assets.fields[a], assets.times[a]) for a in set(transforms.asset[pairs].flat)}
+    points = joined_points(samples, len(transforms.box_lo))
     for reach in (0.02, 0.1, 0.3):
         kept = total = 0
         for i, j in pairs.tolist():
             x, y = (
-                composite.instances[k].T_world_obj @ torch.from_numpy(stand.scale[k] * covers[stand.asset[k]].points)
+                composite.instances[k].T_world_obj
+                @ torch.from_numpy(transforms.scale[k] * samples[transforms.asset[k]].points)
                 for k in (i, j)
             )
-            out, count = np.empty((len(x), 3)), np.zeros(1, dtype=np.int64)
-            _find_near(stand, tables, *(np.array([v]) for v in (i, j, reach, 0)), out, count)
+            row = [np.array([v]) for v in (i, j, reach)]
+            count = count_near(transforms, points, *row)
+            out = points_near(transforms, points, *row, count)
             near = (_distance(composite.instances[j], x) < 0) | (KDTree(y).query(x)[0] <= reach)
-            found = KDTree(out[: count[0]]) if count[0] else None
+            found = KDTree(out) if count[0] else None
             assert not near.any() or (found is not None and found.query(x[near])[0].max() < 1e-9)
             kept, total = kept + count[0], total + len(x)
         assert kept < 0.9 * total
@@ -177,8 +181,8 @@ def test_boxes_in_one_place_all_meet_and_far_apart_none():
 def test_boxes_whose_upright_hulls_meet_but_not_they_themselves():
     plank, quarter = Box([2.0, 0.1, 0.1]), SE3.from_axis_angle([0.0, 0.0, 1.0], math.pi / 4)
     composite = Composite([_at(plank, turn=quarter), _at(plank, 0.4, -0.4, turn=quarter)])
-    assert bool((composite._box_lo[0] < composite._box_hi[1]).all())
-    assert bool((composite._box_lo[1] < composite._box_hi[0]).all())
+    assert bool((composite.arrays.box_lo[0] < composite.arrays.box_hi[1]).all())
+    assert bool((composite.arrays.box_lo[1] < composite.arrays.box_hi[0]).all())
     assert len(overlapping_boxes(composite)) == 0
 
 
@@ -321,7 +325,7 @@ def test_a_pair_is_the_same_alone_and_in_a_crowd(some_fields, random_instances):
 def test_chunks_change_nothing(monkeypatch, some_fields, random_instances, chunk):
     composite = Composite(random_instances(some_fields, 20, 4, spread=0.8))
     want = overlaps(composite)
-    monkeypatch.setattr("compose.contact._CHUNK", chunk)
+    monkeypatch.setattr("compose.surface_points.CHUNK", chunk)
     assert overlaps(composite) == want and len(want) > 10
 
 

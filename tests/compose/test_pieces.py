@@ -4,7 +4,7 @@ import igl
 import numpy as np
 import torch
 
-from compose.cpu.nearest import distances_to_one
+from compose.cpu.distances import distances_to_one
 from compose.cpu.pieces import octree
 from compose.surfaces import only, surface_of
 from objects.primitives import Box

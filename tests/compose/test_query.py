@@ -265,21 +265,27 @@ def test_what_is_moved_holds_the_numbers_of_what_is_built(m):
     names = [str(k) for k in range(m)]
     built = Composite.from_columns(names, fields, SE3(quat, trans), scale)
     old = Composite.from_columns(names, fields, SE3(other, trans + 1), scale)
-    kept = old._columns.buffer.copy()
+    kept = [v.copy() for v in (old.arrays.quat, *old.arrays.transforms[:2], old.arrays.tree.lo, old.arrays.tree.hi)]
     moved = old
     for k in range(m):  # one by one, each from the last
         moved = moved.with_poses([k], SE3(quat[k : k + 1].clone(), trans[k : k + 1].clone()))
-    for a, b in zip(moved._columns[1:4], built._columns[1:4], strict=True):
+    assert np.array_equal(moved.arrays.quat, built.arrays.quat)
+    for a, b in zip(moved.arrays.transforms, built.arrays.transforms, strict=True):
         assert np.array_equal(a, b)
-    assert np.array_equal(moved._box_lo, built._box_lo) and np.array_equal(moved._box_hi, built._box_hi)
+    assert np.array_equal(moved.arrays.box_lo, built.arrays.box_lo) and np.array_equal(
+        moved.arrays.box_hi, built.arrays.box_hi
+    )
     assert torch.equal(moved.bounds.lo, built.bounds.lo) and torch.equal(moved.bounds.hi, built.bounds.hi)
-    assert np.array_equal(old._columns.buffer, kept)
-    torch.testing.assert_close(torch.from_numpy(built._stand.rot), SE3(quat, trans).rotation(), atol=1e-15, rtol=0)
+    now = (old.arrays.quat, *old.arrays.transforms[:2], old.arrays.tree.lo, old.arrays.tree.hi)
+    assert all(np.array_equal(a, b) for a, b in zip(now, kept, strict=True))
+    torch.testing.assert_close(
+        torch.from_numpy(built.arrays.transforms.rot), SE3(quat, trans).rotation(), atol=1e-15, rtol=0
+    )
     corners = torch.stack([scale[k] * fields[k].bounds.corners().double() for k in range(m)])
     world = SE3(quat[:, None], trans[:, None]) @ corners
-    torch.testing.assert_close(torch.from_numpy(built._box_lo), world.amin(1), atol=1e-8, rtol=0)
-    torch.testing.assert_close(torch.from_numpy(built._box_hi), world.amax(1), atol=1e-8, rtol=0)
-    assert bool((torch.from_numpy(built._box_lo) <= world.amin(1)).all())
+    torch.testing.assert_close(torch.from_numpy(built.arrays.box_lo), world.amin(1), atol=1e-8, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(built.arrays.box_hi), world.amax(1), atol=1e-8, rtol=0)
+    assert bool((torch.from_numpy(built.arrays.box_lo) <= world.amin(1)).all())
 
 
 def test_a_composite_keeps_no_hold_of_the_poses_that_it_was_given():

@@ -273,7 +273,7 @@ def test_a_scene_moved_into_place_equals_a_new_one_bit_for_bit(fields, random_in
     again = old.trace(rays)
     assert torch.equal(again.t, seen.t) and torch.equal(again.owner, seen.owner)
     assert not torch.equal(moved.trace(rays).t, seen.t)
-    assert moved._assets is old._assets  # what did not move is shared
+    assert moved.arrays.assets is old.arrays.assets  # what did not move is shared
 
 
 def test_a_scene_built_in_another_order_gives_the_same_bits(fields, random_instances, random_rays):
@@ -416,8 +416,8 @@ def _rippled():
 
 
 def test_with_a_certified_index_a_trace_finds_ripples_that_hide_from_the_samples(monkeypatch):
-    monkeypatch.setattr("compose.cells._BYTES", 1)  # the coarsest cells: 24
-    monkeypatch.setattr("compose.cells._CERTIFIED_BYTES", 10_000)
+    monkeypatch.setattr("compose.sampled_cells.BYTES", 1)  # the coarsest cells: 24
+    monkeypatch.setattr("compose.certified_cells.BYTES", 10_000)
     g = torch.Generator().manual_seed(0)
     ends = 2 * torch.rand(2, 200, 3, generator=g, dtype=torch.float64) - 1
     ends[0, :, 0], ends[1, :, 0] = 2.0, -2.0
@@ -433,7 +433,7 @@ def test_with_a_certified_index_a_trace_finds_ripples_that_hide_from_the_samples
 def test_a_certified_trace_equals_the_reference_and_primitives_stay_sampled(
     fields, random_instances, random_rays, monkeypatch
 ):
-    monkeypatch.setattr("compose.cells._CERTIFIED_BYTES", 30_000)
+    monkeypatch.setattr("compose.certified_cells.BYTES", 30_000)
     instances = random_instances(fields, 20, 4)
     rays = random_rays(instances, 300, 4)
     scene = Composite(instances).certified()
@@ -442,14 +442,14 @@ def test_a_certified_trace_equals_the_reference_and_primitives_stay_sampled(
     tie = gap < 1e-6 * scene.size
     assert int((want.owner >= 0).sum()) > 30
     assert not (((got.owner != want.owner) & ~tie) | (gap > 1e-4 * scene.size)).any()
-    proven = scene._assets.cells.proven
+    proven = scene.arrays.assets.cells.proven
     assert proven.any() and not proven.all()
 
 
 def test_a_moved_certified_scene_stays_certified(fields):
     scene = Composite([Instance("a", fields[0], SE3.identity())]).certified()
     moved = scene.with_poses([0], SE3.from_translation([(1.0, 0.0, 0.0)]))
-    assert moved._assets is scene._assets
+    assert moved.arrays.assets is scene.arrays.assets
 
 
 def test_of_a_thousand_coincident_objects_the_first_is_hit_at_the_price_of_one(fields, random_rays):

@@ -732,9 +732,9 @@ def test_at_gives_the_same_composite_while_nothing_changes(room):
     room.move("table/tray", by=(0, 0, 1))
     moved = room.at()
     assert moved is not first
-    assert moved._assets is first._assets
+    assert moved.arrays.assets is first.arrays.assets
     room.duplicate("table", "table2")
-    assert room.at()._assets is first._assets
+    assert room.at().arrays.assets is first.arrays.assets
 
 
 def test_an_old_composite_stays_as_it_was(room):

@@ -1,0 +1,141 @@
+"""The index of a SIREN by proof: affine bounds of the network over boxes (`compose.certify`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from compose.asset_cells import AssetCells, assembled, grid, lattice, packed_planes
+from compose.certify import Weights, affine_bounds, evaluation_error, gradient_bounds, weights_of
+from compose.cpu import FINE_STEP, serves
+from objects.field import Field
+from objects.progress import Bar
+from objects.siren import SirenField
+
+BYTES = 400_000  # of an index, about
+TRIAL, _FINEST = 48, 128  # cells along the longest edge: of the trial that measures the surface, and at most
+_BEYOND = 1e-6  # of a cell, on each side: what is proven holds there, too, as places in a march are rounded
+_SLACK = 1e-9  # of a bound: more than the rounding of what is done to it here, in float64
+_BOXES = 4096  # bounded together
+
+
+def certified_cells(field: Field) -> AssetCells:
+    """The index of a `SirenField`, proven.
+
+    Raises:
+        ValueError: Any other field, or numbers that don't stay finite.
+    """
+    if not serves(field):
+        raise ValueError(
+            f"certify: expected a SirenField (no subclass of it) of float32 numbers, which alone can be certified, "
+            f"got {type(field).__name__}"
+        )
+    weights = weights_of(cast(SirenField, field))
+    with Bar(total=0, desc="certifying", unit="box", unit_scale=True) as bar:
+        prover = _Prover(weights, evaluation_error(weights), *grid(field, TRIAL), bar)
+        trial = 6 * len(prover.uncertain()[0]) + 2 * int(prover.n.prod())  # bytes
+        finer = TRIAL * np.sqrt(BYTES / trial)
+        finest = grid(field, int(np.clip(finer, TRIAL // 4, _FINEST)))
+        return _Prover(weights, prover.noise, *finest, bar).cells()
+
+
+@dataclass(frozen=True, eq=False)
+class _Prover:
+    """Proves what an index with given cells says; boxes are given by their least corners, in cells from ``lo``, and their edge.
+
+    Args:
+        noise: How far the field may be from its network.
+        lo, n, cell: As `grid` gives them.
+        bar: Counts boxes.
+    """
+
+    weights: Weights
+    noise: float
+    lo: np.ndarray
+    n: np.ndarray
+    cell: np.ndarray
+    bar: Bar
+
+    def cells(self) -> AssetCells:
+        corner, sign = self.uncertain()
+        # The halves of each cell: are they all on one side, and how far does the field stray from the plane of the cell?
+        gradient, middle, _ = self.planes(corner, 1.0)
+        offset = lattice(2) * 0.5
+        parts = self.planes((corner[:, None] + offset).reshape(-1, 3), 0.5)
+        side = _side(*parts, self.reach(parts[0], 0.5)).reshape(-1, 8)
+        sign[tuple(corner.T)] = np.where((side == side[:, :1]).all(1), side[:, 0], 0)
+        rest = sign[tuple(corner.T)] == 0
+        corner, gradient, middle = corner[rest], gradient[rest], middle[rest]
+        part_gradient, part_middle, error = (part.reshape(-1, 8, *part.shape[1:])[rest] for part in parts)
+        apart = part_middle - (gradient @ ((offset - 0.25) * self.cell).T)
+        apart_reach = self.reach(part_gradient - gradient[:, None], 0.5) + error
+        top, bottom = (apart + apart_reach).max(1), (apart - apart_reach).min(1)
+        middle, bound = 0.5 * (top + bottom), 0.5 * (top - bottom)
+
+        unit = np.array([np.abs(gradient).max(initial=1e-30) / 127, 1.0, np.abs(middle).max(initial=1e-30) / 32767])
+        packed_gradient, packed_middle = np.rint(gradient / unit[0]), np.rint(middle / unit[2])
+        bound += self.reach(gradient - packed_gradient * unit[0], 1.0) + np.abs(middle - packed_middle * unit[2])
+        bound += _SLACK * (bound + np.abs(middle) + self.reach(gradient, 1.0))
+        unit[1] = bound.max(initial=1e-30) * (1 + _SLACK) / 255
+        place = np.ravel_multi_index(tuple((corner // 4).T), tuple(self.n)) * 64 + (corner % 4) @ [16, 4, 1]
+        plane = packed_planes(packed_gradient, np.ceil(bound / unit[1]), packed_middle)[np.argsort(place)]
+
+        blocks = sign.reshape(self.n[0], 4, self.n[1], 4, self.n[2], 4).transpose(0, 2, 4, 1, 3, 5).reshape(*self.n, 64)
+        mixed = (blocks == 0).any(-1)
+        # Two float32 values that far apart differ by at most this much more than those of the network itself.
+        apart_least = FINE_STEP * float(np.linalg.norm(4 * self.n * self.cell))
+        lipschitz = self.steepest(corner) + 2 * self.noise / apart_least
+        return assembled(
+            self.cell, mixed, blocks[..., 0] < 0, blocks[mixed] == 0, blocks[mixed] < 0, plane, unit, lipschitz
+        )
+
+    def uncertain(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cells that aren't proven to lie on one side ``[r, 3]``, and the side of each of the others, from the blocks down."""
+        sign = np.zeros(4 * self.n, dtype=np.int8)
+        corner = 4 * np.stack(np.meshgrid(*map(np.arange, self.n), indexing="ij"), -1).reshape(-1, 3)
+        for edge in (4, 2, 1):
+            gradient, middle, error = self.planes(corner, edge)
+            side = _side(gradient, middle, error, self.reach(gradient, edge))
+            boxes = sign.reshape([k for length in sign.shape for k in (length // edge, edge)])
+            i, j, k = (corner // edge).T
+            boxes[i, :, j, :, k, :] = side[:, None, None, None]
+            corner = corner[side == 0]
+            if edge > 1:
+                corner = (corner[:, None] + (edge // 2 * lattice(2)).astype(int)).reshape(-1, 3)
+        return corner, sign
+
+    def planes(self, corner: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradient and middle of a plane for each box, and a bound on how far the field strays from it."""
+        shares = [affine_bounds(self.weights, centre, half) for centre, half in self._boxes(corner, edge)]
+        gradient, middle, error = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+        if not np.isfinite(error + self.noise).all():
+            raise ValueError("certify: expected a field whose numbers stay finite in float32, got weights too large")
+        return gradient, middle, error + self.noise
+
+    def steepest(self, corner: np.ndarray) -> float:
+        """A bound on the length of the network's gradient in cells."""
+        bounds = [gradient_bounds(self.weights, centre, half).max(initial=0) for centre, half in self._boxes(corner, 1)]
+        return float(max(bounds))
+
+    def _boxes(self, corner: np.ndarray, edge: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Centres and half sizes, some at a time."""
+        self.bar.total += len(corner)
+        for k in range(0, max(len(corner), 1), _BOXES):
+            centre = self.lo + (corner[k : k + _BOXES] + 0.5 * edge) * self.cell
+            yield centre, np.tile(self.half(edge), (len(centre), 1))
+            self.bar.update(len(centre))
+
+    def reach(self, gradient: np.ndarray, edge: float) -> np.ndarray:
+        """How far planes with these gradients go up or down from the middles of boxes."""
+        return np.abs(gradient) @ self.half(edge)
+
+    def half(self, edge: float) -> np.ndarray:
+        return (0.5 * edge + _BEYOND) * self.cell
+
+
+def _side(gradient: np.ndarray, middle: np.ndarray, error: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """The proven sign of each box, 0 where unknown."""
+    return np.where(np.abs(middle) > (reach + error) * (1 + _SLACK), np.sign(middle), 0).astype(np.int8)
