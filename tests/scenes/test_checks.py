@@ -2,15 +2,12 @@
 
 import pytest
 
-from objects import SE3, Box, Sphere
+from objects import Box, Sphere
 from rendering import Camera
 from scenes import SceneGraph, save_scene
 from scenes.checks import camera_notes, size_notes, without_background
 from scenes.cli import main
-
-
-def at(*xyz):
-    return SE3.from_translation(list(map(float, xyz)))
+from tests.scenes.helpers import at
 
 
 def cups(n=5) -> SceneGraph:

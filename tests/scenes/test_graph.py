@@ -13,15 +13,7 @@ from rendering import AmbientLight, Camera, DirectionalLight, PointLight, Render
 from scenes import SceneGraph, Track, load_scene, save_scene
 from scenes.records import Records
 from scenes.timeline import world_pose
-
-
-def at(x, y=0.0, z=0.0):
-    return SE3.from_translation([float(x), float(y), float(z)])
-
-
-def turned(degrees, axis=(0.0, 0.0, 1.0)):
-    return SE3.from_axis_angle(list(axis), math.radians(degrees))
-
+from tests.scenes.helpers import at, turned
 
 BALL, CUBE, RING = Sphere(0.1), Box((0.2, 0.3, 0.1)), Torus(0.2, 0.05)
 

@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from objects import SE3, Aabb, Box, Capsule, Sphere, Torus
+from objects import Aabb, Box, Capsule, Sphere, Torus
 from objects.setops import Placed
 from objects.siren import SirenField
 from scenes import SceneGraph
 from scenes.script import run_script
-
-
-def at(x, y=0.0, z=0.0):
-    return SE3.from_translation([float(x), float(y), float(z)])
-
-
-def turned(degrees, axis):
-    return SE3.from_axis_angle(list(axis), math.radians(degrees))
+from tests.scenes.helpers import at, turned
 
 
 def where(graph, path):

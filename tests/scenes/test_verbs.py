@@ -12,6 +12,7 @@ from objects import SE3, Sphere
 from rendering import Camera, PointLight, load_depth_png, load_png, render
 from scenes import SceneGraph, Track, load_scene, save_scene
 from scenes.cli import main
+from tests.scenes.helpers import run
 
 ROOM = """
 nodes:
@@ -32,13 +33,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "room.yaml").write_text(ROOM)
     assert main(["build", "scene=room.yaml", "out=room.scene"]) == 0
     return tmp_path
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def size(path):

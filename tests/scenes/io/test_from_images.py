@@ -14,6 +14,7 @@ from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, load_png, render, save_depth_png, save_png, save_transforms
 from scenes import load_scene
 from scenes.cli import main
+from tests.scenes.helpers import run
 
 
 @pytest.fixture
@@ -46,13 +47,6 @@ def folder(tmp_path, monkeypatch):
         entries = {"depth_unit_scale_factor": 0.001}
         save_transforms(shots / "transforms.json", cameras, files, frame_entries=more, entries=entries)
     return tmp_path
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_build_makes_a_scene_of_objects_in_their_places(folder, capsys):

@@ -14,15 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from objects import SE3, Aabb, Box, SirenField, Sphere
+from objects import Aabb, Box, SirenField, Sphere
 from objects.files import field_hash
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
 from scenes.io.scene_folder import locked
-
-
-def at(x, y=0.0, z=0.0):
-    return SE3.from_translation([float(x), float(y), float(z)])
+from tests.scenes.helpers import at
 
 
 @pytest.fixture
