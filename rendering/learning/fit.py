@@ -17,6 +17,7 @@ import json
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from compose.types import Instance
-from objects.cache import cache_folder, content_key
+from objects.cache import cache_folder
 from objects.files import FieldFileError, load_field, save_field, write_atomically
 from objects.fitting import finish
+from objects.jobs import Job, run_jobs
 from objects.pose import SE3
 from objects.training import CheckpointError, OnStep
 from rendering.images import save_png
@@ -85,32 +87,43 @@ def fit_views(
     config = ViewsConfig() if config is None else config
     if not any(bool((view.valid if view.alpha is None else view.valid & (view.alpha >= 0.5)).any()) for view in views):
         raise ViewError("fit_views: alpha (or the masks) leaves nothing of any picture: there is nothing to learn")
-    key = content_key("views", _VERSION, _content(views), dataclasses.asdict(config), seed, refine)
-    folder = cache_folder("views")
-    if (known := _recalled(folder / key, views)) is not None:
-        return known
-    checkpoint = folder / f"{key}.safetensors"
+    job = Job(("views", _VERSION), views, _content(views), config, seed, (refine,))
+    work = partial(_learn, preview=preview, progress=progress, on_step=on_step)
+    return run_jobs([job], work, recall=_recalled)[job.key]
+
+
+def _learn(
+    jobs: list[Job], preview: str | os.PathLike[str] | None, progress: bool, on_step: OnStep | None
+) -> list[LearnedViews]:
+    """Learns one set of pictures after another, and keeps what was learned."""
+    return [_learn_one(job, preview, progress, on_step) for job in jobs]
+
+
+def _learn_one(
+    job: Job, preview: str | os.PathLike[str] | None, progress: bool, on_step: OnStep | None
+) -> LearnedViews:
+    checkpoint = cache_folder("views") / f"{job.key}.safetensors"
     last, smooth = time.monotonic(), -1.0
 
     def after(now: LearnStep) -> str:
         nonlocal last, smooth
         smooth = now.error if smooth < 0 else smooth + 0.02 * (now.error - smooth)
-        if preview is not None and (time.monotonic() - last > _PREVIEW_S or now.step == config.steps - 1):
+        if preview is not None and (time.monotonic() - last > _PREVIEW_S or now.step == job.config.steps - 1):
             save_png(_compared(now.state, now.step), preview)
             last = time.monotonic()
         if on_step is not None:
             on_step(now.step, now.loss)
         return f"loss {now.loss:.3g}, {_db(smooth):.1f} dB"
 
-    options: dict[str, Any] = {"seed": seed, "refine": refine, "progress": progress, "on_step": after}
+    options: dict[str, Any] = {"seed": job.seed, "refine": job.options[0], "progress": progress, "on_step": after}
     try:
-        learned = learn_views(views, config, checkpoint=checkpoint, **options)
+        learned = learn_views(job.inputs, job.config, checkpoint=checkpoint, **options)
     except CheckpointError:  # damaged: from the beginning
         checkpoint.unlink()
-        learned = learn_views(views, config, checkpoint=checkpoint, **options)
+        learned = learn_views(job.inputs, job.config, checkpoint=checkpoint, **options)
     learned = learned._replace(psnr_db=_db(smooth))  # until here a killed run goes on from the checkpoint
     with contextlib.suppress(OSError, FieldFileError):  # a full disk loses nothing but the next run's time
-        _kept(learned, folder / key)
+        _kept(learned, cache_folder("views") / job.key)
         checkpoint.unlink(missing_ok=True)
     return learned
 
@@ -189,8 +202,9 @@ def _kept(learned: LearnedViews, folder: Path) -> None:
     write_atomically(folder / "learned.json", json.dumps(facts).encode())
 
 
-def _recalled(folder: Path, views: Views) -> LearnedViews | None:
+def _recalled(job: Job) -> LearnedViews | None:
     """What `_kept` wrote; None where there is nothing whole."""
+    folder, views = cache_folder("views") / job.key, job.inputs
     try:
         facts = json.loads((folder / "learned.json").read_text(encoding="utf-8"))
         instances = tuple(
