@@ -154,8 +154,6 @@ KNOWN_PRIVATE: dict[str, str] = {
     "tests/compose/test_certify.py": "_derivative _sine_line",
     "tests/compose/test_gradients.py": "_buffers _parameters",
     "tests/objects/test_setops.py": "_smooth_min",
-    "tests/rendering/learning/test_learning.py": "_depth_loss _id_loss _observe _overlap_loss _thinned",
-    "tests/rendering/learning/test_voxels.py": "_EMPTY _STEP _SquaredError _grid _leaps _pace",
 }
 KNOWN_LARGE: dict[str, str] = {
     "compose/certify.py": "file",
@@ -163,7 +161,6 @@ KNOWN_LARGE: dict[str, str] = {
     "objects/fitting.py": "file",
     "objects/points.py": "fit_points",
     "objects/siren.py": "SirenField.__init__",
-    "rendering/learning/fit.py": "file",
     "rendering/render.py": "render",
 }
 # What named tuples and `os` offer under such names is public.
