@@ -16,7 +16,7 @@ from objects.files import field_hash
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
-from scenes.node import ROOT, Hold, Node, a_, check_name, checked_scale, one_pose, quoted, shown, word_set
+from scenes.node import ROOT, Attachment, Node, a_, check_name, checked_scale, one_pose, quoted, shown, word_set
 from scenes.records import Changes, Records
 from scenes.timeline import Timeline
 from scenes.track import Sim3, Track, number
@@ -57,8 +57,8 @@ def add(
         raise ValueError(f"add {path}: track must be a Track, got {type(track).__name__}")
     parent, name = records.new_place(path)
     track = track or Track.constant(one_pose(pose, f"add {path}") if pose is not None else Sim3())
-    hold = Hold(-math.inf, parent, track, checked_scale(scale, f"add {path}: scale"))
-    node = Node(records.next_id, name, (hold,), field, light, camera, bool(lit), tags=word_set(tags))
+    attachment = Attachment(-math.inf, parent, track, checked_scale(scale, f"add {path}: scale"))
+    node = Node(records.next_id, name, (attachment,), field, light, camera, bool(lit), tags=word_set(tags))
     return f"add {quoted(path)} ({node.what()})", {node.id: node}
 
 
@@ -91,10 +91,14 @@ def duplicate(timeline: Timeline, path: str, new_path: str) -> Draft:
     changes: Changes = {}
     for i, new in new_id.items():
         node = records.nodes[i]
-        holds = tuple(replace(h, parent=new_id.get(h.parent, h.parent)) for h in node.holds)
-        changes[new] = replace(node, id=new, holds=holds)
-    holds = top.holds if parent == top.parent else (*top.holds[:-1], timeline.handed_over(top.holds[-1], parent))
-    changes[new_id[top.id]] = replace(top, id=new_id[top.id], name=name, holds=holds)
+        attachments = tuple(replace(h, parent=new_id.get(h.parent, h.parent)) for h in node.attachments)
+        changes[new] = replace(node, id=new, attachments=attachments)
+    attachments = (
+        top.attachments
+        if parent == top.parent
+        else (*top.attachments[:-1], timeline.handed_over(top.attachments[-1], parent))
+    )
+    changes[new_id[top.id]] = replace(top, id=new_id[top.id], name=name, attachments=attachments)
     return f"duplicate {quoted(path)} as {quoted(new_path)}", changes
 
 
@@ -112,7 +116,7 @@ def group(timeline: Timeline, path: str, members: Sequence[str]) -> Draft:
     ids = [records.node_at(member).id for member in members]
     if len(set(ids)) != len(ids):
         raise ValueError(f"group {path}: a member was named twice")
-    new = Node(records.next_id, name, (Hold(-math.inf, parent, Track.constant(Sim3())),))
+    new = Node(records.next_id, name, (Attachment(-math.inf, parent, Track.constant(Sim3())),))
     changes: Changes = {new.id: new}
     taken: dict[str, str] = {}
     for i, member in zip(ids, members, strict=True):
@@ -122,8 +126,8 @@ def group(timeline: Timeline, path: str, members: Sequence[str]) -> Draft:
         if node.name in taken:
             raise ValueError(f"group {path}: {member} and {taken[node.name]} have the same name; rename one first")
         taken[node.name] = member
-        last = timeline.handed_over(node.holds[-1], parent)  # the new group stands where its parent does
-        changes[i] = replace(node, holds=(*node.holds[:-1], replace(last, parent=new.id)))
+        last = timeline.handed_over(node.attachments[-1], parent)  # the new group stands where its parent does
+        changes[i] = replace(node, attachments=(*node.attachments[:-1], replace(last, parent=new.id)))
     return f"group {' '.join(map(quoted, members))} as {quoted(path)}", changes
 
 
@@ -138,14 +142,14 @@ def ungroup(timeline: Timeline, path: str) -> Draft:
     siblings = records.children[node.parent]
     for i in records.tree.succ[node.id]:
         child = records.nodes[i]
-        if any(hold.parent == node.id for hold in child.holds[:-1]):
+        if any(attachment.parent == node.id for attachment in child.attachments[:-1]):
             raise ValueError(
                 f"ungroup {path}: it carries {records.path_to(i)} for a part of the time; reparent that without a time first"
             )
         if siblings.get(child.name, node.id) != node.id:
             raise ValueError(f"ungroup {path}: {child.name!r} is already there in its parent; rename one first")
-        last = timeline.handed_over(child.holds[-1], node.parent)
-        changes[i] = replace(child, holds=(*child.holds[:-1], last))
+        last = timeline.handed_over(child.attachments[-1], node.parent)
+        changes[i] = replace(child, attachments=(*child.attachments[:-1], last))
     return f"ungroup {quoted(path)}", changes
 
 
@@ -157,14 +161,15 @@ def reparent(timeline: Timeline, path: str, parent: str, start: float | None, ti
     records.check_free(target, node.name, allowed=node.id)
     if start is not None:
         start = number(start, f"reparent {path}: start")
-        if start <= node.holds[-1].start:
+        last = node.attachments[-1].start
+        if start <= last:
             raise ValueError(
-                f"reparent {path}: start must come after {node.holds[-1].start:g} s, when it last changed hands, got {start:g}"
+                f"reparent {path}: start must come after {last:g} s, when it last changed hands, got {start:g}"
             )
     at = number(time, "time") if start is None else start
-    hold = timeline.handed_over(node.holds[node.hold_number(at)], target, at)
-    kept = () if start is None else node.holds
-    changed = replace(node, holds=(*kept, replace(hold, start=-math.inf if start is None else start)))
+    attachment = timeline.handed_over(node.attachments[node.attachment_number(at)], target, at)
+    kept = () if start is None else node.attachments
+    changed = replace(node, attachments=(*kept, replace(attachment, start=-math.inf if start is None else start)))
     text = f"reparent {quoted(path)} to {quoted(parent.strip('/') or '/')}"
     return text + ("" if start is None else f" from {shown(start)}"), {node.id: changed}
 
@@ -173,12 +178,12 @@ def include(records: Records, other: Records, at: str) -> Draft:
     parent, name = records.new_place(at)
     known = {field_hash(field): field for field in records.fields}
     ours = {id(field): known.setdefault(field_hash(field), field) for field in other.fields}
-    top = Node(records.next_id, name, (Hold(-math.inf, parent, Track.constant(Sim3())),))
+    top = Node(records.next_id, name, (Attachment(-math.inf, parent, Track.constant(Sim3())),))
     nodes = other.in_order()
     new_id = {ROOT: top.id} | {node.id: top.id + 1 + k for k, node in enumerate(nodes)}
     changes: Changes = {top.id: top}
     for node in nodes:
-        holds = tuple(replace(h, parent=new_id[h.parent]) for h in node.holds)
+        attachments = tuple(replace(h, parent=new_id[h.parent]) for h in node.attachments)
         field = None if node.field is None else ours[id(node.field)]
-        changes[new_id[node.id]] = replace(node, id=new_id[node.id], holds=holds, field=field)
+        changes[new_id[node.id]] = replace(node, id=new_id[node.id], attachments=attachments, field=field)
     return f"include {len(nodes)} nodes at {quoted(at)}", changes

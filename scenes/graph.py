@@ -81,8 +81,8 @@ class SceneGraph:
     def records(self) -> dict[str, Node]:
         """The record of every node by its path, in the order of the paths: what exporters write.
 
-        Records are frozen: id, name, field, light, camera, and ``holds``: which node (by id, 0 at the top) carries it from when
-        on, with its track and scale there. The last hold's parent is the one in the path.
+        Records are frozen: id, name, field, light, camera, and ``attachments``: which node (by id, 0 at the top) carries it from
+        when on, with its track and scale there. The last one's parent is the one in the path.
         """
         return {path: self._records.nodes[i] for path, i in self._records.walk()}
 
@@ -248,7 +248,7 @@ class SceneGraph:
         if not isinstance(field, Field):
             raise ValueError(f"replace {path}: expected a Field, got {type(field).__name__}")
         self._records.node_at(path)
-        self._view.take_anew(field)
+        self._view.refresh(field)
         self._set(path, f"replace {quoted(path)} with {field.kind or type(field).__name__}", field=field)
 
     def duplicate(self, path: str, new_path: str) -> str:

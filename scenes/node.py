@@ -19,7 +19,7 @@ MAX_NAME = 200  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Attachment:
     """From ``start`` (seconds) on, a node hangs under ``parent`` (an id): ``track`` in its frame, scaled by ``scale``."""
 
     start: float
@@ -35,7 +35,7 @@ class Node:
     Attributes:
         id: Number in order of making; never given twice in a scene.
         name: Its own name; the path holds the names of those above it, too.
-        holds: What carries it, oldest first; the last says where in the tree it is found. The first starts at -inf.
+        attachments: What carries it, oldest first; the last says where in the tree it is found. The first starts at -inf.
         field: The shape, in the node's frame; None for what has none.
         light: A light in the node's frame.
         camera: A camera; its ``T_world_cam`` is read as camera to node (OpenCV axes).
@@ -46,7 +46,7 @@ class Node:
 
     id: int
     name: str
-    holds: tuple[Hold, ...]
+    attachments: tuple[Attachment, ...]
     field: Field | None = None
     light: Light | None = None
     camera: Camera | None = None
@@ -57,30 +57,30 @@ class Node:
     @property
     def parent(self) -> int:
         """Id of the node it is found under."""
-        return self.holds[-1].parent
+        return self.attachments[-1].parent
 
     @property
     def track(self) -> Track:
         """Pose under the parent it is found under."""
-        return self.holds[-1].track
+        return self.attachments[-1].track
 
     @property
     def scale(self) -> float:
-        return self.holds[-1].scale
+        return self.attachments[-1].scale
 
     @property
     def moves(self) -> bool:
         """Whether its place in its parent depends on time."""
-        return len(self.holds) > 1 or self.track.moves
+        return len(self.attachments) > 1 or self.track.moves
 
-    def hold_number(self, time: float | None) -> int:
-        """Which hold is in force at ``time``; None stands for the last."""
-        if time is None or len(self.holds) == 1:
-            return len(self.holds) - 1
-        return max(bisect_right(self.holds, time, key=lambda h: h.start) - 1, 0)
+    def attachment_number(self, time: float | None) -> int:
+        """Which attachment is in force at ``time``; None stands for the last."""
+        if time is None or len(self.attachments) == 1:
+            return len(self.attachments) - 1
+        return max(bisect_right(self.attachments, time, key=lambda h: h.start) - 1, 0)
 
-    def with_hold(self, number: int, hold: Hold) -> Node:
-        return replace(self, holds=(*self.holds[:number], hold, *self.holds[number + 1 :]))
+    def with_attachment(self, number: int, attachment: Attachment) -> Node:
+        return replace(self, attachments=(*self.attachments[:number], attachment, *self.attachments[number + 1 :]))
 
     def what(self) -> str:
         """In a word: object, light, camera or group."""
@@ -94,7 +94,8 @@ class Node:
         return (
             (self.name, self.lit, self.hidden, self.tags, self.light)
             == (other.name, other.lit, other.hidden, other.tags, other.light)
-            and [(h.start, h.track, h.scale) for h in self.holds] == [(h.start, h.track, h.scale) for h in other.holds]
+            and [(h.start, h.track, h.scale) for h in self.attachments]
+            == [(h.start, h.track, h.scale) for h in other.attachments]
             and same_camera(self.camera, other.camera)
             and same_field(self.field, other.field)
         )

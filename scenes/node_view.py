@@ -112,7 +112,7 @@ class NodeView:
         if frame == "world":
             return self._timeline.world(self.record.id, number(time, "time")).pose()
         node = self.record
-        quat, trans = node.holds[node.hold_number(number(time, "time"))].track.at(time)
+        quat, trans = node.attachments[node.attachment_number(number(time, "time"))].track.at(time)
         return Sim3(quat, trans).pose()
 
     def scale(self, time: float = 0.0, *, frame: Literal["world", "parent"] = "world") -> float:
@@ -122,4 +122,4 @@ class NodeView:
         if frame == "world":
             return self._timeline.world(self.record.id, number(time, "time")).scale
         node = self.record
-        return node.holds[node.hold_number(number(time, "time"))].scale
+        return node.attachments[node.attachment_number(number(time, "time"))].scale

@@ -227,10 +227,10 @@ def picture_files(out: str | None, layers: list[str], is_film: bool, source: Pat
     path = _outside(out, source)
     suffix = path.suffix.lower()
     if is_film:
-        looks = [layer for layer in LAYERS if layer not in NUMBERS]
+        pictures = [layer for layer in LAYERS if layer not in NUMBERS]
         if len(layers) > 1 or layers[0] in NUMBERS:
             raise ValueError(
-                f"layers: expected one of {', '.join(looks)} for a film, got {', '.join(layers)}; "
+                f"layers: expected one of {', '.join(pictures)} for a film, got {', '.join(layers)}; "
                 "dataset=nerfstudio writes all of them as pictures"
             )
         return {layers[0]: output_file("out", str(path))}

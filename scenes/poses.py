@@ -25,8 +25,8 @@ Axes = Literal["world", "parent", "own"]
 
 
 class _Spot(NamedTuple):
-    """Where an edit of pose applies: number ``k`` of the hold it means, the time that decides, and the node's pose and that of
-    its carrier then; ``key`` is the time of the key to be set, None for a change of the whole track."""
+    """Where an edit of pose applies: number ``k`` of the attachment it means, the time that decides, and the node's pose and that
+    of its carrier then; ``key`` is the time of the key to be set, None for a change of the whole track."""
 
     node: Node
     k: int
@@ -39,22 +39,24 @@ class _Spot(NamedTuple):
 
     def draft(self, text: str, new: tuple[Quat, Vec], change: Callable[[Track], Track]) -> Draft:
         """A new pose: as a key, or by a change of the whole track."""
-        hold = self.node.holds[self.k]
-        track = change(hold.track) if self.key is None else hold.track.with_key(number(self.key, "time"), *new)
+        attachment = self.node.attachments[self.k]
+        track = (
+            change(attachment.track) if self.key is None else attachment.track.with_key(number(self.key, "time"), *new)
+        )
         text += f" frame {self.frame}" if self.frame != "world" else ""
         text += "" if self.key is None else f" time {shown(self.key)}"
-        return text, {self.node.id: self.node.with_hold(self.k, replace(hold, track=track))}
+        return text, {self.node.id: self.node.with_attachment(self.k, replace(attachment, track=track))}
 
 
 def _spot(timeline: Timeline, path: str, time: float | None, frame: Axes) -> _Spot:
     if frame not in ("world", "parent", "own"):
         raise ValueError(f"{path}: frame must be world, parent or own, got {frame!r}")
     node = timeline.records.node_at(path)
-    k = node.hold_number(None if time is None else number(time, f"{path}: time"))
-    start = node.holds[k].start
+    k = node.attachment_number(None if time is None else number(time, f"{path}: time"))
+    start = node.attachments[k].start
     ref = time if time is not None else (start if math.isfinite(start) else 0.0)
-    above = timeline.world(node.holds[k].parent, ref)
-    return _Spot(node, k, frame, time, ref, *node.holds[k].track.at(ref), above)
+    above = timeline.world(node.attachments[k].parent, ref)
+    return _Spot(node, k, frame, time, ref, *node.attachments[k].track.at(ref), above)
 
 
 def move(
@@ -138,16 +140,16 @@ def animate(records: Records, path: str, track: Track) -> Draft:
     if not isinstance(track, Track):
         raise ValueError(f"animate {path}: expected a Track, got {type(track).__name__}")
     node = records.node_at(path)
-    k = len(node.holds) - 1
+    k = len(node.attachments) - 1
     text = f"animate {quoted(path)} ({len(track.times)} keys)"
-    return text, {node.id: node.with_hold(k, replace(node.holds[k], track=track))}
+    return text, {node.id: node.with_attachment(k, replace(node.attachments[k], track=track))}
 
 
 def scale(records: Records, path: str, factor: float) -> Draft:
     factor = checked_scale(factor, f"scale {path}")
     node = records.node_at(path)
-    holds = tuple(replace(h, scale=checked_scale(h.scale * factor, f"scale {path}")) for h in node.holds)
-    return f"scale {quoted(path)} by {shown(factor)}", {node.id: replace(node, holds=holds)}
+    attachments = tuple(replace(h, scale=checked_scale(h.scale * factor, f"scale {path}")) for h in node.attachments)
+    return f"scale {quoted(path)} by {shown(factor)}", {node.id: replace(node, attachments=attachments)}
 
 
 def retime(records: Records, path: str, shift: float, factor: float) -> Draft:
@@ -155,10 +157,11 @@ def retime(records: Records, path: str, shift: float, factor: float) -> Draft:
     changes: Changes = {}
     for i in records.subtree(records.node_at(path).id):
         if (node := records.nodes[i]).moves:
-            holds = [
-                replace(h, start=h.start * factor + shift, track=h.track.retimed(shift, factor)) for h in node.holds
+            attachments = [
+                replace(h, start=h.start * factor + shift, track=h.track.retimed(shift, factor))
+                for h in node.attachments
             ]
-            changes[i] = replace(node, holds=tuple(holds))
+            changes[i] = replace(node, attachments=tuple(attachments))
     if not changes:
         raise ValueError(f"retime {path}: nothing there moves")
     return f"retime {quoted(path)} shift {shown(shift)} factor {shown(factor)}", changes

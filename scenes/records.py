@@ -16,7 +16,7 @@ import networkx as nx
 from objects.field import Field
 from objects.files import field_hash
 from rendering.camera import Camera
-from scenes.node import ROOT, Hold, Node, a_, check_name, checked_scale, word_set
+from scenes.node import ROOT, Attachment, Node, a_, check_name, checked_scale, word_set
 from scenes.track import Sim3, Track
 
 MAX_DEPTH = 100  # levels of a scene
@@ -50,7 +50,7 @@ class Records:
     """
 
     def __init__(self) -> None:
-        root = Node(ROOT, "", (Hold(-math.inf, -1, Track.constant(Sim3())),))
+        root = Node(ROOT, "", (Attachment(-math.inf, -1, Track.constant(Sim3())),))
         self.nodes: dict[int, Node] = {ROOT: root}
         self.children: dict[int, dict[str, int]] = {ROOT: {}}
         self.tree = _Tree()
@@ -215,8 +215,13 @@ class Records:
         times = []
         for node in self.nodes.values():
             if node.moves:
-                times += [hold.start for hold in node.holds[1:]]
-                times += [float(t) for hold in node.holds if hold.track.moves for t in hold.track.times[[0, -1]]]
+                times += [attachment.start for attachment in node.attachments[1:]]
+                times += [
+                    float(t)
+                    for attachment in node.attachments
+                    if attachment.track.moves
+                    for t in attachment.track.times[[0, -1]]
+                ]
         return min(times, default=0.0), max(times, default=0.0)
 
     def equals(self, other: Records) -> bool:
@@ -231,7 +236,7 @@ class Records:
 
         partner = {a.id: b.id for a, b in zip(mine, theirs, strict=True)} | {ROOT: ROOT}
         return all(
-            a.same_as(b, same_field) and [partner[h.parent] for h in a.holds] == [h.parent for h in b.holds]
+            a.same_as(b, same_field) and [partner[h.parent] for h in a.attachments] == [h.parent for h in b.attachments]
             for a, b in zip(mine, theirs, strict=True)
         )
 
@@ -268,8 +273,8 @@ class Records:
             if node is not None:
                 del self.children[node.parent][node.name]
                 after = changes[i]
-                kept = {h.parent for h in after.holds} if after is not None else set()
-                for parent in {h.parent for h in node.holds} - kept:
+                kept = {h.parent for h in after.attachments} if after is not None else set()
+                for parent in {h.parent for h in node.attachments} - kept:
                     self.tree.remove_edge(parent, i)
         for i, node in changes.items():
             if node is None:
@@ -283,8 +288,8 @@ class Records:
         for i, node in changes.items():
             if node is not None:
                 self.children[node.parent][node.name] = i
-                for hold in node.holds:
-                    self.tree.add_edge(hold.parent, i)
+                for attachment in node.attachments:
+                    self.tree.add_edge(attachment.parent, i)
         self.next_id = max(self.next_id, max(changes, default=0) + 1)
         for observer in self.observers:
             observer(before, dict(changes))
@@ -304,15 +309,15 @@ class Records:
         for i, node in changes.items():
             if node is None:
                 for child in map(after, self.tree.succ[i] if i in self.tree else ()):
-                    if child is not None and any(hold.parent == i for hold in child.holds):
+                    if child is not None and any(attachment.parent == i for attachment in child.attachments):
                         raise ValueError(f"node {i} goes, but carries others that stay")
                 continue
             if i == ROOT or i != node.id:
                 raise ValueError(f"expected node ids above {ROOT}, got {i}")
             _check_record(node)
-            for hold in node.holds:
-                if hold.parent != ROOT and after(hold.parent) is None:
-                    raise ValueError(f"{node.name}: hangs under node {hold.parent}, which isn't there")
+            for attachment in node.attachments:
+                if attachment.parent != ROOT and after(attachment.parent) is None:
+                    raise ValueError(f"{node.name}: hangs under node {attachment.parent}, which isn't there")
             there = self.children.get(node.parent, {}).get(node.name)
             if (node.parent, node.name) in taken or (there is not None and there not in changes):
                 raise ValueError(f"{node.name}: this name is used twice in one place")
@@ -327,7 +332,7 @@ class Records:
             chain, open_ = [i], {i}
             while chain:
                 node = after(chain[-1]) if chain[-1] != ROOT else None
-                above = [] if node is None else [h.parent for h in node.holds if h.parent not in depth]
+                above = [] if node is None else [h.parent for h in node.attachments if h.parent not in depth]
                 if node is None or not above:
                     open_.discard(chain.pop())
                     if node is not None:
@@ -356,10 +361,10 @@ class Records:
 def _check_record(node: Node) -> None:
     check_name(node.name)
     word_set(node.tags)
-    starts = [hold.start for hold in node.holds]
+    starts = [attachment.start for attachment in node.attachments]
     if not starts or starts[0] != -math.inf or any(not a < b < math.inf for a, b in pairwise(starts)):
         raise ValueError(f"{node.name}: expected holds one after the other, the first without a start, got {starts}")
-    for hold in node.holds:
-        checked_scale(hold.scale, f"{node.name}: scale")
-        if not isinstance(hold.track, Track):
-            raise ValueError(f"{node.name}: expected a Track, got {type(hold.track).__name__}")
+    for attachment in node.attachments:
+        checked_scale(attachment.scale, f"{node.name}: scale")
+        if not isinstance(attachment.track, Track):
+            raise ValueError(f"{node.name}: expected a Track, got {type(attachment.track).__name__}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from objects.pose import SE3
-from scenes.node import ROOT, Hold, Node, checked_scale
+from scenes.node import ROOT, Attachment, Node, checked_scale
 from scenes.records import Changes, Records
 from scenes.track import Sim3
 
@@ -44,10 +44,10 @@ class Timeline:
             return np.zeros(0, dtype=np.int64)
         for i in self._dirty:
             node = self.records.nodes[i]
-            hold = node.holds[node.hold_number(time)]
-            quat, trans = hold.track.at(time)
-            self._local[i] = (*quat, *trans, hold.scale)
-            self._parent[i] = hold.parent
+            attachment = node.attachments[node.attachment_number(time)]
+            quat, trans = attachment.track.at(time)
+            self._local[i] = (*quat, *trans, attachment.scale)
+            self._parent[i] = attachment.parent
         affected = self._carried(self._dirty)
         self._dirty = set()
         self._stale[affected] = 1
@@ -67,16 +67,16 @@ class Timeline:
         w, x, y, z, a, b, c, scale = self._world[i].tolist()
         return Sim3((w, x, y, z), (a, b, c), scale)
 
-    def handed_over(self, hold: Hold, parent: int, time: float | None = None) -> Hold:
-        """The same place in the world under another parent, at ``time``: when the hold begins by default, or at 0."""
+    def handed_over(self, attachment: Attachment, parent: int, time: float | None = None) -> Attachment:
+        """The same place in the world under another parent, at ``time``: when the attachment begins by default, or at 0."""
         if time is None:
-            time = hold.start if math.isfinite(hold.start) else 0.0
-        old, new = self.world(hold.parent, time), self.world(parent, time)
+            time = attachment.start if math.isfinite(attachment.start) else 0.0
+        old, new = self.world(attachment.parent, time), self.world(parent, time)
         if new == old:  # nothing to turn: keep the bits
-            return replace(hold, parent=parent)
+            return replace(attachment, parent=parent)
         relative = new.inverse() @ old
-        scale = checked_scale(hold.scale * relative.scale, "scale")
-        return replace(hold, parent=parent, track=hold.track.moved_into(relative), scale=scale)
+        scale = checked_scale(attachment.scale * relative.scale, "scale")
+        return replace(attachment, parent=parent, track=attachment.track.moved_into(relative), scale=scale)
 
     def _note(self, before: Changes, after: Changes) -> None:
         """Records were exchanged."""
@@ -91,7 +91,7 @@ class Timeline:
                 self._moving[i] = None
             else:
                 self._moving.pop(i, None)
-            if old is None or old.holds is not new.holds:
+            if old is None or old.attachments is not new.attachments:
                 self._dirty.add(i)
 
     def _carried(self, ids: Iterable[int]) -> np.ndarray:
@@ -121,9 +121,9 @@ def world_pose(nodes: Mapping[int, Node], i: int, time: float) -> Sim3:
     chain = []
     while i != ROOT:
         node = nodes[i]
-        hold = node.holds[node.hold_number(time)]
-        chain.append(Sim3(*hold.track.at(time), hold.scale))
-        i = hold.parent
+        attachment = node.attachments[node.attachment_number(time)]
+        chain.append(Sim3(*attachment.track.at(time), attachment.scale))
+        i = attachment.parent
     world = Sim3()
     for local in reversed(chain):
         world = world @ local

@@ -23,7 +23,7 @@ class View:
         self._time: float | None = None
         self._records.observers.append(self._note)
 
-    def take_anew(self, field: Field) -> None:
+    def refresh(self, field: Field) -> None:
         """The weights of a field may have changed."""
         self._fresh.append(field)
         self._rebuild = True

@@ -146,7 +146,7 @@ def kept_history(graph: SceneGraph) -> tuple[list[Edit], list[Edit]]:
 
 def _size(node: Node | None) -> int:
     """About how many bytes a record takes."""
-    return 20 if node is None else 300 + sum(150 * len(hold.track.times) for hold in node.holds)
+    return 20 if node is None else 300 + sum(150 * len(attachment.track.times) for attachment in node.attachments)
 
 
 def _records(edits: Iterable[Edit]) -> list[Node]:
@@ -256,5 +256,5 @@ def _history(
 def _same_record(a: Node | None, b: Node | None) -> bool:
     if a is None or b is None:
         return a is b
-    parents = [hold.parent for hold in a.holds] == [hold.parent for hold in b.holds]
+    parents = [attachment.parent for attachment in a.attachments] == [attachment.parent for attachment in b.attachments]
     return parents and a.same_as(b, lambda x, y: x is y)

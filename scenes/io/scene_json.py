@@ -17,7 +17,7 @@ from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.history import Checkpoint, Edit
-from scenes.node import ROOT, Hold, Node, quoted
+from scenes.node import ROOT, Attachment, Node, quoted
 from scenes.records import MAX_DEPTH
 from scenes.track import Quat, Track, Vec
 
@@ -145,7 +145,7 @@ def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:
     return _Node(
         id=node.id,
         name=node.name,
-        held=[_hold_record(hold) for hold in node.holds],
+        held=[_hold_record(attachment) for attachment in node.attachments],
         field=None if node.field is None else name_of(node.field),
         light=None if node.light is None else _light_record(node.light),
         camera=None if node.camera is None else _camera_record(node.camera),
@@ -155,14 +155,14 @@ def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:
     )
 
 
-def _hold_record(hold: Hold) -> _Hold:
-    track = hold.track
+def _hold_record(attachment: Attachment) -> _Hold:
+    track = attachment.track
     record = _Hold(
-        parent=hold.parent,
-        start=None if hold.start == -math.inf else hold.start,
+        parent=attachment.parent,
+        start=None if attachment.start == -math.inf else attachment.start,
         interpolation=track.interpolation,
         end=track.end,
-        scale=hold.scale,
+        scale=attachment.scale,
     )
     quats, trans = track.quats.tolist(), track.translations.tolist()
     if track.moves:
@@ -291,8 +291,8 @@ def _renumber(scene: SceneText) -> None:
     new = {old: i for i, old in enumerate(used)}
     for record in records:
         record.id = new[record.id]
-        for hold in record.held:
-            hold.parent = new[hold.parent]
+        for attachment in record.held:
+            attachment.parent = new[attachment.parent]
     for edit in edits:
         edit.before_gone = [new[i] for i in edit.before_gone]
         edit.after_gone = [new[i] for i in edit.after_gone]
@@ -304,7 +304,7 @@ def _node_of(record: _Node, fields: dict[str, Field], file: Path) -> Node:
         return Node(
             id=record.id,
             name=record.name,
-            holds=tuple(_hold_of(hold) for hold in record.held),
+            attachments=tuple(_hold_of(attachment) for attachment in record.held),
             field=None if record.field is None else fields[record.field],
             light=None if record.light is None else _light_of(record.light),
             camera=None if camera is None else _camera_of(camera),
@@ -316,7 +316,7 @@ def _node_of(record: _Node, fields: dict[str, Field], file: Path) -> Node:
         _fail(file, f"node {quoted(record.name)[:80]}: {error}")
 
 
-def _hold_of(record: _Hold) -> Hold:
+def _hold_of(record: _Hold) -> Attachment:
     keys = record.keys or [_Key(0.0, record.position, record.rotation)]
     track = Track(
         np.array([k.time for k in keys]),
@@ -325,7 +325,7 @@ def _hold_of(record: _Hold) -> Hold:
         record.interpolation,
         record.end,
     )
-    return Hold(-math.inf if record.start is None else record.start, record.parent, track, record.scale)
+    return Attachment(-math.inf if record.start is None else record.start, record.parent, track, record.scale)
 
 
 def _light_of(record: _Ambient | _Directional | _Point) -> Light:

@@ -216,11 +216,11 @@ def test_a_node_may_change_hands_many_times(room):
     room.reparent("stuff/other", "table", start=1.0)
     room.reparent("table/other", "table/tray", start=2.0)
     room.move("table", by=(1, 0, 0), time=3.0)
-    assert len(room["table/tray/other"].record.holds) == 3
+    assert len(room["table/tray/other"].record.attachments) == 3
     with pytest.raises(ValueError, match="start must come after 2 s"):
         room.reparent("table/tray/other", "stuff", start=1.5)
     room.reparent("table/tray/other", "stuff")
-    assert len(room["stuff/other"].record.holds) == 1
+    assert len(room["stuff/other"].record.attachments) == 1
 
 
 def test_group_and_ungroup_leave_everything_where_it_stands(room):
@@ -681,7 +681,10 @@ def test_records_give_all_that_a_file_needs(room):
     for path, record in records.items():
         assert path_of.get(record.parent, "") == path.rpartition("/")[0]
     other = records["table/tray/other"]
-    assert [(hold.start, path_of[hold.parent]) for hold in other.holds] == [(-math.inf, "stuff"), (2.0, "table/tray")]
+    assert [(attachment.start, path_of[attachment.parent]) for attachment in other.attachments] == [
+        (-math.inf, "stuff"),
+        (2.0, "table/tray"),
+    ]
     assert (other.field, records["lamp"].light) == (BALL, PointLight((0, 0, 0.1)))
     assert records["eye"].camera is room["eye"].camera
     with pytest.raises(AttributeError):
