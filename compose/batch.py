@@ -14,11 +14,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from compose.cpu import siren_kernel
-from objects.field import Field, FieldSample, structure
+from objects.field import FEATURE, TINT, Field, FieldSample, channel_widths, structure
 
 _BLOCK = 64  # points of one asset in one row of the batched call
 _CHUNK = 1 << 17  # points in one batched call: bounds the memory
@@ -61,7 +61,8 @@ class FieldBatch:
         empty = np.zeros((0, 3))
         self.box_lo = np.stack([f.box_lo.detach().double().numpy() for f in self.fields]) if self.fields else empty
         self.box_hi = np.stack([f.box_hi.detach().double().numpy() for f in self.fields]) if self.fields else empty
-        self.feature_width = max((f.feature_width for f in self.fields), default=0)
+        self.channels = channel_widths(self.fields)
+        self._grids: dict[str, np.ndarray] = {}  # by name, which assets have it
         members: dict[str, list[int]] = {}
         for i, field in enumerate(self.fields):
             members.setdefault(_group_key(field), []).append(i)
@@ -74,17 +75,22 @@ class FieldBatch:
             self._groups.append(_Group(chosen, slot, states))
 
     def sdf(
-        self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None
+        self,
+        asset: Int[Tensor, "n"],
+        p_obj: Float[Tensor, "n 3"],
+        time: Float[Tensor, "n"] | None = None,
+        *,
+        fused: bool = True,
     ) -> Tensor:
         """Signed distance ``[n]`` (object units, float64) of each pair; differentiable.
 
-        Where no gradient is asked, SIRENs go through the fused kernel.
+        Where no gradient is asked, SIRENs go through the fused kernel unless ``fused`` is false.
         """
 
-        def run(field: Field, p: Tensor, t: Tensor | None) -> tuple[Tensor, ...]:
-            return (field.sdf(p, t),)
+        def run(field: Field, p: Tensor, t: Tensor | None) -> dict[str, Tensor]:
+            return {"sdf": field.sdf(p, t)}
 
-        return self._evaluate(asset, p_obj, time, run, (None,), fused=True)[0]
+        return self._evaluate(asset, p_obj, time, run, {}, fused=fused)["sdf"]
 
     @cached_property
     def nets(self) -> siren_kernel.Nets:
@@ -108,12 +114,13 @@ class FieldBatch:
     def sample(
         self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None
     ) -> FieldSample:
-        """Full sample of each pair (float64), features padded with zeros to the widest; differentiable."""
+        """Full sample of each pair (float64), channels padded with zeros to the widest of their name; differentiable."""
 
-        def run(field: Field, p: Tensor, t: Tensor | None) -> tuple[Tensor, ...]:
-            return tuple(field(p, t))
+        def run(field: Field, p: Tensor, t: Tensor | None) -> dict[str, Tensor]:
+            sample = field(p, t)
+            return {"sdf": sample.sdf, "rgb": sample.rgb, FEATURE: sample.feature, **sample.more}
 
-        return FieldSample(*self._evaluate(asset, p_obj, time, run, (None, 3, self.feature_width)))
+        return _sample_of(self._evaluate(asset, p_obj, time, run, {"rgb": 3, FEATURE: 0} | self.channels))
 
     @torch.no_grad()
     def surface(
@@ -131,13 +138,11 @@ class FieldBatch:
         sdf, slope, look = siren_kernel.siren_surface(
             self.nets, number[rows], p[rows], distance=geometry, gradient=geometry
         )
-        n, width = len(number), self.feature_width
-        out = [np.zeros(n), np.zeros((n, 3)), np.zeros((n, width)), np.zeros((n, 3))]
-        rgb, feature = 1 / (1 + np.exp(-look[:, :3])), look[:, 3 : 3 + width]
-        for whole, part in zip(
-            out, (sdf, rgb, np.pad(feature, ((0, 0), (0, width - feature.shape[1]))), slope), strict=True
-        ):
-            whole[rows] = part
+        n = len(number)
+        out = {name: np.zeros((n, width)) for name, width in ({FEATURE: 0} | self.channels).items()}
+        out |= {"sdf": np.zeros(n), "rgb": np.zeros((n, 3)), "slope": np.zeros((n, 3))}
+        out["sdf"][rows], out["slope"][rows], out["rgb"][rows] = sdf, slope, 1 / (1 + np.exp(-look[:, :3]))
+        self._take_channels(number[rows], rows, look, out)
         rest = np.flatnonzero(~fused)
         if len(rest):
             q = p_obj[rest].requires_grad_(geometry)
@@ -147,23 +152,69 @@ class FieldBatch:
                     (slope,) = torch.autograd.grad(sample.sdf.sum(), q)
                 if not geometry:
                     sample = sample._replace(sdf=torch.zeros_like(sample.sdf))
-            for whole, part in zip(out, (*sample, slope), strict=True):
-                whole[rest] = part.detach().numpy()
-        sdf, rgb, feature, slope = map(torch.from_numpy, out)
-        return FieldSample(sdf, rgb, feature), slope
+            parts = {"sdf": sample.sdf, "rgb": sample.rgb, "slope": slope, FEATURE: sample.feature, **sample.more}
+            for name, part in parts.items():
+                out[name][rest] = part.detach().numpy()
+        found = {name: torch.from_numpy(values) for name, values in out.items()}
+        slope = found.pop("slope")
+        return _sample_of(found), slope
+
+    @cached_property
+    def directional(self) -> Bool[np.ndarray, "a"]:
+        """Whether the colours of each asset depend on the direction of view (`FieldSample.rgb_along`)."""
+        return np.array([TINT in field.channels for field in self.fields], dtype=bool)
+
+    def has_grid(self, name: str) -> Bool[np.ndarray, "a"]:
+        """Whether each asset has a grid of this name (`Field.grids`)."""
+        if name not in self._grids:
+            self._grids[name] = np.array([name in field.grids for field in self.fields], dtype=bool)
+        return self._grids[name]
+
+    def grid_values(
+        self, name: str, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"]
+    ) -> Float[np.ndarray, "n"]:
+        """What the grid of this name, which each asset has, holds in the cell of each point."""
+        found = np.empty(len(asset), np.float32)
+        for a in np.unique(asset):
+            rows, grid = np.flatnonzero(asset == a), self.fields[a].grids[name].detach().numpy()
+            cell = (p_obj[rows] - self.box_lo[a]) / (self.box_hi[a] - self.box_lo[a]) * grid.shape
+            x, y, z = np.clip(cell.astype(np.int64), 0, np.array(grid.shape) - 1).T
+            found[rows] = grid[x, y, z]
+        return found
+
+    @cached_property
+    def _layouts(self) -> tuple[list[dict[str, int]], Int[np.ndarray, "a"]]:
+        """The different sets of channels, and which one each asset has."""
+        known: dict[tuple, int] = {}
+        number = [known.setdefault(tuple(field.channels.items()), len(known)) for field in self.fields]
+        return [dict(key) for key in known], np.array(number, dtype=np.int64)
+
+    def _take_channels(
+        self, number: np.ndarray, rows: np.ndarray, look: np.ndarray, out: dict[str, np.ndarray]
+    ) -> None:
+        """Writes what the colour network of assets ``number [k]`` says beyond colour to ``rows [k]`` of the channels."""
+        layouts, which = self._layouts
+        for k, channels in enumerate(layouts):
+            mine, at = np.flatnonzero(which[number] == k) if channels else rows[:0], 3
+            if len(mine) == 0:
+                continue
+            for name, width in channels.items():
+                out[name][rows[mine], :width] = look[mine, at : at + width]
+                at += width
 
     def _evaluate(
         self,
         asset: Tensor,
         p_obj: Tensor,
         time: Tensor | None,
-        run: Callable[[Field, Tensor, Tensor | None], tuple[Tensor, ...]],
-        widths: tuple[int | None, ...],
+        run: Callable[[Field, Tensor, Tensor | None], dict[str, Tensor]],
+        widths: dict[str, int],
         *,
         fused: bool = False,
-    ) -> tuple[Tensor, ...]:
+    ) -> dict[str, Tensor]:
         n = len(asset)
-        outs = [p_obj.new_zeros((n,) if w is None else (n, w), dtype=torch.float64) for w in widths]
+        outs = {name: p_obj.new_zeros((n, width), dtype=torch.float64) for name, width in widths.items()}
+        outs["sdf"] = p_obj.new_zeros(n, dtype=torch.float64)
         for group in self._groups:
             slot = group.slot[asset]
             rows = (slot >= 0).nonzero()[:, 0]
@@ -175,7 +226,7 @@ class FieldBatch:
             graph = group.wants_graph or (torch.is_grad_enabled() and p_obj.requires_grad)
             if fused and not graph and siren_kernel.serves(group.fields[0]):
                 points = p_obj[rows].detach().double().numpy()
-                outs[0][rows] = torch.from_numpy(
+                outs["sdf"][rows] = torch.from_numpy(
                     siren_kernel.siren_sdf(self.nets, asset[rows].numpy(), points)
                 ).double()
                 continue
@@ -187,15 +238,20 @@ class FieldBatch:
                     got = run(group.fields[0], p, t)
                 else:
                     got = _run_blocks(group, slot[lo : lo + _CHUNK], p, t, run)
-                for k, value in enumerate(got):
+                for name, value in got.items():
                     value = value.to(torch.float64)
-                    if value.dim() == 2 and value.shape[1] < outs[k].shape[1]:
-                        value = torch.nn.functional.pad(value, (0, outs[k].shape[1] - value.shape[1]))
-                    outs[k] = outs[k].index_put((part,), value)
-        return tuple(outs)
+                    if value.dim() == 2 and value.shape[1] < outs[name].shape[1]:
+                        value = torch.nn.functional.pad(value, (0, outs[name].shape[1] - value.shape[1]))
+                    outs[name] = outs[name].index_put((part,), value)
+        return outs
 
 
-def _run_blocks(group: _Group, slot: Tensor, p: Tensor, t: Tensor | None, run: Callable) -> tuple[Tensor, ...]:
+def _sample_of(values: dict[str, Tensor]) -> FieldSample:
+    """A sample of its parts by name."""
+    return FieldSample(values.pop("sdf"), values.pop("rgb"), values.pop(FEATURE), values)
+
+
+def _run_blocks(group: _Group, slot: Tensor, p: Tensor, t: Tensor | None, run: Callable) -> dict[str, Tensor]:
     """One vmapped call over blocks of ``_BLOCK`` points of one asset each; ``slot`` is sorted."""
     stacked = group.stacked
     if group.wants_graph:
@@ -213,7 +269,7 @@ def _run_blocks(group: _Group, slot: Tensor, p: Tensor, t: Tensor | None, run: C
     block_state = {name: value[block_slot] for name, value in stacked.items()}
     module = _Call(group.fields[0], run)
 
-    def one_block(state: dict[str, Tensor], points: Tensor, times: Tensor | None) -> tuple[Tensor, ...]:
+    def one_block(state: dict[str, Tensor], points: Tensor, times: Tensor | None) -> dict[str, Tensor]:
         return torch.func.functional_call(module, {f"field.{k}": v for k, v in state.items()}, (points, times))
 
     if t is None:
@@ -221,7 +277,7 @@ def _run_blocks(group: _Group, slot: Tensor, p: Tensor, t: Tensor | None, run: C
     else:
         times = t.new_zeros(total).index_put((place,), t).view(-1, _BLOCK)
         got = torch.func.vmap(one_block)(block_state, padded, times)
-    return tuple(value.flatten(0, 1)[place] for value in got)
+    return {name: value.flatten(0, 1)[place] for name, value in got.items()}
 
 
 class _Call(nn.Module):
@@ -231,7 +287,7 @@ class _Call(nn.Module):
         super().__init__()
         self.field, self.run = field, run
 
-    def forward(self, p: Tensor, t: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(self, p: Tensor, t: Tensor | None) -> dict[str, Tensor]:
         return self.run(self.field, p, t)
 
 

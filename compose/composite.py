@@ -25,9 +25,8 @@ from compose.batch import FieldBatch
 from compose.cells import cells_of_fields
 from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
-from objects.field import Field, FieldSample
+from objects.field import FEATURE, Field, FieldSample, channel_widths
 from objects.pose import SE3
-from objects.siren import TINT_WIDTH
 
 if TYPE_CHECKING:
     from compose.surfaces import SceneSurfaces
@@ -55,11 +54,10 @@ class Assets:
         row_of = np.array(
             [rows.setdefault(pair, len(rows)) for pair in zip(fields, times, strict=True)], dtype=np.int64
         )
-        width = max((field.feature_width for field, _ in rows), default=0)
         if (
             known is None
             or len(known.rows) > 2 * len(rows) + 8  # most of them are gone: let go of them
-            or known.batch.feature_width != width
+            or known.batch.channels != channel_widths(field for field, _ in rows)
             or not rows.keys() <= known.rows.keys()
         ):
             return Assets(rows), row_of
@@ -75,21 +73,6 @@ class Assets:
         from compose.surfaces import SceneSurfaces  # its libraries take a while to load
 
         return SceneSurfaces(list(self.rows))
-
-    @cached_property
-    def observed(self) -> tuple[Int[np.ndarray, "a"], Float[np.ndarray, "k n n n"]]:
-        """Of each asset the number of its grid of what was seen, -1 for none; and these grids."""
-        held = [getattr(field, "observed", None) for field in self.fields]
-        grids = [grid.numpy() for grid in held if grid is not None]
-        at = np.cumsum([grid is not None for grid in held]) - 1
-        return np.where([grid is not None for grid in held], at, -1), np.stack(grids) if grids else np.zeros(
-            (0, 1, 1, 1)
-        )
-
-    @cached_property
-    def tint_at(self) -> Int[np.ndarray, "a"]:
-        """Where in the features of each asset its tint begins, -1 for none."""
-        return np.array([-1 if field.tint_at is None else field.tint_at for field in self.fields], dtype=np.int64)
 
     @cached_property
     def certified(self) -> Assets:
@@ -190,9 +173,14 @@ class Composite:
         return len(self.arrays.names)
 
     @property
+    def channels(self) -> dict[str, int]:
+        """The channels of all fields: the width of the widest by name; narrower ones are padded with zeros."""
+        return self._assets.batch.channels
+
+    @property
     def feature_width(self) -> int:
-        """Channels of the widest field; narrower ones are padded with zeros."""
-        return self._assets.batch.feature_width
+        """Width of the channel ``feature``."""
+        return self.channels.get(FEATURE, 0)
 
     @property
     def lit(self) -> Bool[Tensor, "m"]:
@@ -294,12 +282,12 @@ class Composite:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def query(self, p_world: Float[Tensor, "n 3"], *, band: float = math.inf) -> SceneSample:
-        """The union of all instances at points: distance, colour and features of the closest surface, and whose it is.
+        """The union of all instances at points: distance, colour and channels of the closest surface, and whose it is.
 
         Args:
             p_world: Points, world frame, metres.
             band: Up to which distance the answer must be exact. Beyond it the distance is a lower bound (the nearest
-                box counts for what was not asked), owner is -1, colour and features are 0.
+                box counts for what was not asked), owner is -1, colour and channels are 0.
 
         Returns:
             Sample in float64; with ``band=inf`` exactly the least of what all fields say, which is what is rendered. What a
@@ -316,7 +304,10 @@ class Composite:
         with torch.no_grad():
             sdf, owner = self._nearest(p_world.detach().double().numpy(), band)
             sdf, owner = torch.from_numpy(sdf), torch.from_numpy(owner)
-        rgb, feature = torch.zeros(n, 3, dtype=torch.float64), torch.zeros(n, self.feature_width, dtype=torch.float64)
+        rgb = torch.zeros(n, 3, dtype=torch.float64)
+        channels = {
+            k: torch.zeros(n, width, dtype=torch.float64) for k, width in ({FEATURE: 0} | self.channels).items()
+        }
         rows = (owner >= 0).nonzero()[:, 0]
         if len(rows):
             p_obj, scale = self._to_object(p_world[rows], owner[rows])
@@ -328,8 +319,8 @@ class Composite:
             else:  # the distance is known
                 got = batch.surface(*pairs, geometry=False)[0]
             rgb = rgb.index_put((rows,), got.rgb)
-            feature = feature.index_put((rows,), got.feature)
-        return SceneSample(sdf, rgb, feature, owner)
+            channels = {k: values.index_put((rows,), got.channel(k)) for k, values in channels.items()}
+        return SceneSample(sdf, rgb, channels.pop(FEATURE), owner, channels)
 
     def closest(self, p_world: Float[Tensor, "n 3"]) -> ClosestSample:
         """The nearest surface to each point: true distance, whose it is, where, and in which direction.
@@ -393,8 +384,8 @@ class Composite:
         Args:
             p_world: Points, world frame, metres.
             owner: The instance that is asked at each.
-            directions: Unit directions (world frame) of the rays that look at them: colours of fields with a tint are then what
-                these rays see, in 0..1; without, the mean over all directions.
+            directions: Unit directions (world frame) of the rays that look at them: colours of fields that look different
+                from different sides are then what these rays see, in 0..1; without, the mean over all directions.
             geometry: Whether distances and normals are wanted; without, they are zeros.
 
         Raises:
@@ -406,28 +397,33 @@ class Composite:
                 f"evaluate: directions must have shape {list(p_world.shape)}, got {list(directions.shape)}"
             )
         sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
-        if directions is not None and (self._assets.tint_at >= 0).any():
-            sample = sample._replace(rgb=self._tinted(sample, owner, directions.double()))
-        return SurfaceSample(*sample, torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient)
+        if directions is not None and self._assets.batch.directional.any():
+            sample = sample._replace(rgb=self._rgb_along(sample, owner, directions.double()))
+        normal = torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient
+        return SurfaceSample(sample.sdf, sample.rgb, sample.feature, normal, sample.more)
+
+    def grid_values(
+        self, name: str, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"], missing: float = 0.0
+    ) -> Float[Tensor, "n"]:
+        """What the owners' grid of this name (`Field.grids`) holds at given places, ``missing`` for fields without such a grid.
+
+        Arguments and errors are those of `evaluate`.
+        """
+        self._check_asked("grid_values", p_world, owner)
+        batch, asset = self._assets.batch, self.arrays.transforms.asset[owner.numpy()]
+        found = np.full(len(owner), missing, np.float32)
+        rows = np.flatnonzero(batch.has_grid(name)[asset])
+        if len(rows):
+            p = cpu.to_object(self.arrays.transforms, p_world[rows].detach().double().numpy(), owner.numpy()[rows])
+            found[rows] = batch.grid_values(name, asset[rows], p)
+        return torch.from_numpy(found)
 
     def observed(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
         """How well the pictures from which fields were learned saw these places of them: 0 for not at all, to 1.
 
         1 for fields that weren't learned from pictures: nothing of them is guessed. Arguments and errors are those of `evaluate`.
         """
-        self._check_asked("observed", p_world, owner)
-        row, grids = self._assets.observed
-        seen = np.ones(len(owner), np.float32)
-        if len(grids) == 0:
-            return torch.from_numpy(seen)
-        asset = self.arrays.transforms.asset[owner.numpy()]
-        rows = np.flatnonzero(row[asset] >= 0)
-        if len(rows):
-            p = cpu.to_object(self.arrays.transforms, p_world[rows].detach().double().numpy(), owner.numpy()[rows])
-            lo, hi = self._assets.box_lo[asset[rows]], self._assets.box_hi[asset[rows]]
-            cell = np.clip(((p - lo) / (hi - lo) * grids.shape[1]).astype(np.int64), 0, grids.shape[1] - 1)
-            seen[rows] = grids[row[asset[rows]], cell[:, 0], cell[:, 1], cell[:, 2]]
-        return torch.from_numpy(seen)
+        return self.grid_values("observed", p_world, owner, missing=1.0)
 
     @property
     def _assets(self) -> Assets:
@@ -536,17 +532,18 @@ class Composite:
             rot = self._graph_poses(owner)[0].rotation()
         return got._replace(sdf=got.sdf * scale), (rot @ gradient[..., None])[..., 0]
 
-    def _tinted(self, sample: FieldSample, owner: Tensor, d_world: Tensor) -> Float[Tensor, "n 3"]:
+    def _rgb_along(self, sample: FieldSample, owner: Tensor, d_world: Tensor) -> Float[Tensor, "n 3"]:
         """Colours as seen along directions."""
-        at = torch.from_numpy(self._assets.tint_at[self.arrays.transforms.asset])[owner]
-        rows = (at >= 0).nonzero()[:, 0]
+        directional = torch.from_numpy(self._assets.batch.directional[self.arrays.transforms.asset])
+        rows = directional[owner].nonzero()[:, 0]
         if torch.is_grad_enabled():
             rot = self._graph_poses(owner[rows])[0].rotation()
         else:
             rot = torch.from_numpy(self.arrays.transforms.rot)[owner[rows]]
         d_obj = (rot.mT @ d_world[rows, :, None])[..., 0]
-        tint = sample.feature[rows[:, None], at[rows, None] + torch.arange(TINT_WIDTH)].view(-1, 3, 3)
-        return sample.rgb.index_put((rows,), (sample.rgb[rows] + (tint @ d_obj[..., None])[..., 0]).clamp(0, 1))
+        more = {name: values[rows] for name, values in sample.more.items()}
+        chosen = FieldSample(sample.sdf[rows], sample.rgb[rows], sample.feature[rows], more)
+        return sample.rgb.index_put((rows,), chosen.rgb_along(d_obj))
 
     def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:
         """Poses and scales of ``owner [n]`` with their graphs."""

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compose.types import Hits, Instance, Rays, SceneSample
-from objects.field import Field, FieldSample
+from objects.field import FEATURE, Field, FieldSample, channel_widths
 from objects.primitives import Primitive
 
 _STEPS = 2000  # marching steps along the diagonal of an instance's box
@@ -37,15 +37,18 @@ def in_double(instances: Sequence[Instance]) -> list[Instance]:
 
 def query_reference(instances: Sequence[Instance], p_world: Float[Tensor, "n 3"]) -> SceneSample:
     """The union at points, all instances asked everywhere; differentiable. Fields must be float64 (`in_double`)."""
-    n, width = len(p_world), max((i.field.feature_width for i in instances), default=0)
+    n = len(p_world)
     if not instances:
         nothing = p_world.new_zeros(n, 3)
         return SceneSample(p_world.new_full((n,), math.inf), nothing, nothing[:, :0], torch.full((n,), -1))
     samples = [_sample(i, p_world) for i in instances]
     sdf, owner = torch.stack([s.sdf for s in samples]).min(0)  # torch gives the first of equal values
     rgb = torch.stack([s.rgb for s in samples])[owner, torch.arange(n)]
-    features = [torch.nn.functional.pad(s.feature, (0, width - s.feature.shape[1])) for s in samples]
-    return SceneSample(sdf, rgb, torch.stack(features)[owner, torch.arange(n)], owner)
+    more = {}
+    for name, width in ({FEATURE: 0} | channel_widths(i.field for i in instances)).items():
+        padded = [torch.nn.functional.pad(c, (0, width - c.shape[1])) for c in (s.channel(name) for s in samples)]
+        more[name] = torch.stack(padded)[owner, torch.arange(n)]
+    return SceneSample(sdf, rgb, more.pop(FEATURE), owner, more)
 
 
 @torch.no_grad()

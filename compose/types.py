@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from objects.field import Field
+from objects.field import FEATURE, Field
 from objects.pose import SE3
 
 
@@ -119,23 +119,34 @@ class Hits(NamedTuple):
 
 
 class SceneSample(NamedTuple):
-    """The union of all instances at ``n`` points: ``sdf [n]`` (metres), ``rgb [n 3]``, ``feature [n f]`` with ``f`` the
-    widest of the scene (missing channels are 0), ``owner [n]`` (index of the closest instance, -1 for none)."""
+    """The union of all instances at ``n`` points: ``sdf [n]`` (metres), ``rgb [n 3]``, ``feature [n f]``, ``owner [n]`` (index
+    of the closest instance, -1 for none), and ``more``: the other channels by name. A channel is as wide as the widest of its name
+    in the scene; what a field doesn't have is 0."""
 
     sdf: Float[Tensor, "n"]
     rgb: Float[Tensor, "n 3"]
     feature: Float[Tensor, "n f"]
     owner: Int[Tensor, "n"]
+    more: dict[str, Float[Tensor, "n c"]] = {}  # noqa: RUF012  (samples are never changed)
+
+    def channel(self, name: str) -> Float[Tensor, "n c"]:
+        """A channel by name; ``[n, 0]`` for one that no field of the scene has."""
+        return self.feature if name == FEATURE else self.more.get(name, self.rgb[:, :0])
 
 
 class SurfaceSample(NamedTuple):
     """Given instances at given points: ``sdf [n]`` (metres), ``rgb [n 3]``, ``feature [n f]``, ``normal [n 3]`` (unit,
-    world frame, the direction in which the distance grows)."""
+    world frame, the direction in which the distance grows), and the other channels by name as in `SceneSample`."""
 
     sdf: Float[Tensor, "n"]
     rgb: Float[Tensor, "n 3"]
     feature: Float[Tensor, "n f"]
     normal: Float[Tensor, "n 3"]
+    more: dict[str, Float[Tensor, "n c"]] = {}  # noqa: RUF012  (samples are never changed)
+
+    def channel(self, name: str) -> Float[Tensor, "n c"]:
+        """A channel by name; ``[n, 0]`` for one that no field of the scene has."""
+        return self.feature if name == FEATURE else self.more.get(name, self.rgb[:, :0])
 
 
 class ClosestSample(NamedTuple):

@@ -1,6 +1,6 @@
 """The one interface of all object fields, and the one rule of how a field goes on outside its box.
 
-A field is a map from a point in the object's frame to signed distance (negative inside), colour and features. A subclass
+A field is a map from a point in the object's frame to signed distance (negative inside), colour and named channels. A subclass
 says only what happens *inside* its box; `Field.forward` continues it to all of space, so that composition, indices and
 renderers never meet a point where a field is undefined. Exact solids need no rule: their own distance holds everywhere.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -17,14 +18,52 @@ from torch import Tensor, nn
 
 from objects.aabb import Aabb
 
+FEATURE = "feature"
+# How colour changes with the direction of view: a matrix [3, 3], row by row, that is multiplied by the unit direction of a ray
+# (object frame) and added to ``rgb``, the mean over all directions. It is the first degree of spherical harmonics: Ramamoorthi,
+# Hanrahan, "An Efficient Representation for Irradiance Environment Maps" (SIGGRAPH 2001).
+TINT, TINT_WIDTH = "tint", 9
+_TAKEN = ("sdf", "rgb", "owner", "normal")  # names of other parts of samples
+
 
 class FieldSample(NamedTuple):
-    """What a field says of ``n`` points: ``sdf [n]`` (object units, negative inside), ``rgb [n 3]`` (sRGB in 0..1),
-    ``feature [n f]`` (``f`` may be 0)."""
+    """What a field says of ``n`` points: ``sdf [n]`` (object units, negative inside), ``rgb [n 3]`` (sRGB in 0..1), the channel
+    ``feature [n f]`` (``f`` may be 0), and ``more``: the other channels by name, ``[n c]`` each."""
 
     sdf: Float[Tensor, "n"]
     rgb: Float[Tensor, "n 3"]
     feature: Float[Tensor, "n f"]
+    more: dict[str, Float[Tensor, "n c"]] = {}  # noqa: RUF012  (samples are never changed)
+
+    def channel(self, name: str) -> Float[Tensor, "n c"]:
+        """A channel by name; ``[n, 0]`` for one that is missing."""
+        return self.feature if name == FEATURE else self.more.get(name, self.rgb[..., :0])
+
+    def rgb_along(self, d_obj: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colours in 0..1 as seen along unit directions (object frame), of a sample that has the channel `TINT`."""
+        tint = self.more[TINT].unflatten(-1, (3, 3))
+        return (self.rgb + (tint @ d_obj[..., None])[..., 0]).clamp(0, 1)
+
+
+def channel_fault(widths: Mapping[str, int]) -> str:
+    """What is wrong with channels given as widths by name; nothing where they are as they must be."""
+    for name, width in widths.items():
+        if not (isinstance(name, str) and name.isidentifier() and len(name) <= 64) or name in _TAKEN:
+            return f"channels: expected an identifier that is none of {', '.join(_TAKEN)}, got {name!r}"
+        if isinstance(width, bool) or not isinstance(width, int) or width < 0:
+            return f"channels: expected a whole number of at least 0 for {name}, got {width!r}"
+    if widths.get(TINT, 0) not in (0, TINT_WIDTH):
+        return f"channels: expected a {TINT} of {TINT_WIDTH}, got {widths[TINT]}"
+    return ""
+
+
+def channel_widths(fields: Iterable[Field]) -> dict[str, int]:
+    """The channels of several fields together, each as wide as the widest of that name."""
+    widths: dict[str, int] = {}
+    for field in fields:
+        for name, width in field.channels.items():
+            widths[name] = max(width, widths.get(name, 0))
+    return dict(sorted(widths.items()))
 
 
 class Field(nn.Module, ABC):
@@ -39,7 +78,12 @@ class Field(nn.Module, ABC):
         bounds: Box in the object frame. The solid lies strictly inside: ``sdf > 0`` on the faces of the box, at every
             time that the field claims.
         lipschitz: Estimate of the largest gradient length of the distance.
-        feature_width: Number of feature channels.
+        feature_width: Width of the channel ``feature``.
+        channels: Widths of other channels by name.
+
+    Raises:
+        ValueError: A channel whose name is no identifier or that of another part of a sample, a negative width, or
+            a tint of another width than nine.
     """
 
     kind: ClassVar[str] = ""
@@ -50,12 +94,17 @@ class Field(nn.Module, ABC):
     box_hi: Tensor
     lipschitz_estimate: Tensor
 
-    def __init__(self, bounds: Aabb, lipschitz: float = 1.0, feature_width: int = 0) -> None:
+    def __init__(
+        self, bounds: Aabb, lipschitz: float = 1.0, feature_width: int = 0, channels: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.register_buffer("box_lo", bounds.lo.float().clone())
         self.register_buffer("box_hi", bounds.hi.float().clone())
         self.register_buffer("lipschitz_estimate", torch.tensor(float(lipschitz)))
-        self.feature_width = feature_width
+        widths = {FEATURE: feature_width} | dict(channels or {})
+        if fault := channel_fault(widths):
+            raise ValueError(fault)
+        self._channels = {name: widths[name] for name in sorted(widths) if widths[name]}
 
     @abstractmethod
     def inside(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None) -> FieldSample:
@@ -99,6 +148,21 @@ class Field(nn.Module, ABC):
     # -- what every field can do -------------------------------------------------------------------------------------
 
     @property
+    def channels(self) -> dict[str, int]:
+        """What it says of a point beside distance and colour: widths by name, in the order of the names."""
+        return self._channels
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the channel ``feature``."""
+        return self._channels.get(FEATURE, 0)
+
+    @property
+    def grids(self) -> dict[str, Float[Tensor, "x y z"]]:
+        """Coarse values over the box, by name, which aren't part of samples (see `SirenField`)."""
+        return {}
+
+    @property
     def bounds(self) -> Aabb:
         """The box, in the object frame."""
         return Aabb(self.box_lo, self.box_hi)
@@ -109,7 +173,7 @@ class Field(nn.Module, ABC):
         return float(self.lipschitz_estimate)
 
     def forward(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None) -> FieldSample:
-        """Distance, colour and features at any points.
+        """Distance, colour and channels at any points.
 
         Args:
             p_obj: Points in the object frame, object units.
@@ -117,7 +181,7 @@ class Field(nn.Module, ABC):
 
         Returns:
             The sample; differentiable with respect to points, weights and time. Outside the box the distance is
-            ``sqrt(|p - q|^2 + max(sdf(q), 0)^2)`` with ``q`` the nearest point of the box, colour and features are
+            ``sqrt(|p - q|^2 + max(sdf(q), 0)^2)`` with ``q`` the nearest point of the box, colour and channels are
             those of ``q``. The distance of fields that are known `everywhere` (exact solids and what is made of fields by set
             operations) goes on as it is, at least ``|p - q|``.
         """
@@ -137,12 +201,6 @@ class Field(nn.Module, ABC):
     def in_double(self) -> Self:
         """A copy in float64, the reference that float32 paths are held against."""
         return copy.deepcopy(self).double()
-
-    @property
-    def tint_at(self) -> int | None:
-        """Where among the features the nine of the tint begin (see `SirenField`); None for colours that look the same from all
-        sides."""
-        return None
 
     @property
     def analytic(self) -> bool:

@@ -23,18 +23,20 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 
-from objects.field import Field, structure
+from objects.field import FEATURE, TINT, TINT_WIDTH, Field, channel_fault, structure
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Difference, Intersection, Placed, Union
-from objects.siren import OBSERVED_CELLS, TINT_WIDTH, SirenField
+from objects.siren import OBSERVED_CELLS, SirenField
 
-FORMAT, VERSION = "sirenscape.field", 1
+# Version 2 has channels by name; a field that has none but ``feature`` is written as version 1.
+FORMAT, VERSION = "sirenscape.field", 2
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_NUMBERS = 10_000_000
 MAX_NODES = 4096
 MAX_DEPTH = 64
+MAX_CHANNELS = 64
 
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
@@ -58,8 +60,10 @@ class _Kind:
     n_children: int
     config: dict[str, _Number]
     more: dict[str, _Number] = dataclasses.field(default_factory=dict)  # what a config may hold besides
+    has_channels: bool = False  # whether it may hold channels by name
 
 
+_CHANNEL = _Number(int, 1, 4096)
 _FEATURES = {"feature_width": _Number(int, 0, 4096)}
 _SIREN = _FEATURES | {
     **dict.fromkeys(("width", "color_width"), _Number(int, 1, 4096)),
@@ -71,7 +75,7 @@ KINDS: dict[str, _Kind] = {
     **{cls.kind: _Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
     **{cls.kind: _Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
     Placed.kind: _Kind(Placed, 1, {}),
-    SirenField.kind: _Kind(SirenField, 0, _SIREN, {name: _Number(int, 1, 1) for name in ("observed", "tinted")}),
+    SirenField.kind: _Kind(SirenField, 0, _SIREN, {"observed": _Number(int, 1, 1)}, has_channels=True),
 }
 
 
@@ -192,7 +196,7 @@ def _encoded(field: Field, path: Path) -> bytes:
     except RecursionError:
         _fail(path, f"expected a field of at most {MAX_DEPTH} levels, got one nested far deeper")
     names = {torch.float32: "F32", torch.float64: "F64"}
-    metadata = {"format": FORMAT, "version": str(VERSION), "tree": _json(tree)}
+    metadata = {"format": FORMAT, "version": str(_version(tree)), "tree": _json(tree)}
     header: dict[str, Any] = {"__metadata__": metadata}
     chunks, offset = [], 0
     for name, tensor in sorted(tensors.items()):
@@ -208,6 +212,11 @@ def _encoded(field: Field, path: Path) -> bytes:
     return len(head).to_bytes(8, "little") + head + b"".join(chunks)
 
 
+def _version(tree: dict[str, Any]) -> int:
+    """The least version that can say all of it."""
+    return max([2 if "channels" in tree["config"] else 1, *(_version(child) for child in tree.get("children", []))])
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -217,9 +226,9 @@ def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.nd
     if len(data) > MAX_FILE_BYTES:
         _fail(path, f"expected at most {MAX_FILE_BYTES} bytes, got more")
     header, body = _header(data, path)
-    tree = _tree(header.pop("__metadata__", None), path)
+    tree, version = _tree(header.pop("__metadata__", None), path)
     arrays = _arrays(header, body, path)
-    claimed = _check_node(tree, path)
+    claimed = _check_tree(tree, version, path)
     stored = sum(array.size for array in arrays.values())
     if claimed > stored:
         _fail(path, f"its tree describes at least {claimed} numbers, it holds {stored}")
@@ -276,7 +285,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def _tree(metadata: Any, path: Path) -> dict[str, Any]:
+def _tree(metadata: Any, path: Path) -> tuple[dict[str, Any], int]:
+    """The tree of a file and its version."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         _fail(path, f"expected a {FORMAT} file, got another safetensors file (metadata {_short(metadata)})")
     version = metadata.get("version")
@@ -288,7 +298,7 @@ def _tree(metadata: Any, path: Path) -> dict[str, Any]:
         _fail(path, f"expected a version from 1 to {VERSION}, got {int(version)}")
     if not isinstance(metadata.get("tree"), str):
         _fail(path, f"expected a tree as JSON text, got {_short(metadata.get('tree'))}")
-    return _parsed(metadata["tree"], "tree", path)
+    return _parsed(metadata["tree"], "tree", path), int(version)
 
 
 def _arrays(header: dict[str, Any], body: memoryview, path: Path) -> dict[str, np.ndarray]:
@@ -334,8 +344,8 @@ def _is_counts(value: Any) -> bool:
 # -- fields from their tree ------------------------------------------------------------------------------------------
 
 
-def _check_node(tree: dict[str, Any], path: Path) -> int:
-    """Checks a tree node by node and gives the least count of numbers that such a field has."""
+def _check_tree(tree: dict[str, Any], version: int, path: Path) -> int:
+    """Checks a tree node by node, brings it to the newest version, and gives the least count of numbers of such a field."""
     total, n_nodes, todo = 0, 0, [(tree, 1)]
     while todo:
         node, depth = todo.pop()
@@ -348,17 +358,7 @@ def _check_node(tree: dict[str, Any], path: Path) -> int:
         if kind is None:
             _fail(path, f"expected a kind of field out of {', '.join(KINDS)}, got {_short(node['kind'])}")
         config, children = node["config"], node.get("children", [])
-        known = kind.config | kind.more
-        if not isinstance(config, dict) or not kind.config.keys() <= config.keys() <= known.keys():
-            _fail(path, f"{node['kind']}: expected a config of {list(kind.config)}, got {_short(config)}")
-        for name, value in config.items():
-            number = known[name]
-            types = (int,) if number.type is int else (int, float)
-            if type(value) not in types or not number.least <= value <= number.most:
-                expected = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
-                _fail(path, f"{node['kind']}: expected {name} to be {expected}, got {_short(value)}")
-        if "tinted" in config and config["feature_width"] < TINT_WIDTH:
-            _fail(path, f"{node['kind']}: expected a feature_width of at least {TINT_WIDTH} beside tinted")
+        _check_config(node["kind"], config, version, path)
         if not isinstance(children, list) or len(children) != kind.n_children:
             _fail(path, f"{node['kind']}: expected {kind.n_children} children, got {_short(children)}")
         total += _least_numbers(config)
@@ -368,8 +368,43 @@ def _check_node(tree: dict[str, Any], path: Path) -> int:
     return total
 
 
+def _check_config(name: str, config: Any, version: int, path: Path) -> None:
+    """Checks what fixes the make-up of a node, and brings it to the newest version."""
+    kind, named = KINDS[name], {}
+    known = kind.config | kind.more
+    if isinstance(config, dict) and kind.has_channels:
+        if version == 1:
+            known = known | {"tinted": _Number(int, 1, 1)}
+        else:
+            named = config.pop("channels", {})
+    if not isinstance(config, dict) or not kind.config.keys() <= config.keys() <= known.keys():
+        _fail(path, f"{name}: expected a config of {list(kind.config)}, got {_short(config)}")
+    if not isinstance(named, dict) or len(named) > MAX_CHANNELS or FEATURE in named:
+        _fail(path, f"{name}: expected at most {MAX_CHANNELS} channels by name, got {_short(named)}")
+    for key, value in config.items():
+        _check_number(f"{name}: expected {key}", known[key], value, path)
+    for key, value in named.items():
+        _check_number(f"{name}: expected the channel {_short(key)}", _CHANNEL, value, path)
+    if config.pop("tinted", 0):  # version 1: the tint is the last nine features
+        if config["feature_width"] < TINT_WIDTH:
+            _fail(path, f"{name}: expected a feature_width of at least {TINT_WIDTH} beside tinted")
+        config["feature_width"] -= TINT_WIDTH
+        named = {TINT: TINT_WIDTH}
+    if fault := channel_fault(named):
+        _fail(path, f"{name}: {fault}")
+    if named:
+        config["channels"] = named
+
+
+def _check_number(expected: str, number: _Number, value: Any, path: Path) -> None:
+    types = (int,) if number.type is int else (int, float)
+    if type(value) not in types or not number.least <= value <= number.most:
+        wanted = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
+        _fail(path, f"{expected} to be {wanted}, got {_short(value)}")
+
+
 def _least_numbers(config: dict[str, Any]) -> int:
-    n_features = config.get("feature_width", 0)
+    n_features = config.get("feature_width", 0) + sum(config.get("channels", {}).values())
     if "width" not in config:
         return n_features
 

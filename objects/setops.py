@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
-from objects.field import Field, FieldSample
+from objects.field import FEATURE, TINT, Field, FieldSample, channel_widths
 from objects.pose import SE3, rotation_from_quat
 
 
 class _Pair(Field):
     """Two fields, ``a`` and ``b`` (same frame), of which one number decides: the smooth minimum of signed distances.
 
-    Every operation is ``flip * smin(flip * sdf_a, flip_b * sdf_b)``. Colour and features come from the child that decides the
-    distance; within the blend they are mixed by ``d sdf / d sdf_a``, as the normal is. Gradients are convex combinations
+    Every operation is ``flip * smin(flip * sdf_a, flip_b * sdf_b)``. Colour and channels come from the child that decides the
+    distance; within the blend they are mixed by ``d sdf / d sdf_a``, as the normal is. A tint is left out: the result looks the
+    same from all sides. Gradients are convex combinations
     of those of the children, so the Lipschitz estimate is the larger of theirs (and at least 1, that of the rule outside).
     """
 
@@ -36,7 +37,9 @@ class _Pair(Field):
     smooth: Tensor
 
     def __init__(self, a: Field, b: Field, bounds: Aabb, smooth: float) -> None:
-        super().__init__(bounds, max(1.0, a.lipschitz, b.lipschitz), max(a.feature_width, b.feature_width))
+        channels = channel_widths((a, b))
+        channels.pop(TINT, None)
+        super().__init__(bounds, max(1.0, a.lipschitz, b.lipschitz), channels=channels)
         self.a, self.b = a, b
         self.register_buffer("smooth", torch.tensor(float(smooth)))
         self.check_values()
@@ -48,11 +51,12 @@ class _Pair(Field):
         share_a = torch.where(self.smooth > 0, (0.5 + 0.5 * (db - da) / k).clamp(0, 1), (da <= db).to(da.dtype))[
             ..., None
         ]
-        return FieldSample(
-            self.flip * self._smooth_min(da, db),
-            torch.lerp(b.rgb, a.rgb, share_a),
-            torch.lerp(_widened(b.feature, self.feature_width), _widened(a.feature, self.feature_width), share_a),
-        )
+        mixed = {
+            name: torch.lerp(_widened(b.channel(name), width), _widened(a.channel(name), width), share_a)
+            for name, width in ({FEATURE: 0} | self.channels).items()
+        }
+        feature = mixed.pop(FEATURE)
+        return FieldSample(self.flip * self._smooth_min(da, db), torch.lerp(b.rgb, a.rgb, share_a), feature, mixed)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         da, db = self.flip * self.a.sdf(p_obj, time), self.flip_b * self.b.sdf(p_obj, time)
@@ -143,7 +147,7 @@ class Difference(_Pair):
 
 
 class Placed(Field):
-    """A field put elsewhere: ``p_obj = T_obj_child @ (scale * p_child)``, distances multiplied by ``scale``.
+    """A field put elsewhere: ``p_obj = T_obj_child @ (scale * p_child)``, distances multiplied by ``scale``. A tint is left out.
 
     Args:
         field: The child.
@@ -168,7 +172,8 @@ class Placed(Field):
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"placed: scale must be finite and greater than 0, got {scale}")
         corners = T_obj_child.to(torch.float64) @ (scale * field.bounds.corners().double())
-        super().__init__(Aabb(corners.amin(0), corners.amax(0)), field.lipschitz, field.feature_width)
+        channels = {name: width for name, width in field.channels.items() if name != TINT}
+        super().__init__(Aabb(corners.amin(0), corners.amax(0)), field.lipschitz, channels=channels)
         self.child = field
         quat = T_obj_child.quat_wxyz.detach().double()
         self.register_buffer("quat_wxyz", (quat / quat.norm()).float())
@@ -177,7 +182,8 @@ class Placed(Field):
 
     def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
         sample = self.child(self._to_child(p_obj), time)
-        return sample._replace(sdf=self.scale * sample.sdf)
+        more = {name: value for name, value in sample.more.items() if name != TINT}
+        return sample._replace(sdf=self.scale * sample.sdf, more=more)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         return self.scale * self.child.sdf(self._to_child(p_obj), time)
@@ -200,8 +206,8 @@ class Placed(Field):
         return cls(children[0], SE3.identity())
 
 
-def _widened(feature: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(feature, (0, width - feature.shape[-1]))
+def _widened(channel: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(channel, (0, width - channel.shape[-1]))
 
 
 def _check_operands(kind: str, a: Field, b: Field, smooth: float) -> None:

@@ -1,4 +1,4 @@
-"""SIREN object fields: sine-activated networks for distance and for colour with features.
+"""SIREN object fields: sine-activated networks for distance and for colour with channels.
 
 Source: Sitzmann, Martel, Bergman, Lindell, Wetzstein, "Implicit Neural Representations with Periodic Activation
 Functions" (NeurIPS 2020): layers ``sin(omega (W x + b))``, and the initialisation of section 3.2.
@@ -7,6 +7,7 @@ Functions" (NeurIPS 2020): layers ``sin(omega (W x + b))``, and the initialisati
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Self
 
@@ -14,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
-from objects.field import Field, FieldSample
+from objects.field import FEATURE, Field, FieldSample
 
 OBSERVED_CELLS = 16
-TINT_WIDTH = 9
 
 
 class _Linear(nn.Linear):
@@ -80,21 +80,17 @@ class SirenField(Field):
     Args:
         bounds: Box in the object frame (object units).
         width, layers: Size of the distance network.
-        color_width, color_layers: Size of the network for colour and features.
-        feature_width: Feature channels, 0 for none.
+        color_width, color_layers: Size of the network for colour and channels.
+        feature_width: Width of the channel ``feature``, 0 for none.
+        channels: Widths of other channels by name. `objects.field.TINT` lets colour depend on the direction of view.
         omega_first, omega_hidden: Frequencies of the distance network.
         color_omega_first: Frequency of the first layer of the colour network.
         observed: Whether the field carries a coarse grid (`OBSERVED_CELLS` cells along each edge of its box) of how well each
             part was seen by the pictures that it was learned from, 0 to 1; it begins with 0 everywhere.
-        tinted: Whether colour depends on the direction of view. The last nine features are then a matrix ``[3, 3]``, row by row:
-            times the unit direction of a ray (object frame) it gives what that ray sees more or less of red, green and blue.
-            ``rgb`` is the mean over directions; who shows pictures adds the tint (`Composite.evaluate`). So it is the first
-            degree of spherical harmonics: Ramamoorthi, Hanrahan, "An Efficient Representation for Irradiance Environment Maps"
-            (SIGGRAPH 2001).
         seed: Seed of the initial weights.
 
     Raises:
-        ValueError: ``tinted`` with fewer than nine features.
+        ValueError: A channel that no field may have (see `Field`).
     """
 
     kind = "siren"
@@ -111,16 +107,14 @@ class SirenField(Field):
         color_width: int = 64,
         color_layers: int = 3,
         feature_width: int = 0,
+        channels: Mapping[str, int] | None = None,
         omega_first: float = 30.0,
         omega_hidden: float = 30.0,
         color_omega_first: float = 30.0,
         observed: bool = False,
-        tinted: bool = False,
         seed: int = 0,
     ) -> None:
-        if tinted and feature_width < TINT_WIDTH:
-            raise ValueError(f"siren: tinted needs a feature_width of at least {TINT_WIDTH}, got {feature_width}")
-        super().__init__(bounds, feature_width=feature_width)
+        super().__init__(bounds, feature_width=feature_width, channels=channels)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("center", bounds.center.float().clone())
         self.register_buffer("half_extent", (0.5 * bounds.size.max()).float().clone())
@@ -129,7 +123,7 @@ class SirenField(Field):
         )
         self.appearance = SineMlp(
             3,
-            3 + feature_width,
+            3 + sum(self.channels.values()),
             width=color_width,
             layers=color_layers,
             omega_first=color_omega_first,
@@ -141,13 +135,13 @@ class SirenField(Field):
             "layers": layers,
             "color_width": color_width,
             "color_layers": color_layers,
-            "feature_width": feature_width,
+            "feature_width": self.feature_width,
             "omega_first": float(omega_first),
             "omega_hidden": float(omega_hidden),
             "color_omega_first": float(color_omega_first),
         }
-        if tinted:
-            self._config["tinted"] = 1
+        if others := {name: width for name, width in self.channels.items() if name != FEATURE}:
+            self._config["channels"] = others
         if observed:
             self._config["observed"] = 1
             self.register_buffer("observed", torch.zeros((OBSERVED_CELLS,) * 3))
@@ -155,7 +149,9 @@ class SirenField(Field):
     def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
         x = (p_obj - self.center) / self.half_extent
         look = self.appearance(x)
-        return FieldSample(self.distance(x)[..., 0] * self.half_extent, look[..., :3].sigmoid(), look[..., 3:])
+        channels = dict(zip(self.channels, look[..., 3:].split(list(self.channels.values()), -1), strict=True))
+        feature = channels.pop(FEATURE, look[..., :0])
+        return FieldSample(self.distance(x)[..., 0] * self.half_extent, look[..., :3].sigmoid(), feature, channels)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         return self.distance((p_obj - self.center) / self.half_extent)[..., 0] * self.half_extent
@@ -168,8 +164,8 @@ class SirenField(Field):
             raise ValueError(f"siren: half_extent must be finite and greater than 0, got {float(self.half_extent)}")
 
     @property
-    def tint_at(self) -> int | None:
-        return self.feature_width - TINT_WIDTH if "tinted" in self._config else None
+    def grids(self) -> dict[str, Tensor]:
+        return {"observed": self.observed} if "observed" in self._config else {}
 
     def config(self) -> dict[str, Any]:
         return dict(self._config)

@@ -1,7 +1,7 @@
 """Fused evaluation of many SIREN fields: all layers of 8 or 16 points of one asset at a time, in cache, compiled by numba.
 
 It says what `SirenField` says, up to float32 rounding, without a graph: distances, the gradient of the distance (by
-back-propagation), colour and features. Each point is computed by the same operations in the same order wherever it stands in the
+back-propagation), colour and channels. Each point is computed by the same operations in the same order wherever it stands in the
 input and whatever stands beside it, so equal pairs give equal bits.
 
 The inner product of a layer is written in LLVM's vectors (`_tile`): what numba makes of the plain loops reaches a third of
@@ -37,7 +37,7 @@ class Nets(NamedTuple):
 
     weights: np.ndarray  # [k] float32
     at: np.ndarray  # [a] where an asset's row starts, -1 for an asset that the kernel can't serve
-    shape: np.ndarray  # [a, 5] width and layers of the distance network, those of the colour network, its channels
+    shape: np.ndarray  # [a, 5] width and layers of the distance network, those of the colour network, its outputs
 
 
 def serves(field: Field) -> bool:
@@ -59,7 +59,8 @@ def pack(fields: Sequence[Field]) -> Nets:
         parts = [v.detach().reshape(-1).numpy() for v in (siren.box_lo, siren.box_hi, siren.center, siren.half_extent)]
         np.concatenate([*parts, *_packed(siren.distance), *_packed(siren.appearance)], out=weights[first : first + n])
         at.append(first)
-        shape.append([c["width"], c["layers"], c["color_width"], c["color_layers"], 3 + c["feature_width"]])
+        n_out = 3 + sum(siren.channels.values())
+        shape.append([c["width"], c["layers"], c["color_width"], c["color_layers"], n_out])
         first += n
     return Nets(weights, np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5))
 
@@ -88,8 +89,8 @@ def siren_surface(
     nets: Nets, asset: np.ndarray, p_obj: np.ndarray, *, distance: bool, gradient: bool
 ) -> tuple[np.ndarray, ...]:
     """Distance ``[n]``, its gradient ``[n, 3]`` (object frame; each zeros unless asked for; the gradient brings the
-    distance) and what the colour network says, ``[n, c]`` (colours before their sigmoid, then features; ``c`` the widest
-    asset's channels), float32, of pairs that are sorted by asset."""
+    distance) and what the colour network says, ``[n, c]`` (colours before their sigmoid, then channels; ``c`` the widest
+    asset's numbers), float32, of pairs that are sorted by asset."""
     sdf, grad = np.zeros(len(asset), dtype=np.float32), np.zeros((len(asset), 3), dtype=np.float32)
     look = np.zeros((len(asset), int(nets.shape[:, 4].max(initial=3))), dtype=np.float32)
     if len(asset):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from compose.segments import segment_reduce
 from objects.aabb import Aabb
+from objects.field import TINT, TINT_WIDTH
 from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
-from objects.siren import TINT_WIDTH, SirenField
+from objects.siren import SirenField
 from rendering.learning.config import ViewsConfig
 from rendering.sampling import (
     FrameTransforms,
@@ -94,8 +95,7 @@ class Bundle:
                 omega_first=c.omega_first,
                 omega_hidden=c.omega_hidden,
                 color_omega_first=c.color_omega_first,
-                feature_width=TINT_WIDTH,
-                tinted=True,
+                channels={TINT: TINT_WIDTH},
                 observed=True,
                 seed=seed + i,
             ).requires_grad_(False)

@@ -9,6 +9,7 @@ import torch
 from compose import Composite, Instance
 from compose.reference import in_double, query_reference
 from objects import SE3, Aabb, SirenField
+from objects.field import TINT
 from objects.primitives import Box, Sphere
 
 
@@ -133,6 +134,44 @@ def test_missing_features_are_zeros_and_the_width_is_the_widest(solids):
     got = scene.query(torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [4.2, 0.1, 0.1]]))
     assert scene.feature_width == 5 and got.owner.tolist() == [0, 1, 2]
     assert got.feature.tolist() == [[0.5, -1, 0, 0, 0], [0] * 5, [1, 2, 3, 4, 5]]
+
+
+def test_channels_of_other_names_and_widths_share_a_scene():
+    box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
+    fields = [
+        SirenField(box, width=8, color_width=8, seed=1, feature_width=2, channels={"semantic": 4}),
+        SirenField(box, width=8, color_width=8, seed=2, channels={"semantic": 3, "albedo": 3}),
+        Sphere(0.3, feature=torch.tensor([1.0, 2.0, 3.0])),
+    ]
+    scene = Composite([Instance(str(k), f, SE3.from_translation([3.0 * k, 0, 0])) for k, f in enumerate(fields)])
+    assert scene.channels == {"albedo": 3, "feature": 3, "semantic": 4} and scene.feature_width == 3
+    p_obj, owner = torch.tensor([[0.1, -0.2, 0.3]]).expand(3, 3), torch.arange(3)
+    p_world = p_obj + 3.0 * owner[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            samples = scene.query(p_world), scene.evaluate(p_world, owner)
+        for got in (*samples, query_reference(in_double(scene.instances), p_world.double())):
+            assert got.channel("unheard").shape == (3, 0)
+            for name, width in scene.channels.items():
+                want = torch.zeros(3, width)
+                for k, field in enumerate(fields):
+                    own = field(p_obj[k : k + 1]).channel(name)
+                    want[k, : own.shape[1]] = own[0]
+                torch.testing.assert_close(got.channel(name), want.double(), rtol=0, atol=1e-5)
+
+
+def test_grids_are_asked_by_name():
+    box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
+    seen = SirenField(box, width=8, color_width=8, observed=True)
+    seen.observed[0, 15, 8] = 0.75
+    scene = Composite([Instance("seen", seen, SE3.identity(), 2.0), Instance("plain", Sphere(1.0), SE3.identity())])
+    p = torch.tensor([[-0.99, 0.99, 0.01], [0.0, 0.0, 0.0], [-0.99, 0.99, 0.01]])
+    owner = torch.tensor([0, 0, 1])
+    assert scene.observed(p, owner).tolist() == [0.75, 0.0, 1.0]
+    assert scene.grid_values("observed", p, owner).tolist() == [0.75, 0.0, 0.0]
+    assert scene.grid_values("unheard", p, owner, missing=0.5).tolist() == [0.5] * 3
+    with pytest.raises(ValueError, match="owner must be from 0 to 1"):
+        scene.observed(p, owner + 1)
 
 
 def test_an_empty_scene_is_far_from_everything():
@@ -319,7 +358,7 @@ def test_a_place_too_far_for_float64_is_refused():
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_tint_is_added_along_the_ray_in_the_frame_of_its_object(grad):
     box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
-    tinted = SirenField(box, width=8, color_width=8, feature_width=11, tinted=True, seed=1)
+    tinted = SirenField(box, width=8, color_width=8, feature_width=2, channels={TINT: 9}, seed=1)
     with torch.no_grad():
         tinted.appearance.linears[-1].weight.mul_(0.2)
     plain = SirenField(box, width=8, color_width=8, feature_width=2, seed=2)
@@ -333,9 +372,10 @@ def test_a_tint_is_added_along_the_ray_in_the_frame_of_its_object(grad):
     with torch.set_grad_enabled(grad):
         mean, seen = scene.evaluate(p, owner), scene.evaluate(p, owner, d)
     torch.testing.assert_close(seen.feature, mean.feature)
+    assert seen.feature.shape == (60, 2) and not mean.channel(TINT)[owner == 1].any()
     for k, pose in ((0, turn), (2, SE3.identity())):
         rows = owner == k
-        tint = mean.feature[rows][:, 2:].detach().view(-1, 3, 3)
+        tint = mean.channel(TINT)[rows].detach().view(-1, 3, 3)
         d_obj = torch.einsum("ab,nb->na", pose.rotation().double().T, d[rows].double())
         want = (mean.rgb[rows].detach() + torch.einsum("nab,nb->na", tint, d_obj)).clamp(0, 1)
         torch.testing.assert_close(seen.rgb[rows].detach(), want, rtol=0, atol=1e-6)
@@ -348,7 +388,7 @@ def test_a_tint_is_added_along_the_ray_in_the_frame_of_its_object(grad):
 
 def test_a_tint_within_a_union_is_not_shown():
     box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
-    tinted = SirenField(box, width=8, color_width=8, feature_width=9, tinted=True)
+    tinted = SirenField(box, width=8, color_width=8, channels={TINT: 9})
     scene = Composite([Instance("both", tinted | tinted, SE3.identity())])
     p, owner = 0.1 * torch.ones(1, 3), torch.zeros(1, dtype=torch.int64)
     assert torch.equal(scene.evaluate(p, owner, torch.tensor([[0.0, 0.0, 1.0]])).rgb, scene.evaluate(p, owner).rgb)

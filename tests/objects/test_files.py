@@ -73,7 +73,7 @@ def test_a_field_comes_back_bit_for_bit(field, tmp_path):
     assert back.lipschitz == field.lipschitz and torch.equal(back.bounds.lo, field.bounds.lo)
     assert not any(p.requires_grad for p in back.parameters())
     p = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).to(field.box_lo.dtype)
-    assert all(torch.equal(x, y) for x, y in zip(back(p), field(p), strict=True))
+    torch.testing.assert_close(back(p), field(p), rtol=0, atol=0)
     assert _bytes(back, tmp_path) == data
 
 
@@ -314,7 +314,7 @@ def _put(name, value):
 
 
 HOSTILE = {
-    "newer version": (_metadata(version="2"), "newer program"),
+    "newer version": (_metadata(version="3"), "newer program"),
     "version 0": (_metadata(version="0"), "version from 1"),
     "odd version": (_metadata(version="1.0"), "version number"),
     "version as a number": (_metadata(version=1), "version number"),
@@ -481,20 +481,49 @@ def test_a_grid_of_what_was_seen_beyond_0_to_1_is_refused(tmp_path, value):
         save_field(field, tmp_path / "seen.safetensors")
 
 
-def test_a_field_with_a_tint_comes_back_with_it(tmp_path):
-    box = Aabb(-torch.ones(3), torch.ones(3))
-    field = SirenField(box, width=8, color_width=8, feature_width=11, tinted=True)
-    save_field(field, tmp_path / "tinted.safetensors")
-    again = load_field(tmp_path / "tinted.safetensors")
-    assert again.tint_at == field.tint_at == 2
-    assert SirenField(box, width=8, color_width=8, feature_width=11).tint_at is None
+def test_a_field_with_channels_comes_back_with_them(tmp_path):
+    field = SirenField(BOX, width=8, color_width=8, feature_width=2, channels={"tint": 9, "semantic": 3})
+    path = tmp_path / "channels.safetensors"
+    save_field(field, path)
+    again, p = load_field(path), torch.rand(20, 3)
+    assert list(again.channels.items()) == [("feature", 2), ("semantic", 3), ("tint", 9)]
+    for name in field.channels:
+        assert torch.equal(again(p).channel(name), field(p).channel(name))
+    assert b'"version":"2"' in path.read_bytes()
+    assert b'"version":"1"' in _bytes(Union(Sphere(1.0), _siren()), tmp_path)  # what an older program reads, too
+    assert b'"version":"2"' in _bytes(Union(Sphere(1.0), field), tmp_path)
 
 
-def test_a_tint_without_room_for_it_is_refused(tmp_path):
-    box = Aabb(-torch.ones(3), torch.ones(3))
-    with pytest.raises(ValueError, match="feature_width of at least 9, got 8"):
-        SirenField(box, width=8, color_width=8, feature_width=8, tinted=True)
-    field = SirenField(box, width=8, color_width=8, feature_width=8)
-    field._config["tinted"] = 1
-    with pytest.raises(FieldFileError, match="feature_width of at least 9"):
-        save_field(field, tmp_path / "tinted.safetensors")
+def test_a_tint_in_the_last_features_of_version_1_is_read_as_a_channel(tmp_path):
+    """The file was written by the last program that knew no names."""
+    old = Path(__file__).parent / "tint_version_1.safetensors"
+    assert b'"version":"1"' in old.read_bytes()
+    field = load_field(old)
+    assert field.channels == {"feature": 2, "tint": 9}
+    sample = field(torch.tensor([[0.1, 0.2, 0.3]]))
+    feature, tint = [-0.4288, 0.4755], [0.4488, -0.7105, -0.6920, 0.2371, 0.3550, 0.6298, 0.0960, 0.4832, -0.5074]
+    torch.testing.assert_close(sample.feature, torch.tensor([feature]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(sample.channel("tint"), torch.tensor([tint]), rtol=0, atol=1e-4)
+    save_field(field, tmp_path / "new.safetensors")
+    again = load_field(tmp_path / "new.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(field.parameters(), again.parameters(), strict=True))
+    for edit, message in (
+        (_config(feature_width=8), "at least 9"),
+        (_config(channels={}), "config"),
+        (_config(tinted=2), "1..1"),
+    ):
+        _refused(_edited(old.read_bytes(), edit), tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    "channels", [["a"], {"a b": 1}, {"sdf": 1}, {"feature": 2}, {"a": 0}, {"a": 1.0}, {"a": 5000}, {"tint": 8}]
+)
+def test_channels_that_no_field_can_have_are_refused(channels, tmp_path):
+    start = _bytes(SirenField(BOX, width=8, color_width=8, channels={"semantic": 3}), tmp_path)
+    _refused(_edited(start, _config(channels=channels)), tmp_path, "channel|config")
+
+
+@pytest.mark.parametrize("channels", [{"a b": 1}, {"rgb": 1}, {"a": -1}, {"a": 1.0}, {"tint": 8}])
+def test_channels_that_no_field_can_have_are_not_made(channels):
+    with pytest.raises(ValueError, match="channels"):
+        SirenField(BOX, width=8, color_width=8, channels=channels)

@@ -75,9 +75,9 @@ def test_field_is_the_network_written_out():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_outputs_have_the_dtype_of_the_field(dtype):
-    field = SirenField(BOX, width=8, feature_width=3).to(dtype)
+    field = SirenField(BOX, width=8, feature_width=3, channels={"semantic": 2}).to(dtype)
     sample = field(_inputs(5).to(dtype))
-    assert [part.dtype for part in sample] == [dtype] * 3
+    assert [part.dtype for part in (*sample[:3], sample.channel("semantic"))] == [dtype] * 4
     assert sample.feature.shape == (5, 3)
     assert SirenField(BOX, width=8).to(dtype)(_inputs(5).to(dtype)).feature.shape == (5, 0)
 
@@ -110,14 +110,17 @@ def test_gradients_equal_finite_differences():
 
 def test_stacked_fields_equal_the_loop():
     boxes = [Aabb(torch.tensor([-1.0, -1, -1]), torch.tensor([s, 2 * s, s])) for s in (1.0, 2.0, 5.0)]
-    fields = [SirenField(box, width=16, feature_width=2, seed=i).double() for i, box in enumerate(boxes)]
+    fields = [
+        SirenField(box, width=16, feature_width=2, channels={"tint": 9}, seed=i).double() for i, box in enumerate(boxes)
+    ]
     assert len({str(structure(field)) for field in fields}) == 1
     p = (3 * _inputs(60)).double().reshape(3, 20, 3)
     params, buffers = stack_module_state(fields)
     stacked = vmap(lambda w, b, x: functional_call(fields[0], (w, b), (x,)))(params, buffers, p)
     for i, field in enumerate(fields):
-        for got, expected in zip(stacked, field(p[i]), strict=True):
-            torch.testing.assert_close(got[i], expected, atol=1e-12, rtol=1e-12)
+        expected = field(p[i])
+        for got, want in zip((*stacked[:3], stacked.more["tint"]), (*expected[:3], expected.more["tint"]), strict=True):
+            torch.testing.assert_close(got[i], want, atol=1e-12, rtol=1e-12)
 
 
 def test_empty_has_the_same_structure():

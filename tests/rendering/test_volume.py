@@ -9,6 +9,7 @@ import torch
 
 from compose import Composite, Instance
 from objects import SE3, Aabb, SirenField
+from objects.field import TINT
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, render
 from rendering.sampling import RayIntervals, lattices_of_scene, route, sample_intervals, transforms_of_scene
@@ -161,7 +162,7 @@ def test_too_many_rays_a_pixel_are_refused(antialias: int):
 
 def test_a_tint_is_seen_by_volume_as_by_tracing():
     box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
-    field = SirenField(box, width=8, layers=1, color_width=8, feature_width=9, tinted=True)
+    field = SirenField(box, width=8, layers=1, color_width=8, channels={TINT: 9})
     with torch.no_grad():  # nearly a ball: 2.6 - cos x - cos y - cos z; redder from above, greener from below
         for p in field.parameters():
             p.zero_()
