@@ -32,6 +32,7 @@ from examples.posed import make, shipped_meshes
 from objects import SE3
 from objects.fused import sine_mlps
 from objects.siren import SineMlp
+from objects.siren_layout import NetworkConfig
 from rendering import (
     Camera,
     LearnedViews,
@@ -212,8 +213,8 @@ def speed() -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     counts = torch.tensor([20_000, 9_000, 5_000, 3_000, 2_000, 1_000])
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    shape = {"width": 64, "layers": 3, "omega_first": 30.0, "omega_hidden": 30.0}
-    nets = [SineMlp(3, 1, generator=generator, **shape) for _ in counts]
+    shape = NetworkConfig().distance_shape
+    nets = [SineMlp(**shape._asdict(), generator=generator) for _ in counts]
     theta = torch.stack(
         [torch.nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets]
     ).requires_grad_()
@@ -228,7 +229,7 @@ def speed() -> dict[str, float]:
         return torch.func.functional_call(nets[0], params, (p,))
 
     def packed() -> None:
-        sine_mlps(theta, x, offsets, 1, **shape).square().sum().backward()
+        sine_mlps(theta, x, offsets, shape).square().sum().backward()
 
     def padded() -> None:
         torch.func.vmap(one)(stacked, wide).square().sum().backward()

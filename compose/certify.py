@@ -73,13 +73,16 @@ def weights_of(field: SirenField) -> Weights:
     ]
     if not all(np.isfinite(part).all() for linear in linears for part in linear):
         raise ValueError("weights_of: expected finite weights")
-    (first, first_bias), *hidden, (last, last_bias) = linears
-    width = len(first)
+    omegas, width = net.shape.omegas, net.shape.width
+    (first, *hidden), (last, last_bias) = (
+        [omega * w for omega, (w, _) in zip(omegas, linears, strict=False)],
+        linears[-1],
+    )
     return Weights(
-        net.omega_first * first,
-        net.omega_hidden * np.array([weight for weight, _ in hidden]).reshape(-1, width, width),
+        first,
+        np.array(hidden).reshape(-1, width, width),
         last,
-        np.array([net.omega_first * first_bias] + [net.omega_hidden * bias for _, bias in hidden]),
+        np.array([omega * bias for omega, (_, bias) in zip(omegas, linears, strict=False)]),
         last_bias,
         field.box_lo.double().cpu().numpy(),
         field.box_hi.double().cpu().numpy(),

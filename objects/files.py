@@ -27,6 +27,7 @@ from objects.field import FEATURE, TINT, TINT_WIDTH, Field, channel_fault, struc
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Difference, Intersection, Placed, Union
 from objects.siren import OBSERVED_CELLS, SirenField
+from objects.siren_layout import NetworkConfig
 
 # Version 2 has channels by name; a field that has none but ``feature`` is written as version 1.
 FORMAT, VERSION = "sirenscape.field", 2
@@ -65,7 +66,7 @@ class _Kind:
 
 _CHANNEL = _Number(int, 1, 4096)
 _FEATURES = {"feature_width": _Number(int, 0, 4096)}
-_SIREN = _FEATURES | {
+_NETWORK = {
     **dict.fromkeys(("width", "color_width"), _Number(int, 1, 4096)),
     **dict.fromkeys(("layers", "color_layers"), _Number(int, 1, 64)),
     **dict.fromkeys(("omega_first", "omega_hidden", "color_omega_first"), _Number(float, 1e-6, 1e6)),
@@ -75,7 +76,7 @@ KINDS: dict[str, _Kind] = {
     **{cls.kind: _Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
     **{cls.kind: _Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
     Placed.kind: _Kind(Placed, 1, {}),
-    SirenField.kind: _Kind(SirenField, 0, _SIREN, {"observed": _Number(int, 1, 1)}, has_channels=True),
+    SirenField.kind: _Kind(SirenField, 0, _FEATURES | _NETWORK, {"observed": _Number(int, 1, 1)}, has_channels=True),
 }
 
 
@@ -407,13 +408,9 @@ def _least_numbers(config: dict[str, Any]) -> int:
     n_features = config.get("feature_width", 0) + sum(config.get("channels", {}).values())
     if "width" not in config:
         return n_features
-
-    def network(n_out: int, width: int, layers: int) -> int:
-        return (3 + 1) * width + (layers - 1) * (width + 1) * width + (width + 1) * n_out
-
-    observed = OBSERVED_CELLS**3 * config.get("observed", 0)
-    look = network(3 + n_features, config["color_width"], config["color_layers"])
-    return network(1, config["width"], config["layers"]) + look + observed
+    network = NetworkConfig(**{name: config[name] for name in _NETWORK})
+    n_networks = network.distance_shape.n_numbers + network.color_shape(n_features).n_numbers
+    return n_networks + OBSERVED_CELLS**3 * config.get("observed", 0)
 
 
 def _built(node: dict[str, Any]) -> Field:

@@ -14,12 +14,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
@@ -30,7 +30,8 @@ from objects.mesh import THICKNESS, MeshSource, read_mesh
 from objects.mesh_files import Meshlike
 from objects.meshing import grid_cell, sample_grid
 from objects.paint import GREY
-from objects.siren import SineMlp, SirenField
+from objects.siren import SirenField, pack, unpack
+from objects.siren_layout import NetworkConfig
 from objects.solid import FACING
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
@@ -44,12 +45,11 @@ GREY_RGB = torch.full((3,), GREY)
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(NetworkConfig):
     """How meshes are learned; lengths are shares of half of the longest edge of the box.
 
     Attributes:
-        width, layers, omega_first, omega_hidden: The distance network (see `SirenField`).
-        color_width, color_layers, color_omega_first: The colour network.
+        width ... color_omega_first: The networks.
         steps: Training steps, ``warm_steps`` of them when a field to start from is given.
         batch, color_batch: Points a step for each network.
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
@@ -65,11 +65,6 @@ class FitConfig:
     """
 
     width: int = 72
-    layers: int = 3
-    omega_first: float = 30.0
-    omega_hidden: float = 30.0
-    color_width: int = 64
-    color_layers: int = 3
     color_omega_first: float = 35.0
     steps: int = 1120
     warm_steps: int = 400
@@ -217,23 +212,9 @@ def _check_init(start: SirenField | None, config: FitConfig) -> None:
         return
     if not isinstance(start, SirenField):
         raise ValueError(f"init: expected a SirenField, got {type(start).__name__}")
-    wanted = _empty_field(Aabb(-torch.ones(3), torch.ones(3)), config, 0).config()
+    wanted = SirenField(Aabb(-torch.ones(3), torch.ones(3)), config).config()
     if start.config() != wanted:
         raise ValueError(f"init: expected a field with the make-up of config, {wanted}, got {start.config()}")
-
-
-def _empty_field(bounds: Aabb, config: FitConfig, seed: int) -> SirenField:
-    return SirenField(
-        bounds,
-        width=config.width,
-        layers=config.layers,
-        color_width=config.color_width,
-        color_layers=config.color_layers,
-        omega_first=config.omega_first,
-        omega_hidden=config.omega_hidden,
-        color_omega_first=config.color_omega_first,
-        seed=seed,
-    )
 
 
 def _cached(path: Path) -> SirenField | None:
@@ -271,7 +252,7 @@ def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig
     pad = config.padding * source.extent
     box = Aabb(torch.from_numpy(source.lo - pad), torch.from_numpy(source.hi + pad))
     if start is None:
-        return _empty_field(box, config, seed).requires_grad_(False)
+        return SirenField(box, config, seed=seed).requires_grad_(False)
     field = copy.deepcopy(start).float().requires_grad_(False)
     field.box_lo.copy_(box.lo)
     field.box_hi.copy_(box.hi)
@@ -373,7 +354,7 @@ def _learn(
                 continue
             rng = np.random.default_rng((seed, round_))
             hard = hard_samples(field, sources[i][0], round(config.mend_share * config.pool), rng)
-            weights = nn.utils.parameters_to_vector(field.distance.parameters()).detach().clone()
+            weights = pack([field.distance])[0]
             if i not in best or (0 if hard is None else hard[0]) < best[i][0]:
                 best[i] = (0 if hard is None else hard[0], weights)
             if hard is None:
@@ -386,9 +367,9 @@ def _learn(
         for i in flawed:
             errors[i] = _error_of(fields[i], pools[i])
     for i, (_, weights) in best.items():
-        if torch.equal(weights, nn.utils.parameters_to_vector(fields[i].distance.parameters())):
+        if torch.equal(weights, pack([fields[i].distance])[0]):
             continue
-        nn.utils.vector_to_parameters(weights, fields[i].distance.parameters())
+        unpack(weights, fields[i].distance)
         errors[i] = _error_of(fields[i], pools[i])
     checkpoint.unlink(missing_ok=True)
     return list(zip(fields, errors, strict=True))
@@ -411,7 +392,7 @@ def _closed(field: SirenField, source: MeshSource) -> bool:
     with torch.no_grad():
         lowest = float(field.sdf(face_points(field.box_lo, field.box_hi, 193)).min())
         if not lowest > 0:
-            cast(nn.Linear, field.distance.linears[-1]).bias.add_(_MARGIN - lowest / float(field.half_extent))
+            field.distance.last.bias.add_(_MARGIN - lowest / float(field.half_extent))
     try:
         finish(field, p)
     except FitError:
@@ -433,13 +414,14 @@ def _train(
     colored = [i for i, pool in enumerate(pools) if pool.flat_color is None] if colors else []
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
     weight = config.falloff / (config.falloff + distance[..., 0].abs())
-    theta = _flat([f.distance for f in fields]).requires_grad_()
+    shape, color_shape = config.distance_shape, config.color_shape()
+    theta = pack([f.distance for f in fields]).requires_grad_()
     params: list[dict[str, Any]] = [{"params": [theta]}]
     if colored:
         color_x = torch.stack([pools[i].color_x for i in colored])
         color = torch.stack([pools[i].color for i in colored])
         color_weight = torch.ones(color.shape[:2])
-        color_theta = _flat([fields[i].appearance for i in colored]).requires_grad_()
+        color_theta = pack([fields[i].appearance for i in colored]).requires_grad_()
         params.append({"params": [color_theta], "rate": config.color_rate})
 
     n_threads = torch.get_num_threads()
@@ -448,35 +430,12 @@ def _train(
         at = int(torch.randint(config.pool - config.batch + 1, (), generator=generator))
         color_at = int(torch.randint(config.color_pool - config.color_batch + 1, (), generator=generator))
         cut, color_cut = slice(at, at + config.batch), slice(color_at, color_at + config.color_batch)
-        loss = weighted_l1(
-            theta,
-            x[:, cut],
-            distance[:, cut],
-            weight[:, cut],
-            width=config.width,
-            layers=config.layers,
-            omega_first=config.omega_first,
-            omega_hidden=config.omega_hidden,
-            squash=False,
-            n_threads=n_threads,
-        ).sum()
-        if colored:
-            loss = (
-                loss
-                + weighted_l1(
-                    color_theta,
-                    color_x[:, color_cut],
-                    color[:, color_cut],
-                    color_weight[:, color_cut],
-                    width=config.color_width,
-                    layers=config.color_layers,
-                    omega_first=config.color_omega_first,
-                    omega_hidden=config.omega_hidden,
-                    squash=True,
-                    n_threads=n_threads,
-                ).sum()
-            )
-        return loss
+        samples = x[:, cut], distance[:, cut], weight[:, cut]
+        loss = weighted_l1(theta, *samples, shape, squash=False, n_threads=n_threads).sum()
+        if not colored:
+            return loss
+        samples = color_x[:, color_cut], color[:, color_cut], color_weight[:, color_cut]
+        return loss + weighted_l1(color_theta, *samples, color_shape, squash=True, n_threads=n_threads).sum()
 
     # The kernel has threads of its own; torch's, asleep between tiny operations, would spin and take their cores.
     torch.set_num_threads(1)
@@ -486,20 +445,14 @@ def _train(
         torch.set_num_threads(n_threads)
     with torch.no_grad():
         for field, row in zip(fields, theta, strict=True):
-            nn.utils.vector_to_parameters(row, field.distance.parameters())
+            unpack(row, field.distance)
         for i, row in zip(colored, color_theta if colored else [], strict=True):
-            nn.utils.vector_to_parameters(row, fields[i].appearance.parameters())
-
-
-def _flat(networks: list[SineMlp]) -> Float[Tensor, "k n_params"]:
-    """One row of parameters for each network, filled up to whole vector registers so that every row gets equal arithmetic."""
-    rows = torch.stack([nn.utils.parameters_to_vector(net.parameters()) for net in networks]).detach()
-    return nn.functional.pad(rows, (0, -rows.shape[1] % 64))
+            unpack(row, fields[i].appearance)
 
 
 def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
     """Gives a field one colour everywhere."""
-    last = cast(nn.Linear, field.appearance.linears[-1])
+    last = field.appearance.last
     with torch.no_grad():
         last.weight.zero_()
         last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))

@@ -21,9 +21,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from objects.siren_layout import SineShape, layer_at
+
 _BLOCK = 64  # points in flight: the activations of three 64-wide layers then fit the caches
 _ROWS = 1024  # points of one network in one job
 _PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
+_layer_at = numba.njit(cache=True)(layer_at)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
@@ -61,38 +64,37 @@ def _scratch(width, layers, n_in):
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z):
+def _ahead(theta, w_first, x, start, m, shape, s, c, z):
     """Sines ``s`` and cosines ``c`` of all layers for the ``m`` points from ``start`` on."""
     n_in, width = w_first.shape
-    layers = s.shape[0]
-    first, hidden = width * n_in + width, width * width + width
+    omega_first, omega_hidden = np.float32(shape.omega_first), np.float32(shape.omega_hidden)
     for p in range(m):
         for j in range(width):
             z[p, j] = w_first[0, j] * x[start + p, 0]
         for i in range(1, n_in):
             for j in range(width):
                 z[p, j] += w_first[i, j] * x[start + p, i]
-    _sincos(z, theta[width * n_in : first], omega_first, s[0], c[0])
-    for layer in range(1, layers):
-        at = first + (layer - 1) * hidden
+    _sincos(z, theta[width * n_in : width * n_in + width], omega_first, s[0], c[0])
+    for layer in range(1, shape.layers):
+        at = _layer_at(n_in, width, layer)
         np.dot(s[layer - 1], theta[at : at + width * width].reshape(width, width).T, z)
-        _sincos(z, theta[at + width * width : at + hidden], omega_hidden, s[layer], c[layer])
+        _sincos(z, theta[at + width * width : at + width * width + width], omega_hidden, s[layer], c[layer])
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g_first, grad):
+def _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad):
     """From ``g``, the gradient of the last sines, to those of all weights but the last layer's (added to ``grad``, the first
     layer's to ``g_first``). Returns the gradient at the first layer's sums, ``[block, width]``."""
     n_in, width = g_first.shape
     layers, block = s.shape[0], s.shape[1]
-    first, hidden = width * n_in + width, width * width + width
+    omega_first, omega_hidden = np.float32(shape.omega_first), np.float32(shape.omega_hidden)
     for layer in range(layers - 1, -1, -1):
         omega = omega_hidden if layer else omega_first
         for p in range(block):
             for j in range(width):
                 g[p, j] *= omega * c[layer, p, j]
+        at = _layer_at(n_in, width, layer)
         if layer:
-            at = first + (layer - 1) * hidden
             np.dot(g.T, s[layer - 1], g_weight)
             flat = g_weight.reshape(-1)
             for i in range(width * width):
@@ -114,17 +116,17 @@ def _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden, squash, scale, grad):
+def _regress(theta, x, target, weight, shape, squash, scale, grad):
     """Adds ``scale * d loss / d theta`` to ``grad`` and returns ``scale * loss`` over one part of a batch.
 
     ``loss = sum_p weight_p sum_o |y_po - target_po|`` with ``y`` the output, through a sigmoid if ``squash``. ``theta`` holds
     weight ``[out, in]`` and bias of each layer, one after the other.
     """
-    n_points, n_in = x.shape
-    n_out = target.shape[1]
+    n_points = len(x)
+    n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
     s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
     block = len(z)
-    last = width * n_in + width + (layers - 1) * (width * width + width)
+    last = _layer_at(n_in, width, layers)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     b_last = theta[last + n_out * width :]
@@ -132,7 +134,7 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
     total = 0.0
     for start in range(0, n_points, block):
         m = min(block, n_points - start)
-        _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z)
+        _ahead(theta, w_first, x, start, m, shape, s, c, z)
         # Output, loss and its gradient; rows beyond m keep a gradient of zero.
         g[:] = 0.0
         for p in range(m):
@@ -153,25 +155,25 @@ def _regress(theta, x, target, weight, width, layers, omega_first, omega_hidden,
                     g[p, j] += push * w_last[o, j]
                 for j in range(width):
                     g_last[o, j] += push * s[layers - 1, p, j]
-        _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g_first, grad)
+        _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad)
     grad[: width * n_in] += g_first.T.copy().reshape(-1)
     grad[last : last + n_out * width] += g_last.reshape(-1)
     return total
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _evaluate(theta, x, width, layers, omega_first, omega_hidden, out):
+def _evaluate(theta, x, shape, out):
     """Writes the outputs of one network at some points."""
-    n_points, n_in = x.shape
-    n_out = out.shape[1]
+    n_points = len(x)
+    n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
     s, c, z, _g, _g_weight, _g_first = _scratch(width, layers, n_in)
     block = len(z)
-    last = width * n_in + width + (layers - 1) * (width * width + width)
+    last = _layer_at(n_in, width, layers)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     for start in range(0, n_points, block):
         m = min(block, n_points - start)
-        _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z)
+        _ahead(theta, w_first, x, start, m, shape, s, c, z)
         for p in range(m):
             for o in range(n_out):
                 acc = theta[last + n_out * width + o]
@@ -181,19 +183,19 @@ def _evaluate(theta, x, width, layers, omega_first, omega_hidden, out):
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _pull_back(theta, x, g_out, width, layers, omega_first, omega_hidden, grad, g_x):
+def _pull_back(theta, x, g_out, shape, grad, g_x):
     """Adds to ``grad`` the gradient by the weights, and writes that by the points to ``g_x`` (unless it has no rows)."""
-    n_points, n_in = x.shape
-    n_out = g_out.shape[1]
+    n_points = len(x)
+    n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
     s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
     block = len(z)
-    last = width * n_in + width + (layers - 1) * (width * width + width)
+    last = _layer_at(n_in, width, layers)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     g_last = np.zeros((n_out, width), np.float32)
     for start in range(0, n_points, block):
         m = min(block, n_points - start)
-        _ahead(theta, w_first, x, start, m, omega_first, omega_hidden, s, c, z)
+        _ahead(theta, w_first, x, start, m, shape, s, c, z)
         g[:] = 0.0
         for p in range(m):
             for o in range(n_out):
@@ -203,7 +205,7 @@ def _pull_back(theta, x, g_out, width, layers, omega_first, omega_hidden, grad, 
                     g[p, j] += push * w_last[o, j]
                 for j in range(width):
                     g_last[o, j] += push * s[layers - 1, p, j]
-        sums = _back(theta, x, start, m, omega_first, omega_hidden, s, c, z, g, g_weight, g_first, grad)
+        sums = _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad)
         if len(g_x):
             for p in range(m):
                 for i in range(n_in):
@@ -239,9 +241,7 @@ class _WeightedL1(torch.autograd.Function):
             th, xs, ts, ws = arrays[0][k], arrays[1][k, cut], arrays[2][k, cut], arrays[3][k, cut]
             if len(xs) == 0:
                 return 0.0
-            return _regress(
-                th, xs, ts, ws, shape[0], shape[1], shape[2], shape[3], squash, np.float32(1 / n_points), grads[k, at]
-            )
+            return _regress(th, xs, ts, ws, shape, squash, np.float32(1 / n_points), grads[k, at])
 
         jobs = range(n_nets * _PARTS)
         losses = spread(part, jobs, n_threads)
@@ -258,38 +258,33 @@ def weighted_l1(
     x: Float[Tensor, "k n 3"],
     target: Float[Tensor, "k n o"],
     weight: Float[Tensor, "k n"],
+    shape: SineShape,
     *,
-    width: int,
-    layers: int,
-    omega_first: float,
-    omega_hidden: float,
     squash: bool,
     n_threads: int | None = None,
 ) -> Float[Tensor, "k"]:
     """Mean over the points of ``weight * sum_o |net(x)_o - target_o|`` for ``k`` sine networks of equal shape at once.
 
     Args:
-        theta: Flat parameters of each network: weight ``[out, in]`` and bias, layer by layer (the order of
-            ``SineMlp.parameters()``); float32 on the CPU; more numbers than that are left alone. The only argument that gets
-            a gradient.
+        theta: Numbers of each network (`objects.siren.pack`), float32 on the CPU; what fills up a row is left alone. The only
+            argument that gets a gradient.
         x, target, weight: Points, wanted outputs and weights of each network, float32.
-        width, layers, omega_first, omega_hidden: As in `SineMlp`.
+        shape: What the numbers of a network mean.
         squash: Whether the outputs go through a sigmoid.
         n_threads: Threads to use; those of torch without.
     """
-    shape = (width, layers, np.float32(omega_first), np.float32(omega_hidden))
     return _WeightedL1.apply(theta, x, target, weight, shape, squash, n_threads or torch.get_num_threads())
 
 
 class _SineMlps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, theta, x, offsets, n_out, shape, n_threads):
+    def forward(ctx, theta, x, offsets, shape, n_threads):
         th, xs = theta.detach().numpy(), x.detach().numpy()
-        out = np.empty((len(xs), n_out), np.float32)
+        out = np.empty((len(xs), shape.n_out), np.float32)
 
         def part(job: tuple[int, int, int]) -> None:
             k, lo, hi = job
-            _evaluate(th[k], xs[lo:hi], shape[0], shape[1], shape[2], shape[3], out[lo:hi])
+            _evaluate(th[k], xs[lo:hi], shape, out[lo:hi])
 
         spread(part, _jobs(offsets.numpy()), n_threads)
         ctx.save_for_backward(theta, x, offsets)
@@ -311,7 +306,7 @@ class _SineMlps(torch.autograd.Function):
         def part(number: int) -> None:
             k, lo, hi = jobs[number]
             g = g_x[lo:hi] if wanted else g_x
-            _pull_back(th[k], xs[lo:hi], pushed[lo:hi], shape[0], shape[1], shape[2], shape[3], grads[number], g)
+            _pull_back(th[k], xs[lo:hi], pushed[lo:hi], shape, grads[number], g)
 
         spread(part, range(len(jobs)), n_threads)
         grad = np.zeros(theta.shape, np.float32)
@@ -321,7 +316,7 @@ class _SineMlps(torch.autograd.Function):
         if wanted:
             g_points = torch.zeros_like(x)
             g_points[torch.from_numpy(rows)] = torch.from_numpy(g_x)
-        return torch.from_numpy(grad), g_points, None, None, None, None
+        return torch.from_numpy(grad), g_points, None, None, None
 
 
 def _jobs(offsets: np.ndarray) -> list[tuple[int, int, int]]:
@@ -337,14 +332,10 @@ def sine_mlps(
     theta: Float[Tensor, "k n_params"],
     x: Float[Tensor, "n 3"],
     offsets: Int[Tensor, "k_plus_1"],
-    n_out: int,
+    shape: SineShape,
     *,
-    width: int,
-    layers: int,
-    omega_first: float,
-    omega_hidden: float,
     n_threads: int | None = None,
-) -> Float[Tensor, "n {n_out}"]:
+) -> Float[Tensor, "n {shape.n_out}"]:
     """``k`` sine networks of equal shape, each at its own points.
 
     Differentiable once by ``theta`` and ``x``. The bits don't depend on the number of threads.
@@ -353,9 +344,7 @@ def sine_mlps(
         theta: Flat parameters of each network, as in `weighted_l1`.
         x: Points, those of one network after the other, float32 on the CPU.
         offsets: Network ``i`` is asked at ``x[offsets[i]:offsets[i + 1]]``.
-        n_out: Outputs of a network.
-        width, layers, omega_first, omega_hidden: As in `SineMlp`.
+        shape: What the numbers of a network mean.
         n_threads: Threads to use; those of torch without.
     """
-    shape = (width, layers, np.float32(omega_first), np.float32(omega_hidden))
-    return _SineMlps.apply(theta, x, offsets, n_out, shape, n_threads or torch.get_num_threads())
+    return _SineMlps.apply(theta, x, offsets, shape, n_threads or torch.get_num_threads())

@@ -13,17 +13,17 @@ from objects.aabb import Aabb, without_origin
 from objects.cloud import Cloud, read_cloud
 from objects.fitting import GREY_RGB, check_sides, finish, paint_flat
 from objects.siren import SirenField
+from objects.siren_layout import NetworkConfig
 from objects.solid import FACING
 from objects.training import TrainConfig, fit
 
 
 @dataclass(frozen=True)
-class PointsConfig:
+class PointsConfig(NetworkConfig):
     """How points are learned.
 
     Attributes:
-        width, layers, omega_first, omega_hidden: The distance network (see `SirenField`).
-        color_width, color_layers, color_omega_first: The colour network.
+        width ... color_omega_first: The networks.
         steps, batch: Training steps; points on the surface, and as many off it, for each.
         learning_rate: Peak rate.
         padding: Space between the points and the box, as a share of their longest extent.
@@ -35,11 +35,6 @@ class PointsConfig:
     """
 
     width: int = 72
-    layers: int = 3
-    omega_first: float = 30.0
-    omega_hidden: float = 30.0
-    color_width: int = 64
-    color_layers: int = 3
     color_omega_first: float = 35.0
     steps: int = 800
     batch: int = 1024
@@ -97,17 +92,7 @@ def fit_points(
     cloud = read_cloud(places, normals.numpy(), facing=config.facing, wall=config.thickness * extent, name="points")
     pad = config.padding * extent + cloud.wall
     box = Aabb(torch.from_numpy(places.min(0) - pad), torch.from_numpy(places.max(0) + pad))
-    field = SirenField(
-        box,
-        width=config.width,
-        layers=config.layers,
-        color_width=config.color_width,
-        color_layers=config.color_layers,
-        omega_first=config.omega_first,
-        omega_hidden=config.omega_hidden,
-        color_omega_first=config.color_omega_first,
-        seed=seed,
-    )
+    field = SirenField(box, config, seed=seed)
     half = float(field.half_extent)
     x_on = ((torch.from_numpy(cloud.points) - field.center) / half).float()
     normals = torch.from_numpy(cloud.normals).float()

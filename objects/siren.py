@@ -7,17 +7,19 @@ Functions" (NeurIPS 2020): layers ``sin(omega (W x + b))``, and the initialisati
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
 from objects.field import FEATURE, Field, FieldSample
+from objects.siren_layout import NetworkConfig, SineShape
 
 OBSERVED_CELLS = 16
+_REGISTERS = 64  # numbers: rows are a multiple of it
 
 
 class _Linear(nn.Linear):
@@ -50,25 +52,43 @@ class SineMlp(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.omega_first, self.omega_hidden = float(omega_first), float(omega_hidden)
-        sizes = [n_in] + [width] * layers + [n_out]
-        linears = [_Linear(a, b) for a, b in pairwise(sizes)]
+        self.shape = SineShape(n_in, n_out, width, layers, float(omega_first), float(omega_hidden))
+        linears = [_Linear(a, b) for a, b in self.shape.sizes]
         with torch.no_grad():
             for i, linear in enumerate(linears):
                 n = linear.in_features
                 # First layer: U(-1/n, 1/n), so that omega_first sets its band; later ones: U(-sqrt(6/n)/omega, ...), so
                 # that each sine sees a standard normal (theorem 1.8 of the supplement).
-                limit = 1 / n if i == 0 else math.sqrt(6 / n) / self.omega_hidden
+                limit = 1 / n if i == 0 else math.sqrt(6 / n) / self.shape.omega_hidden
                 linear.weight.uniform_(-limit, limit, generator=generator)
                 linear.bias.uniform_(-1 / math.sqrt(n), 1 / math.sqrt(n), generator=generator)
         self.linears = nn.ModuleList(linears)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The linear layer at the end."""
+        return cast(nn.Linear, self.linears[-1])
+
     def forward(self, x: Tensor) -> Tensor:
-        omega = self.omega_first
-        for linear in self.linears[:-1]:
+        for omega, linear in zip(self.shape.omegas, self.linears, strict=False):
             x = torch.sin(omega * linear(x))
-            omega = self.omega_hidden
-        return self.linears[-1](x)
+        return self.last(x)
+
+
+def pack(networks: Sequence[SineMlp]) -> Float[Tensor, "k n_row"]:
+    """The numbers of networks of one shape, a row each (see `objects.siren_layout`), filled up with zeros to whole vector registers
+    so that every row gets equal arithmetic."""
+    rows = torch.stack([nn.utils.parameters_to_vector(net.parameters()).detach() for net in networks])
+    return nn.functional.pad(rows, (0, -rows.shape[1] % _REGISTERS))
+
+
+def unpack(row: Float[Tensor, "n_row"], network: SineMlp) -> None:
+    """Writes a row of numbers into a network, in place: indices made of older weights are known as such."""
+    at = 0
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(row[at : at + p.numel()].view_as(p))
+            at += p.numel()
 
 
 class SirenField(Field):
@@ -79,12 +99,9 @@ class SirenField(Field):
 
     Args:
         bounds: Box in the object frame (object units).
-        width, layers: Size of the distance network.
-        color_width, color_layers: Size of the network for colour and channels.
+        network: The make-up of its networks; ``numbers`` of `NetworkConfig` by name (``width=32``) take the place of its own.
         feature_width: Width of the channel ``feature``, 0 for none.
         channels: Widths of other channels by name. `objects.field.TINT` lets colour depend on the direction of view.
-        omega_first, omega_hidden: Frequencies of the distance network.
-        color_omega_first: Frequency of the first layer of the colour network.
         observed: Whether the field carries a coarse grid (`OBSERVED_CELLS` cells along each edge of its box) of how well each
             part was seen by the pictures that it was learned from, 0 to 1; it begins with 0 everywhere.
         seed: Seed of the initial weights.
@@ -101,49 +118,25 @@ class SirenField(Field):
     def __init__(
         self,
         bounds: Aabb,
+        network: NetworkConfig | None = None,
         *,
-        width: int = 64,
-        layers: int = 3,
-        color_width: int = 64,
-        color_layers: int = 3,
         feature_width: int = 0,
         channels: Mapping[str, int] | None = None,
-        omega_first: float = 30.0,
-        omega_hidden: float = 30.0,
-        color_omega_first: float = 30.0,
         observed: bool = False,
         seed: int = 0,
+        **numbers: float,
     ) -> None:
         super().__init__(bounds, feature_width=feature_width, channels=channels)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("center", bounds.center.float().clone())
         self.register_buffer("half_extent", (0.5 * bounds.size.max()).float().clone())
-        self.distance = SineMlp(
-            3, 1, width=width, layers=layers, omega_first=omega_first, omega_hidden=omega_hidden, generator=generator
-        )
-        self.appearance = SineMlp(
-            3,
-            3 + sum(self.channels.values()),
-            width=color_width,
-            layers=color_layers,
-            omega_first=color_omega_first,
-            omega_hidden=omega_hidden,
-            generator=generator,
-        )
-        self._config = {
-            "width": width,
-            "layers": layers,
-            "color_width": color_width,
-            "color_layers": color_layers,
-            "feature_width": self.feature_width,
-            "omega_first": float(omega_first),
-            "omega_hidden": float(omega_hidden),
-            "color_omega_first": float(color_omega_first),
-        }
-        if others := {name: width for name, width in self.channels.items() if name != FEATURE}:
-            self._config["channels"] = others
+        made: dict[str, Any] = (network or NetworkConfig()).network_numbers() | numbers
+        self.network = NetworkConfig(**made)
+        color = self.network.color_shape(sum(self.channels.values()))
+        self.distance = SineMlp(**self.network.distance_shape._asdict(), generator=generator)
+        self.appearance = SineMlp(**color._asdict(), generator=generator)
+        self.has_observed = observed
         if observed:
-            self._config["observed"] = 1
             self.register_buffer("observed", torch.zeros((OBSERVED_CELLS,) * 3))
 
     def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
@@ -158,17 +151,20 @@ class SirenField(Field):
 
     def check_values(self) -> None:
         super().check_values()
-        if "observed" in self._config and not bool(((self.observed >= 0) & (self.observed <= 1)).all()):
+        if self.has_observed and not bool(((self.observed >= 0) & (self.observed <= 1)).all()):
             raise ValueError("siren: observed must lie in 0..1")
         if not 0 < float(self.half_extent) < math.inf:
             raise ValueError(f"siren: half_extent must be finite and greater than 0, got {float(self.half_extent)}")
 
     @property
     def grids(self) -> dict[str, Tensor]:
-        return {"observed": self.observed} if "observed" in self._config else {}
+        return {"observed": self.observed} if self.has_observed else {}
 
     def config(self) -> dict[str, Any]:
-        return dict(self._config)
+        found: dict[str, Any] = self.network.network_numbers() | {"feature_width": self.feature_width}
+        if others := {name: width for name, width in self.channels.items() if name != FEATURE}:
+            found["channels"] = others
+        return found | ({"observed": 1} if self.has_observed else {})
 
     @classmethod
     def empty(cls, config: dict[str, Any], children: list[Field]) -> Self:

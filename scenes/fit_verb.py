@@ -5,9 +5,11 @@ Libraries are loaded when it runs, so that help and mistakes are quick.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
+from objects.siren_layout import NetworkConfig
 from scenes.paths import (
     Report,
     Settings,
@@ -23,7 +25,7 @@ from scenes.paths import (
     user_path,
 )
 
-_NETWORKS = ("width", "layers", "color_width", "color_layers", "omega_first", "omega_hidden", "color_omega_first")
+_NETWORKS = tuple(field.name for field in dataclasses.fields(NetworkConfig))
 _SOLID = ("facing", "thickness", "origin")
 _FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
 # The kinds of input of `fit` that a key says something for; all, where it isn't listed.

@@ -23,9 +23,12 @@ from torch import nn
 from compose.cpu.lean import FAST, lean
 from objects.field import Field
 from objects.siren import SineMlp, SirenField
+from objects.siren_layout import layer_at
 
 LANES = 16  # points computed together; 8 where fewer than 9 are left
 _BLOCK = 64  # most pairs of one asset that a thread takes at a time
+_HEAD = 10  # numbers of an asset before its networks
+_layer_at = lean(layer_at)
 
 
 class Nets(NamedTuple):
@@ -48,26 +51,25 @@ def serves(field: Field) -> bool:
 def pack(fields: Sequence[Field]) -> Nets:
     """Packs what the kernel serves; weights are taken as they are now."""
     served = [cast(SirenField, f) if serves(f) else None for f in fields]
-    numbers = [0 if f is None else 10 + sum(v.numel() for v in f.parameters()) for f in served]
+    numbers = [0 if f is None else _HEAD + f.distance.shape.n_numbers + f.appearance.shape.n_numbers for f in served]
     weights, at, shape, first = np.empty(sum(numbers), dtype=np.float32), [], [], 0
     for siren, n in zip(served, numbers, strict=True):
         if siren is None:
             at.append(-1)
             shape.append([0] * 5)
             continue
-        c = siren.config()
         parts = [v.detach().reshape(-1).numpy() for v in (siren.box_lo, siren.box_hi, siren.center, siren.half_extent)]
         np.concatenate([*parts, *_packed(siren.distance), *_packed(siren.appearance)], out=weights[first : first + n])
         at.append(first)
-        n_out = 3 + sum(siren.channels.values())
-        shape.append([c["width"], c["layers"], c["color_width"], c["color_layers"], n_out])
+        d, c = siren.distance.shape, siren.appearance.shape
+        shape.append([d.width, d.layers, c.width, c.layers, c.n_out])
         first += n
     return Nets(weights, np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5))
 
 
 def _packed(net: SineMlp) -> list[np.ndarray]:
     turns = 1 / (2 * np.pi)
-    factors = [net.omega_first * turns] + [net.omega_hidden * turns] * (len(net.linears) - 2) + [1.0]
+    factors = [omega * turns for omega in net.shape.omegas] + [1.0]
     parts = []
     for linear, factor in zip(cast(list[nn.Linear], list(net.linears)), factors, strict=True):
         parts += [
@@ -159,7 +161,7 @@ def distances(nets, a, p_obj, first, n, room, out):
     w, row = nets.weights, nets.at[a]
     lanes = 8 if n <= 8 else 16
     _enter(w, row, p_obj, first, n, room[0], lanes)
-    _forward(w, row + 10, nets.shape[a, 0], nets.shape[a, 1], 1, room, lanes)
+    _forward(w, row + _HEAD, nets.shape[a, 0], nets.shape[a, 1], 1, room, lanes)
     _leave(w, row, p_obj, first, n, room[0], out)
 
 
@@ -183,7 +185,7 @@ def _distances_and_gradients(nets, a, p_obj, first, n, room, slopes, out, grad):
     lanes = 8 if n <= 8 else 16
     x, h, g = room[0], room[1], room[2]
     _enter(w, row, p_obj, first, n, x, lanes)
-    at, n_in, source = row + 10, 3, x
+    at, n_in, source = row + _HEAD, 3, x
     for layer in range(layers):
         at = _linear(w, at, source, n_in, h, width, lanes)
         for i in range(width * lanes):
@@ -215,17 +217,12 @@ def _looks(nets, a, p_obj, first, n, room, look):
     w, row, channels = nets.weights, nets.at[a], nets.shape[a, 4]
     lanes = 8 if n <= 8 else 16
     _enter(w, row, p_obj, first, n, room[0], lanes)
-    behind = row + 10 + _size(3, nets.shape[a, 0], nets.shape[a, 1], 1)
+    width, layers = nets.shape[a, 0], nets.shape[a, 1]
+    behind = row + _HEAD + _layer_at(3, width, layers) + width + 1
     _forward(w, behind, nets.shape[a, 2], nets.shape[a, 3], channels, room, lanes)
     for i in range(n):
         for c in range(channels):
             look[i, c] = room[0, c * lanes + i]
-
-
-@lean
-def _size(n_in, width, layers, n_out):
-    """Numbers in a packed network."""
-    return (n_in + 1) * width + (layers - 1) * (width + 1) * width + (width + 1) * n_out
 
 
 @lean

@@ -12,14 +12,15 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from compose.segments import segment_reduce
 from objects.aabb import Aabb
 from objects.field import TINT, TINT_WIDTH
 from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
-from objects.siren import SirenField
+from objects.siren import SirenField, pack, unpack
+from objects.siren_layout import SineShape
 from rendering.learning.config import ViewsConfig
 from rendering.sampling import (
     FrameTransforms,
@@ -84,17 +85,10 @@ class Bundle:
             seed: Of the first one's weights; the others count on.
             T_world_obj: By default objects stay in the middles of their boxes, in one frame.
         """
-        c = config
         fields = [
             SirenField(
                 Aabb(-0.5 * box.size, 0.5 * box.size),
-                width=c.width,
-                layers=c.layers,
-                color_width=c.color_width,
-                color_layers=c.color_layers,
-                omega_first=c.omega_first,
-                omega_hidden=c.omega_hidden,
-                color_omega_first=c.color_omega_first,
+                config,
                 channels={TINT: TINT_WIDTH},
                 observed=True,
                 seed=seed + i,
@@ -102,11 +96,10 @@ class Bundle:
             for i, box in enumerate(boxes)
         ]
         for field in fields:  # no tint but what polishing finds
-            last = cast(nn.Linear, field.appearance.linears[-1])
-            last.weight[3:], last.bias[3:] = 0.0, 0.0
+            field.appearance.last.weight[3:] = field.appearance.last.bias[3:] = 0.0
         if T_world_obj is None:
             T_world_obj = SE3.from_translation(torch.stack([box.center for box in boxes]).float().double()[:, None])
-        theta, color = _flat([f.distance for f in fields]), _flat([f.appearance for f in fields])
+        theta, color = pack([f.distance for f in fields], 1), pack([f.appearance for f in fields], 1)
         return Bundle(config, tuple(fields), theta, color, T_world_obj, torch.get_num_threads())
 
     # -- where objects stand: half of the longest edge of each box [m], the box [m, 3], and poses, object frame first ----
@@ -166,55 +159,28 @@ class Bundle:
         """World vectors in the frames of objects."""
         return v_world if self.rot is None else (v_world[:, None] @ self.rot[frame, instance].to(v_world))[:, 0]
 
+    @property
+    def shape(self) -> SineShape:
+        """Of the distance networks."""
+        return self.config.distance_shape
+
     # -- what networks say -----------------------------------------------------------------------------------------------
 
     def distance(self, x: Tensor, offsets: Tensor, theta: Tensor | None = None) -> Tensor:
         """Distances ``[k]`` at places ``x [k, 3]``, both in halves of the boxes; network ``i`` gets rows ``offsets[i]`` up to
         before ``offsets[i + 1]``."""
-        c = self.config
         theta = self.theta if theta is None else theta
-        return sine_mlps(
-            theta,
-            x,
-            offsets,
-            1,
-            width=c.width,
-            layers=c.layers,
-            omega_first=c.omega_first,
-            omega_hidden=c.omega_hidden,
-            n_threads=self.n_threads,
-        )[:, 0]
+        return sine_mlps(theta, x, offsets, self.shape, n_threads=self.n_threads)[:, 0]
 
     def distance_error(self, theta: Tensor, x: Tensor, target: Tensor, falloff: float) -> Tensor:
         """Sum over networks of the mean absolute error; at distance d it counts falloff / (falloff + |d|)."""
-        c = self.config
-        return weighted_l1(
-            theta,
-            x,
-            target,
-            falloff / (falloff + target[..., 0].abs()),
-            width=c.width,
-            layers=c.layers,
-            omega_first=c.omega_first,
-            omega_hidden=c.omega_hidden,
-            squash=False,
-            n_threads=self.n_threads,
-        ).sum()
+        weight = falloff / (falloff + target[..., 0].abs())
+        return weighted_l1(theta, x, target, weight, self.shape, squash=False, n_threads=self.n_threads).sum()
 
     def look(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Colours ``[k, 3]``, and their tints ``[k, 3, 3]``."""
-        c = self.config
-        look = sine_mlps(
-            self.color,
-            x,
-            offsets,
-            3 + TINT_WIDTH,
-            width=c.color_width,
-            layers=c.color_layers,
-            omega_first=c.color_omega_first,
-            omega_hidden=c.omega_hidden,
-            n_threads=self.n_threads,
-        )
+        shape = self.config.color_shape(TINT_WIDTH)
+        look = sine_mlps(self.color, x, offsets, shape, n_threads=self.n_threads)
         return look[:, :3].sigmoid(), look[:, 3:].view(-1, 3, 3)
 
     def distances(
@@ -300,8 +266,8 @@ class Bundle:
     def write_back(self) -> None:
         """Puts the rows of parameters into the fields."""
         for i, field in enumerate(self.fields):
-            _unflat(self.theta[i], field.distance)
-            _unflat(self.color[i], field.appearance)
+            unpack(self.theta[i], field.distance)
+            unpack(self.color[i], field.appearance)
 
 
 def ends_of(rows: Int[Tensor, "k"], n: int) -> Int[Tensor, "n_plus_1"]:
@@ -334,15 +300,3 @@ def thinned(x: Tensor, generator: torch.Generator | None) -> Tensor:
     if generator is None or not x.requires_grad:
         return x
     return cast(Tensor, _Thinned.apply(x, torch.rand(len(x), generator=generator)))
-
-
-def _flat(nets: Sequence[nn.Module]) -> Tensor:
-    return torch.stack([nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets])
-
-
-def _unflat(theta: Tensor, net: nn.Module) -> None:
-    at = 0
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(theta[at : at + p.numel()].view_as(p))  # in place: indices of older weights are known as such
-            at += p.numel()

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from compose.types import Instance
+from objects.siren_layout import NetworkConfig
 from rendering.camera import Camera
 from rendering.learning.voxels import VoxelTraining
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
+class ViewsConfig(NetworkConfig):
     """How objects are learned from pictures; lengths are shares of half of the longest edge of an object's box.
 
     Attributes:
-        width, layers, omega_first, omega_hidden: The distance network (see `SirenField`).
-        color_width, color_layers, color_omega_first: The colour network.
+        width ... color_omega_first: The networks (see `NetworkConfig`).
         steps, rays: Training steps, and rays in each.
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
         pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
@@ -37,11 +37,7 @@ class ViewsConfig:
     """
 
     width: int = 128
-    layers: int = 3
-    omega_first: float = 30.0
-    omega_hidden: float = 30.0
     color_width: int = 96
-    color_layers: int = 3
     color_omega_first: float = 90.0
     steps: int = 6000
     rays: int = 2048

@@ -235,7 +235,7 @@ def close_boxes(state: State) -> State:
             if rate:
                 theta[i] = _regressed(nets, theta[i], x, torch.maximum(f, MARGIN - edge), rate)
             elif lacking < _MOST_LACKING:
-                theta[i, -1] += lacking  # the bias of the distance
+                theta[i, nets.shape.last_bias] += lacking
     return dataclasses.replace(state, nets=dataclasses.replace(nets, theta=theta))
 
 

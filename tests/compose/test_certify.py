@@ -80,13 +80,13 @@ def _exact(field: SirenField, p: np.ndarray, along: np.ndarray | None = None) ->
     half = real(float(field.half_extent))
     x = (p.astype(real) - field.center.numpy().astype(real)) / half
     d = (np.zeros_like(x) if along is None else along.astype(real)) / half
-    omega = real(net.omega_first)
+    omega = real(net.shape.omega_first)
     for linear in _linears(field):
         w, b = linear.weight.detach().numpy().astype(real), linear.bias.detach().numpy().astype(real)
         x, d = (x[..., None, :] * w).sum(-1) + b, (d[..., None, :] * w).sum(-1)
         if linear is not _linears(field)[-1]:
             x, d = np.sin(omega * x), np.cos(omega * x) * omega * d
-            omega = real(net.omega_hidden)
+            omega = real(net.shape.omega_hidden)
     return x[..., 0] * half, d[..., 0] * half
 
 
@@ -118,9 +118,9 @@ def _learned(width: int, layers: int) -> SirenField:
     field = SirenField(Aabb(-unit, unit), **make, omega_first=4.0, omega_hidden=4.0)
     p = torch.rand(6000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        x, omega = p, field.distance.omega_first
-        for linear in _linears(field)[:-1]:
-            x, omega = torch.sin(omega * linear(x)), field.distance.omega_hidden
+        x = p
+        for omega, linear in zip(field.distance.shape.omegas, _linears(field), strict=False):
+            x = torch.sin(omega * linear(x))
         one = torch.ones(len(p), 1)
         features, target = torch.cat([x, one], 1).double(), p.norm(dim=1).double() - 0.6
         damping = 1e-3 * torch.eye(width + 1).double()

@@ -17,6 +17,7 @@ import trimesh
 from objects import FitConfig, FitError, MeshError, PointsConfig, fit_mesh, fit_meshes, fit_points
 from objects.fused import weighted_l1
 from objects.siren import SineMlp
+from objects.siren_layout import SineShape
 
 ROOT = Path(__file__).parents[2]
 FAST = FitConfig(
@@ -46,18 +47,13 @@ def _weights(field) -> torch.Tensor:
 @pytest.mark.parametrize(("n_out", "squash"), [(1, False), (3, True)])
 @pytest.mark.parametrize(("width", "layers", "n_points"), [(64, 3, 1000), (24, 1, 64), (16, 2, 5)])
 def test_fused_loss_and_gradient_match_autograd_in_double(n_out, squash, width, layers, n_points):
-    nets = [
-        SineMlp(3, n_out, width=width, layers=layers, omega_first=30, omega_hidden=20,
-                generator=torch.Generator().manual_seed(seed))
-        for seed in range(2)
-    ]  # fmt: skip
+    shape = SineShape(3, n_out, width, layers, 30.0, 20.0)
+    nets = [SineMlp(**shape._asdict(), generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(2, n_points, 3, generator=generator) * 2 - 1
     target, weight = torch.rand(2, n_points, n_out, generator=generator), torch.rand(2, n_points, generator=generator)
     theta = torch.stack([torch.cat([p.detach().flatten() for p in net.parameters()]) for net in nets]).requires_grad_()
-    loss = weighted_l1(
-        theta, x, target, weight, width=width, layers=layers, omega_first=30, omega_hidden=20, squash=squash
-    )
+    loss = weighted_l1(theta, x, target, weight, shape, squash=squash)
     (loss * torch.tensor([1.0, 2.0])).sum().backward()
     for k, net in enumerate(nets):
         out = net.double()(x[k].double())
@@ -76,17 +72,8 @@ def test_fused_bits_do_not_depend_on_threads():
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
-            loss = weighted_l1(
-                theta,
-                x,
-                x[..., :1],
-                torch.ones(1, 3000),
-                width=64,
-                layers=1,
-                omega_first=5,
-                omega_hidden=5,
-                squash=False,
-            )
+            shape = SineShape(3, 1, 64, 1, 5.0, 5.0)
+            loss = weighted_l1(theta, x, x[..., :1], torch.ones(1, 3000), shape, squash=False)
             gradients.append(torch.autograd.grad(loss.sum(), theta)[0])
     finally:
         torch.set_num_threads(before)

@@ -5,26 +5,30 @@ import torch
 
 from objects.fused import sine_mlps
 from objects.siren import SineMlp
+from objects.siren_layout import SineShape
 
-SHAPE = {"omega_first": 20.0, "omega_hidden": 30.0}
+
+def shape_of(width: int, layers: int, n_out: int) -> SineShape:
+    return SineShape(3, n_out, width, layers, 20.0, 30.0)
 
 
-def networks(k: int, width: int, layers: int, n_out: int) -> tuple[list[SineMlp], torch.Tensor]:
+def networks(k: int, shape: SineShape) -> tuple[list[SineMlp], torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    nets = [SineMlp(3, n_out, width=width, layers=layers, generator=generator, **SHAPE) for _ in range(k)]
+    nets = [SineMlp(**shape._asdict(), generator=generator) for _ in range(k)]
     theta = torch.stack([torch.nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets])
     return nets, theta.requires_grad_()
 
 
 @pytest.mark.parametrize(("width", "layers", "n_out"), [(16, 1, 1), (64, 3, 1), (48, 2, 3), (100, 3, 3)])
 def test_values_and_gradients_equal_autograd(width, layers, n_out):
-    nets, theta = networks(3, width, layers, n_out)
+    shape = shape_of(width, layers, n_out)
+    nets, theta = networks(3, shape)
     offsets = torch.tensor([0, 70, 70, 5000])  # one network without points, one of more than one job
     generator = torch.Generator().manual_seed(1)
     x = (2 * torch.rand(5000, 3, generator=generator) - 1).requires_grad_()
     push = torch.randn(5000, n_out, generator=generator)
     push *= torch.rand(5000, 1, generator=generator) < 0.4  # the other points are left out on the way back
-    got = sine_mlps(theta, x, offsets, n_out, width=width, layers=layers, **SHAPE)
+    got = sine_mlps(theta, x, offsets, shape)
     want = torch.cat([net(x[a:b]) for net, a, b in zip(nets, offsets[:-1], offsets[1:], strict=True)])
     torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
     g_theta, g_x = torch.autograd.grad((got * push).sum(), [theta, x])
@@ -37,18 +41,20 @@ def test_values_and_gradients_equal_autograd(width, layers, n_out):
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():
-    _, theta = networks(2, 64, 2, 1)
+    shape = shape_of(64, 2, 1)
+    _, theta = networks(2, shape)
     offsets = torch.tensor([0, 9000, 9100])
     x = torch.rand(9100, 3, generator=torch.Generator().manual_seed(2))
     found = []
     for n_threads in (1, 3):
-        out = sine_mlps(theta, x, offsets, 1, width=64, layers=2, n_threads=n_threads, **SHAPE)
+        out = sine_mlps(theta, x, offsets, shape, n_threads=n_threads)
         found.append((out, *torch.autograd.grad(out.square().sum(), [theta])))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_no_points_at_all_give_no_values_and_no_gradient():
-    _, theta = networks(2, 16, 2, 3)
-    out = sine_mlps(theta, torch.zeros(0, 3), torch.zeros(3, dtype=torch.int64), 3, width=16, layers=2, **SHAPE)
+    shape = shape_of(16, 2, 3)
+    _, theta = networks(2, shape)
+    out = sine_mlps(theta, torch.zeros(0, 3), torch.zeros(3, dtype=torch.int64), shape)
     assert out.shape == (0, 3)
     assert float(torch.autograd.grad(out.sum(), [theta])[0].abs().max()) == 0

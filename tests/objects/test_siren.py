@@ -27,7 +27,7 @@ def _inputs(n=4000):
 @torch.no_grad()
 def test_initial_pre_activations_are_unit_normals_at_every_depth():
     mlp, x = _mlp(layers=6), _inputs()
-    omega = mlp.omega_first
+    omega = mlp.shape.omega_first
     for i, linear in enumerate(_linears(mlp)[:-1]):
         z = omega * (x @ linear.weight.T)  # the theorem is about weights; biases only shift the phase
         if i > 0:
@@ -35,16 +35,16 @@ def test_initial_pre_activations_are_unit_normals_at_every_depth():
             kurtosis = float(((z - z.mean()) / z.std()).pow(4).mean())
             assert kurtosis == pytest.approx(3.0, abs=0.5)
         x = torch.sin(z + omega * linear.bias)
-        omega = mlp.omega_hidden
+        omega = mlp.shape.omega_hidden
 
 
 @torch.no_grad()
 def test_activations_keep_the_arcsine_spread_with_depth():
     mlp, x = _mlp(layers=8), _inputs()
-    omega = mlp.omega_first
+    omega = mlp.shape.omega_first
     for linear in _linears(mlp)[:-1]:
         x = torch.sin(omega * linear(x))
-        omega = mlp.omega_hidden
+        omega = mlp.shape.omega_hidden
         assert float(x.std()) == pytest.approx(math.sqrt(0.5), abs=0.05)
 
 

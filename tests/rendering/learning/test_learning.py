@@ -213,14 +213,15 @@ def test_objects_that_share_space_are_pushed_apart():
     state = start(views, [box, box], [0, 1], SMALL)
     theta = state.nets.theta
     theta[1] = theta[0]  # the same solid twice
-    theta[:, -1] -= 0.3  # with an inside
+    bias = state.nets.shape.last_bias
+    theta[:, bias] -= 0.3  # with an inside
     theta.requires_grad_()
     rays, _ = state.rays(torch.arange(64))
     seen = state.nets.refreshed().render(rays, 50.0, torch.full((64, 16), 0.5))
     loss = overlap_loss(seen.distances, state.labels, state.nets.size)
     assert float(loss.detach()) > 0
     gradient = torch.autograd.grad(loss, [theta])[0]
-    assert float(gradient[:, -1].max()) < 0  # more distance, less overlap
+    assert float(gradient[:, bias].max()) < 0  # more distance, less overlap
 
 
 def test_an_object_that_moves_while_it_is_filmed_is_learned_and_rendered_where_it_stands():
