@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from compose import Composite, Instance, Rays, siren_kernel
+from compose import Composite, Instance, Rays
 from compose.batch import FieldBatch
+from compose.cpu import siren_kernel
 from objects import SE3, Aabb, SirenField
 from objects.field import Field, FieldSample
 from objects.primitives import Sphere
