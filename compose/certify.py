@@ -1,14 +1,14 @@
-"""Proven bounds of the distance network of a SIREN over boxes and along segments, by affine arithmetic.
+"""Proven bounds of the distance network of a SIREN over boxes, by affine arithmetic.
 
-A quantity is kept as an affine form: a middle, a coefficient for each symbol of the input (three for a box, one for a
-segment) and one for each sine unit so far, every symbol being any number in [-1, 1]. A linear layer maps forms to
-forms. A sine is a line, the best one over the range of its argument, plus a new symbol for what the line misses.
-Nothing is merged on the way ("affine-all").
+A quantity is kept as an affine form: a middle, a coefficient for each symbol of the input (three for a box) and one for
+each sine unit so far, every symbol being any number in [-1, 1]. A linear layer maps forms to forms. A sine is a line,
+the best one over the range of its argument, plus a new symbol for what the line misses. Nothing is merged on the way
+("affine-all").
 
 What is bounded is the network in exact arithmetic, its weights being the numbers that the field holds; the rounding of
 the analysis, in float64, is part of each bound. What float32 makes of the network is `evaluation_error`. Outside of its
-box a field is not its network (`Field.forward`): `affine_bounds`, `gradient_bounds`, `segment_bounds` and `monotone` speak
-of the field only inside its box.
+box a field is not its network (`Field.forward`): `affine_bounds` and `gradient_bounds` speak of the field only inside
+its box.
 
 Source: Sharp, Jacobson, "Spelunking the Deep: Guaranteed Queries on General Neural Implicit Surfaces via Range
 Analysis" (SIGGRAPH 2022), sections 3.2 and 3.3. Lines for the sine: Chebyshev's alternation theorem. Rounding of sums:
@@ -73,16 +73,15 @@ def weights_of(field: SirenField) -> Weights:
     ]
     if not all(np.isfinite(part).all() for linear in linears for part in linear):
         raise ValueError("weights_of: expected finite weights")
-    omegas, width = net.shape.omegas, net.shape.width
-    (first, *hidden), (last, last_bias) = (
-        [omega * w for omega, (w, _) in zip(omegas, linears, strict=False)],
-        linears[-1],
-    )
+    width, omegas = net.shape.width, [*net.shape.omegas, 1.0]
+    (first, _), *hidden, (last, last_bias) = scaled = [
+        (o * w, o * b) for o, (w, b) in zip(omegas, linears, strict=True)
+    ]
     return Weights(
         first,
-        np.array(hidden).reshape(-1, width, width),
+        np.array([weight for weight, _ in hidden]).reshape(-1, width, width),
         last,
-        np.array([omega * bias for omega, (_, bias) in zip(omegas, linears, strict=False)]),
+        np.array([bias for _, bias in scaled[:-1]]),
         last_bias,
         field.box_lo.double().cpu().numpy(),
         field.box_hi.double().cpu().numpy(),
@@ -114,28 +113,6 @@ def affine_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -
     return form[:, 1:], form[:, 0] * weights.half_extent, error * weights.half_extent
 
 
-def segment_bounds(field: SirenField | Weights, start: _Points, end: _Points) -> tuple[_Values, _Values, _Values]:
-    """A linear function and its proven error along straight segments.
-
-    Args:
-        field: The field, or its `weights_of`.
-        start, end: Ends of each segment (object frame, object units).
-
-    Returns:
-        ``slope [n]``, ``middle [n]`` and ``error [n]`` (object units) such that at the point ``(start + end) / 2 +
-        u (end - start) / 2`` of segment k, for all ``u`` in [-1, 1], ``|sdf - (middle[k] + slope[k] u)| <= error[k]``,
-        where ``sdf`` is the network in exact arithmetic. Where numbers overflow, the error is infinite.
-
-    Raises:
-        ValueError: Arrays of the wrong shape or numbers that are not finite.
-    """
-    weights = _weights(field)
-    middle, axis = _segments(weights, *_checked("segment_bounds", start=start, end=end))
-    form, error = _affine(weights, middle, axis[:, None], np.ones((len(axis), 1)))
-    form, error = form * weights.half_extent, error * weights.half_extent
-    return form[:, 1], form[:, 0], error
-
-
 def gradient_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -> _Values:
     """Proven upper bounds of the length of the gradient over axis-aligned boxes.
 
@@ -154,34 +131,13 @@ def gradient_bounds(field: SirenField | Weights, centre: _Points, half: _Points)
     weights = _weights(field)
     centre, half = _boxes("gradient_bounds", centre, half)
     middle, reach = (centre - weights.center) / weights.half_extent, half / weights.half_extent
-    line, error = _derivative(weights, middle, np.tile(np.eye(3), (len(centre), 1, 1)), reach)
+    line, error = derivative(weights, middle, np.tile(np.eye(3), (len(centre), 1, 1)), reach)
     # Up to the error the gradient is affine in the box, its length convex: it is largest in a corner.
     corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), -1).reshape(-1, 3)
     away = corners * reach[:, None]
     inner = line[:, None, :, 0] + np.einsum("nij,ncj->nci", line[:, :, 1:], away)
     rounding = 8 * _UNIT * (np.abs(line[:, :, 0]) + (np.abs(line[:, :, 1:]) * reach[:, None]).sum(-1))
     return (np.linalg.norm(inner, axis=-1).max(1) + np.linalg.norm(error + rounding, axis=-1)) * _SUM
-
-
-def monotone(field: SirenField | Weights, start: _Points, end: _Points) -> _Signs:
-    """Whether the network is proven to rise or to fall strictly all the way along straight segments.
-
-    What float32 makes of the network may still wiggle within `evaluation_error`.
-
-    Args:
-        field: The field, or its `weights_of`.
-        start, end: Ends of each segment (object frame, object units).
-
-    Returns:
-        +1 where the distance rises from ``start`` to ``end``, -1 where it falls, 0 unknown.
-
-    Raises:
-        ValueError: Arrays of the wrong shape or numbers that are not finite.
-    """
-    weights = _weights(field)
-    middle, axis = _segments(weights, *_checked("monotone", start=start, end=end))
-    form, error = _derivative(weights, middle, axis[:, None], np.ones((len(axis), 1)))
-    return _sign(form[:, 0, 0], np.abs(form[:, 0, 1]) + error[:, 0])
 
 
 def certified_sign(field: SirenField | Weights, centre: _Points, half: _Points) -> _Signs:
@@ -268,11 +224,6 @@ def _boxes(name: str, centre: np.ndarray, half: np.ndarray) -> list[np.ndarray]:
     return arrays
 
 
-def _segments(weights: Weights, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    start, end = (start - weights.center) / weights.half_extent, (end - weights.center) / weights.half_extent
-    return 0.5 * (start + end), 0.5 * (end - start)
-
-
 def _sign(middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
     spread = spread * _SUM
     return (middle > spread).astype(np.int8) - (middle < -spread).astype(np.int8)
@@ -323,7 +274,7 @@ def _affine(weights, middle, axes, reach):
 
 
 @numba.njit(cache=True, parallel=True)
-def _derivative(weights, middle, axes, reach):
+def derivative(weights, middle, axes, reach):
     """Bounds of the network's derivatives along each of the axes, where `_affine` bounds the network.
 
     Such a derivative is the product of the matrices of the linear layers and the cosines of what enters the sines, taken
@@ -458,7 +409,7 @@ def _sine(form, layer, reach):
         radius = form.rest[i]
         for k in range(len(reach)):
             radius += abs(form.line[1 + k, i]) * reach[k]
-        slope, value, miss = _sine_line(form.line[0, i], radius * _SUM)
+        slope, value, miss = sine_line(form.line[0, i], radius * _SUM)
         form.line[0, i] = value
         for k in range(len(reach)):
             form.line[1 + k, i] *= slope
@@ -481,7 +432,7 @@ def _times_cosine(form, argument, layer, reach):
         radius, size, turn = argument.rest[i], abs(middle) + rest, 0.0
         for k in range(len(reach)):
             radius += abs(argument.line[1 + k, i]) * reach[k]
-        slope, value, miss = _sine_line(argument.line[0, i] + 0.5 * math.pi, radius * _SUM)
+        slope, value, miss = sine_line(argument.line[0, i] + 0.5 * math.pi, radius * _SUM)
         miss += abs(slope) * argument.rest[i]  # the cosine is value + slope argument.line[1:] . e, up to this
         shift = bend = 0.0
         for k in range(len(reach)):
@@ -505,7 +456,7 @@ def _times_cosine(form, argument, layer, reach):
 
 
 @numba.njit(cache=True)
-def _sine_line(middle, radius):
+def sine_line(middle, radius):
     """The best line for the sine on ``[middle - radius, middle + radius]``.
 
     By shifts of pi and a change of sign the middle comes to [0, pi/2]. The best line misses by the same at three

@@ -245,7 +245,7 @@ def _solid(field: Field) -> np.ndarray | None:
 def _manifold(field: Field, time: float | None) -> manifold3d.Manifold:
     """The solid as a manifold; exact but for the segments of what is round, where it is made of exact solids."""
     m3 = manifold3d.Manifold
-    if type(field) in (Union, Intersection, Difference) and float(field.smooth) == 0:
+    if type(field) in (Union, Intersection, Difference) and float(field.get_buffer("smooth")) == 0:
         a, b = (_manifold(cast(Field, child), time) for child in (field.a, field.b))
         return a + b if type(field) is Union else a ^ b if type(field) is Intersection else a - b
     if type(field) is Placed:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from objects.aabb import Aabb
     from objects.field import Field, FieldSample
     from objects.files import FieldFileError, load_field, save_field
-    from objects.fitting import FitConfig, fit_mesh, fit_meshes
+    from objects.fitting import fit_mesh, fit_meshes
     from objects.mesh_files import MeshError
+    from objects.mesh_samples import FitConfig
     from objects.points import PointsConfig, fit_points
     from objects.pose import SE3
     from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
@@ -56,10 +57,11 @@ _HOME = {
     **dict.fromkeys(("FieldFileError", "load_field", "save_field"), "files"),
     **dict.fromkeys(("Box", "Capsule", "Cylinder", "Sphere", "Torus"), "primitives"),
     **dict.fromkeys(("Difference", "Intersection", "Placed", "Union"), "setops"),
-    **dict.fromkeys(("FitConfig", "fit_mesh", "fit_meshes"), "fitting"),
+    **dict.fromkeys(("fit_mesh", "fit_meshes"), "fitting"),
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
     "Aabb": "aabb",
+    "FitConfig": "mesh_samples",
     "MeshError": "mesh_files",
     "SE3": "pose",
     "SirenField": "siren",

@@ -137,14 +137,6 @@ class Field(nn.Module, ABC):
         if not 0 < self.lipschitz < float("inf"):
             raise ValueError(f"{self.kind}: lipschitz must be finite and greater than 0, got {self.lipschitz}")
 
-    def __getattr__(self, name: str) -> Any:
-        unread = vars(self).get("_unread")
-        if unread is not None:  # see `objects.files.load_lazily`
-            vars(self).update(vars(unread.field()))
-            vars(self).pop("_unread", None)
-            return getattr(self, name)
-        return super().__getattr__(name)
-
     # -- what every field can do -------------------------------------------------------------------------------------
 
     @property

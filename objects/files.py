@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ import reprlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -105,14 +106,35 @@ def load_field(path: str | os.PathLike[str]) -> Field:
     return _decoded(_read(path), path)
 
 
-class _Unread(NamedTuple):
-    """What a field waits with until it is used."""
+class _Unread:
+    """A field that is its bytes (``_bytes``, ``_path``) until something is asked of it; then it becomes what they say, class and
+    all. `_unread_class` mixes it into each kind of field."""
 
-    data: bytes
-    path: Path
+    __slots__ = ()
 
-    def field(self) -> Field:
-        return _decoded(self.data, self.path)
+    def _read(self) -> None:
+        field = _decoded(vars(self)["_bytes"], vars(self)["_path"])
+        vars(self).update(vars(field))
+        del vars(self)["_bytes"], vars(self)["_path"]
+        self.__class__ = type(field)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __getattr__(self, name: str) -> Any:
+        self._read()
+        return getattr(self, name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self._read()
+        return self.__reduce_ex__(protocol)
+
+
+@functools.cache
+def _unread_class(cls: type[Field]) -> type[Field]:
+    return type(cls.__name__, (_Unread, cls), {"kind": cls.kind, "__doc__": cls.__doc__})
+
+
+def is_unread(field: Field) -> bool:
+    """Whether a field that was loaded lazily is still its bytes."""
+    return isinstance(field, _Unread)
 
 
 def load_lazily(path: str | os.PathLike[str], sha256: str) -> Field:
@@ -132,9 +154,9 @@ def load_lazily(path: str | os.PathLike[str], sha256: str) -> Field:
         _decoded(data, path)  # what is wrong with it, if it is no field
         _fail(path, "holds another field than its name says (changed or swapped)")
     tree, _ = _described(data, path)
-    cls = KINDS[tree["kind"]].cls
+    cls = _unread_class(KINDS[tree["kind"]].cls)
     field = cls.__new__(cls)
-    vars(field)["_unread"] = _Unread(data, path)
+    vars(field).update(_bytes=data, _path=path)
     return field
 
 
@@ -155,6 +177,8 @@ def _read(path: Path) -> bytes:
 
 def storable(field: Field) -> bool:
     """Whether a field and all it is made of are of the kinds that a file holds, so that its hash says all of it."""
+    if is_unread(field):  # what `save_field` wrote
+        return True
     kind = KINDS.get(field.kind)
     return kind is not None and type(field) is kind.cls and all(map(storable, field.children_fields()))
 
@@ -189,9 +213,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _encoded(field: Field, path: Path) -> bytes:
-    unread: _Unread | None = vars(field).get("_unread")
-    if unread is not None:
-        return unread.data
+    if is_unread(field):
+        return vars(field)["_bytes"]
     try:
         tree, tensors = structure(field), field.state_dict()
     except RecursionError:

@@ -8,99 +8,34 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
+from objects.learned import check_sides, face_points, finish, paint_flat
 from objects.mending import hard_samples
-from objects.mesh import THICKNESS, MeshSource, read_mesh
+from objects.mesh import MeshSource, read_mesh
 from objects.mesh_files import Meshlike
+from objects.mesh_samples import FitConfig, Pool, draw_pool, with_hard
 from objects.meshing import grid_cell, sample_grid
-from objects.paint import GREY
 from objects.siren import SirenField, pack, unpack
-from objects.siren_layout import NetworkConfig
-from objects.solid import FACING
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
 _VERSION = 3  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
-_LIPSCHITZ_MARGIN = 1.05
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
-_WRONG_SIDES = 0.1  # share of the points away from the surface
-GREY_RGB = torch.full((3,), GREY)
-
-
-@dataclass(frozen=True)
-class FitConfig(NetworkConfig):
-    """How meshes are learned; lengths are shares of half of the longest edge of the box.
-
-    Attributes:
-        width ... color_omega_first: The networks.
-        steps: Training steps, ``warm_steps`` of them when a field to start from is given.
-        batch, color_batch: Points a step for each network.
-        learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
-        padding: Space between the object and its box, as a share of the object's longest edge.
-        pool: Distance samples drawn once for each mesh, in the shares ``surface``, ``near`` (normal noise of ``near_sigma``
-            about the surface), ``mid`` (likewise), and the rest uniform in the box.
-        color_pool, color_sigma: Colour samples, and their noise about the surface.
-        falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
-        mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
-            most, for this share of the steps, at this share of the rate, with this share of its samples drawn about the flaws.
-        facing, thickness, origin: How meshes are understood (see `objects.mesh.read_mesh`). A field lives in the frame of its
-            file moved by ``-origin``.
-    """
-
-    width: int = 72
-    color_omega_first: float = 35.0
-    steps: int = 1120
-    warm_steps: int = 400
-    batch: int = 2048
-    color_batch: int = 1024
-    learning_rate: float = 2.5e-3
-    color_rate: float = 1.0
-    padding: float = 0.05
-    pool: int = 131_072
-    surface: float = 0.44
-    near: float = 0.26
-    near_sigma: float = 0.01
-    mid: float = 0.15
-    mid_sigma: float = 0.06
-    color_pool: int = 98_304
-    color_sigma: float = 0.003
-    falloff: float = 0.4
-    mend_rounds: int = 3
-    mend_steps: float = 0.25
-    mend_rate: float = 0.15
-    mend_share: float = 0.05
-    facing: str = "auto"
-    thickness: float = THICKNESS
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        if min(self.surface, self.near, self.mid) < 0 or self.surface + self.near + self.mid >= 1:
-            raise ValueError("FitConfig: surface, near and mid must be shares that leave some for the uniform samples")
-        if not (1 <= self.batch <= self.pool and 1 <= self.color_batch <= self.color_pool):
-            raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most pool and color_pool")
-        if not (self.padding > 0 and self.falloff > 0):
-            raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
-        if self.facing not in FACING:
-            raise ValueError(f"facing: expected {', '.join(FACING)}, got {self.facing!r}")
-        if not 0 < self.thickness < 1:
-            raise ValueError(f"thickness: expected a share of the longest edge between 0 and 1, got {self.thickness}")
 
 
 def fit_mesh(
@@ -234,18 +169,7 @@ def _keep(field: SirenField, path: Path) -> None:
         warnings.warn(f"the learned field could not be cached: {error}", stacklevel=4)
 
 
-# -- samples ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Pool:
-    """Samples of one mesh in random order, in the coordinates of its networks."""
-
-    x: Float[Tensor, "n 3"]
-    distance: Float[Tensor, "n 1"]
-    color_x: Float[Tensor, "m 3"]
-    color: Float[Tensor, "m 3"]
-    flat_color: Float[Tensor, "3"] | None  # where the whole mesh has one colour there is nothing to learn
+# -- learning --------------------------------------------------------------------------------------------------------
 
 
 def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig, seed: int) -> SirenField:
@@ -259,58 +183,6 @@ def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig
     return field
 
 
-def _sampled(source: MeshSource, field: SirenField, config: FitConfig, seed: int) -> _Pool:
-    rng = np.random.default_rng(seed)
-    center, half = field.center.double().numpy(), float(field.half_extent)
-    lo, hi = field.box_lo.double().numpy(), field.box_hi.double().numpy()
-    n_surface, n_near, n_mid = (round(share * config.pool) for share in (config.surface, config.near, config.mid))
-    n_uniform = config.pool - n_surface - n_near - n_mid
-    on_surface, _ = source.sample(n_surface, rng)
-    near, mid = source.sample(n_near, rng)[0], source.sample(n_mid, rng)[0]
-    near = near + rng.normal(0, config.near_sigma * half, near.shape)
-    mid = mid + rng.normal(0, config.mid_sigma * half, mid.shape)
-    uniform = rng.uniform(lo, hi, (n_uniform, 3))
-    faces = uniform[: n_uniform // 4]  # a quarter of them on the faces of the box, where the distance must be positive
-    axis = rng.integers(0, 3, len(faces))
-    faces[np.arange(len(faces)), axis] = np.where(rng.random(len(faces)) < 0.5, lo[axis], hi[axis])
-    off_surface = np.clip(np.concatenate([near, mid, uniform]), lo, hi)
-    points = np.concatenate([on_surface, off_surface])
-    distance = np.concatenate([np.zeros(n_surface), source.signed_distance(off_surface)])
-    order = rng.permutation(len(points))
-
-    color_points, normal = source.sample(config.color_pool, rng)
-    color = source.colors(color_points)
-    color_points = color_points + normal * rng.normal(0, config.color_sigma * half, (len(normal), 1))
-    shuffled = rng.permutation(len(color))
-    flat = torch.from_numpy(color.mean(0)).float() if np.ptp(color, 0).max() < 1 / 255 else None
-
-    return _Pool(
-        _tensor((points[order] - center) / half),
-        _tensor(distance[order, None] / half),
-        _tensor((color_points[shuffled] - center) / half),
-        _tensor(color[shuffled]),
-        flat,
-    )
-
-
-def _with_hard(
-    pool: _Pool, field: SirenField, p_obj: np.ndarray, distance: np.ndarray, rng: np.random.Generator
-) -> _Pool:
-    """The pool with some of its samples exchanged for others."""
-    center, half = field.center.double().numpy(), float(field.half_extent)
-    x, d = pool.x.clone(), pool.distance.clone()
-    at = torch.from_numpy(rng.permutation(len(x))[: len(p_obj)])
-    x[at], d[at] = _tensor((p_obj - center) / half), _tensor(distance[:, None] / half)
-    return replace(pool, x=x, distance=d)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
-
-# -- learning --------------------------------------------------------------------------------------------------------
-
-
 def _learn(
     sources: list[tuple[MeshSource, SirenField | None]],
     keys: list[str],
@@ -321,7 +193,7 @@ def _learn(
 ) -> list[tuple[SirenField, FitError | None]]:
     """The learned fields, and what their last check found wrong."""
     fields = [_start_field(source, start, config, seed) for source, start in sources]
-    pools = [_sampled(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
+    pools = [draw_pool(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
     checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
     train = TrainConfig(
         steps=config.steps if sources[0][1] is None else config.warm_steps,
@@ -360,7 +232,7 @@ def _learn(
             if hard is None:
                 continue
             flawed.append(i)
-            pools[i] = _with_hard(pools[i], fields[i], *hard[1:], rng)
+            pools[i] = with_hard(pools[i], fields[i], *hard[1:], rng)
         if not flawed or round_ == config.mend_rounds:
             break
         _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again, colors=False)
@@ -375,7 +247,7 @@ def _learn(
     return list(zip(fields, errors, strict=True))
 
 
-def _error_of(field: SirenField, pool: _Pool) -> FitError | None:
+def _error_of(field: SirenField, pool: Pool) -> FitError | None:
     p_obj = pool.x * field.half_extent + field.center
     try:
         finish(field, p_obj[:16384])
@@ -403,7 +275,7 @@ def _closed(field: SirenField, source: MeshSource) -> bool:
 
 def _train(
     fields: list[SirenField],
-    pools: list[_Pool],
+    pools: list[Pool],
     config: FitConfig,
     train: TrainConfig,
     *,
@@ -448,59 +320,3 @@ def _train(
             unpack(row, field.distance)
         for i, row in zip(colored, color_theta if colored else [], strict=True):
             unpack(row, fields[i].appearance)
-
-
-def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
-    """Gives a field one colour everywhere."""
-    last = field.appearance.last
-    with torch.no_grad():
-        last.weight.zero_()
-        last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
-
-
-def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"], n: int = 33) -> Float[Tensor, "6*n*n 3"]:
-    """A lattice on the faces of a box: where a learned distance must be above 0."""
-    ramp = torch.linspace(0, 1, n)
-    u, v = (g.reshape(-1) for g in torch.meshgrid(ramp, ramp, indexing="ij"))
-    faces = [
-        torch.stack([*((u, v)[:axis]), torch.full_like(u, end), *((u, v)[axis:])], -1)
-        for axis in range(3)
-        for end in (0.0, 1.0)
-    ]
-    return torch.lerp(lo, hi, torch.cat(faces))
-
-
-def finish(field: SirenField, p_obj: Float[Tensor, "n 3"]) -> None:
-    """Measures the Lipschitz estimate of a learned field at sample points, and checks the sign on the faces of its box.
-
-    Raises:
-        FitError: The distance isn't positive on the faces of the box, or isn't finite.
-    """
-    p = p_obj.detach().clamp(field.box_lo, field.box_hi).requires_grad_()
-    with torch.enable_grad():
-        slope = torch.autograd.grad(field.inside_sdf(p, None).sum(), p)[0].norm(dim=-1).max()
-    with torch.no_grad():
-        lowest = float(field.sdf(face_points(field.box_lo, field.box_hi)).min())
-    if not (math.isfinite(lowest) and lowest > 0 and bool(torch.isfinite(slope))):
-        raise FitError(
-            f"fit: expected a distance above 0 on the faces of the object's box, got {lowest:.3g}; "
-            "the surface was not learned (too few steps)"
-        )
-    field.lipschitz_estimate.fill_(float(slope) * _LIPSCHITZ_MARGIN)
-
-
-def check_sides(field: SirenField, p_obj: Float[Tensor, "n 3"], inside: Bool[Tensor, "n"]) -> None:
-    """Checks a learned field at points whose side of the surface is known.
-
-    Raises:
-        FitError: More than ``_WRONG_SIDES`` of the points inside, or of those outside, have the wrong sign.
-    """
-    with torch.no_grad():
-        got = torch.cat([field.sdf(p) for p in p_obj.split(1 << 16)]) < 0 if len(p_obj) else inside
-    for which, text in ((inside, "inside"), (~inside, "outside")):
-        wrong = float((got != inside)[which].float().mean()) if bool(which.any()) else 0.0
-        if wrong > _WRONG_SIDES:
-            raise FitError(
-                f"fit: {100 * wrong:.0f} % of what is {text} the solid has the wrong sign; the surface was not learned: "
-                "give it more steps, or a wider network for thin walls"
-            )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from objects.aabb import Aabb, without_origin
 from objects.cloud import Cloud, read_cloud
-from objects.fitting import GREY_RGB, check_sides, finish, paint_flat
+from objects.learned import GREY_RGB, check_sides, finish, in_box, paint_flat
 from objects.siren import SirenField
 from objects.siren_layout import NetworkConfig
 from objects.solid import FACING
@@ -98,7 +98,33 @@ def fit_points(
     normals = torch.from_numpy(cloud.normals).float()
     x_off, distance = _off_surface(cloud, field, config, seed)
     vague = cloud.spacing / half
-    n = config.batch
+    train = TrainConfig(
+        steps=config.steps, learning_rate=config.learning_rate, seed=seed, label="points", progress=progress
+    )
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors are small, and threads that wait for each other lose more than they gain
+    try:
+        _learn_distance(field, (x_on, normals), (x_off, distance), vague, config, train)
+        _learn_color(field, x_on, colors, train, config.batch)
+    finally:
+        torch.set_num_threads(n_threads)
+    finish(field, torch.from_numpy(cloud.points).float())
+    clear = distance.abs() > 2 * vague
+    check_sides(field, (x_off * half + field.center)[clear], distance[clear] < 0)
+    return field.requires_grad_(False)
+
+
+def _learn_distance(
+    field: SirenField,
+    on: tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]],
+    off: tuple[Float[Tensor, "m 3"], Float[Tensor, "m"]],
+    vague: float,
+    config: PointsConfig,
+    train: TrainConfig,
+) -> None:
+    """Learns from points and normals on the surface, and from points off it, whose distance is known up to ``vague``; all in the
+    coordinates of the network."""
+    (x_on, normals), (x_off, distance), n = on, off, config.batch
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(x_on), (n,), generator=generator)
@@ -115,20 +141,7 @@ def fit_points(
             + config.side_weight * side.mean()
         )
 
-    train = TrainConfig(
-        steps=config.steps, learning_rate=config.learning_rate, seed=seed, label="points", progress=progress
-    )
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors are small, and threads that wait for each other lose more than they gain
-    try:
-        fit(field.distance.parameters(), loss_fn, train)
-        _learn_color(field, x_on, colors, train, n)
-    finally:
-        torch.set_num_threads(n_threads)
-    finish(field, torch.from_numpy(cloud.points).float())
-    clear = distance.abs() > 2 * vague
-    check_sides(field, (x_off * half + field.center)[clear], distance[clear] < 0)
-    return field.requires_grad_(False)
+    fit(field.distance.parameters(), loss_fn, train)
 
 
 def _learn_color(
@@ -153,11 +166,7 @@ def _off_surface(cloud: Cloud, field: SirenField, config: PointsConfig, seed: in
     lo, hi = field.box_lo.double().numpy(), field.box_hi.double().numpy()
     near = cloud.points[rng.integers(len(cloud.points), size=config.pool // 2)]
     near = near + rng.normal(0, max(0.05 * half, 2 * cloud.spacing), near.shape)
-    uniform = rng.uniform(lo, hi, (config.pool - len(near), 3))
-    faces = uniform[: len(uniform) // 4]  # on the faces of the box, where the distance must be positive
-    axis = rng.integers(0, 3, len(faces))
-    faces[np.arange(len(faces)), axis] = np.where(rng.random(len(faces)) < 0.5, lo[axis], hi[axis])
-    p = np.clip(np.concatenate([near, uniform]), lo, hi)
+    p = np.clip(np.concatenate([near, in_box(lo, hi, config.pool - len(near), rng)]), lo, hi)
     x, distance = (p - center) / half, cloud.signed_distance(p) / half
     return torch.from_numpy(x).float(), torch.from_numpy(distance).float()
 

@@ -45,7 +45,7 @@ class Nets(NamedTuple):
 
 def serves(field: Field) -> bool:
     """Whether the kernel can evaluate a field: a SIREN of float32 numbers and no subclass of it."""
-    return type(field) is SirenField and str(field.box_lo.dtype) == "torch.float32"
+    return str(field.box_lo.dtype) == "torch.float32" and type(field) is SirenField
 
 
 def pack(fields: Sequence[Field]) -> Nets:

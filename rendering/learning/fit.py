@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from compose.types import Instance
 from objects.cache import cache_folder
 from objects.files import FieldFileError, load_field, save_field, write_atomically
-from objects.fitting import finish
 from objects.jobs import Job, run_jobs
+from objects.learned import finish
 from objects.pose import SE3
 from objects.training import CheckpointError, OnStep
 from rendering.images import save_png

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from objects.field import Field
 from objects.files import field_hash
-from objects.fitting import FitConfig, fit_meshes
+from objects.fitting import fit_meshes
 from objects.mesh_files import MeshError, Meshlike
+from objects.mesh_samples import FitConfig
 from objects.training import FitError
 from rendering.camera import Camera
 from rendering.lights import Light

@@ -14,14 +14,12 @@ from torch import nn
 
 from compose.batch import FieldBatch
 from compose.certify import (
-    _derivative,
-    _sine_line,
     affine_bounds,
     certified_sign,
+    derivative,
     evaluation_error,
     gradient_bounds,
-    monotone,
-    segment_bounds,
+    sine_line,
     weights_of,
 )
 from objects import Aabb, SirenField
@@ -137,7 +135,7 @@ def _learned(width: int, layers: int) -> SirenField:
 @given(middle=st.floats(-200, 200), radius=st.floats(0, 3.5))
 @settings(max_examples=300)
 def test_the_line_of_a_sine_holds_and_is_nearly_the_best_line(middle, radius):
-    slope, value, miss = _sine_line(middle, radius)
+    slope, value, miss = sine_line(middle, radius)
     u = np.linspace(-1, 1, 1001).astype(np.longdouble) * radius
     sine = np.sin(np.longdouble(middle) + u)
     assert (abs(sine - (np.longdouble(value) + np.longdouble(slope) * u)) <= miss).all()
@@ -148,7 +146,7 @@ def test_the_line_of_a_sine_holds_and_is_nearly_the_best_line(middle, radius):
 
 
 def test_the_line_of_a_short_sine_is_the_chord_moved_by_half_of_the_sagitta():
-    slope, value, miss = _sine_line(0.7, 0.1)
+    slope, value, miss = sine_line(0.7, 0.1)
     chord = (np.sin(0.8) - np.sin(0.6)) / 0.2
     touch = np.arccos(chord)
     sagitta = np.sin(touch) - (np.sin(0.6) + chord * (touch - 0.6))
@@ -159,7 +157,7 @@ def test_the_line_of_a_short_sine_is_the_chord_moved_by_half_of_the_sagitta():
 
 @pytest.mark.parametrize("radius", [0.1, 1.0, 2.0, 3.0])
 def test_the_line_of_a_sine_about_zero_touches_on_the_other_side(radius):
-    slope, value, miss = _sine_line(0.0, radius)
+    slope, value, miss = sine_line(0.0, radius)
     assert value == 0
     assert miss == pytest.approx(
         abs(np.sin(radius) - slope * radius), rel=0.06
@@ -170,7 +168,7 @@ def test_the_line_of_a_sine_about_zero_touches_on_the_other_side(radius):
 
 def test_the_line_of_a_long_or_huge_sine_is_all_of_it():
     for middle, radius in [(0.3, 3.2), (0.3, np.inf), (1e20, 0.1), (np.nan, 0.1), (0.1, np.nan)]:
-        assert _sine_line(middle, radius) == (0, 0, 1)
+        assert sine_line(middle, radius) == (0, 0, 1)
 
 
 # -- bounds of networks ----------------------------------------------------------------------------------------------
@@ -186,19 +184,6 @@ def test_bounds_hold_in_boxes_of_all_sizes(make, size):
     away = u * half[:, None]
     truth = _exact(field, centre[:, None] + away)[0]
     assert (abs(truth - (middle[:, None] + (gradient[:, None] * away).sum(-1))) <= error[:, None]).all()
-
-
-@given(make=_makes, size=st.sampled_from([0.0, 1e-9, 1e-4, 0.01, 0.1, 1.0]))
-@settings(max_examples=80)
-def test_bounds_hold_along_segments_of_all_sizes(make, size):
-    field, rng = make.field(), np.random.default_rng(make.seed)
-    start, step = _cells(field, size, 8, rng)
-    end = start + step
-    slope, middle, error = segment_bounds(field, start, end)
-    u = np.linspace(-1, 1, 41).astype(np.longdouble)
-    wide = np.longdouble
-    p = 0.5 * (start.astype(wide) + end)[:, None] + 0.5 * u[:, None] * (end.astype(wide) - start)[:, None]
-    assert (abs(_exact(field, p)[0] - (middle[:, None] + slope[:, None] * u)) <= error[:, None]).all()
 
 
 @pytest.mark.parametrize(("width", "layers"), [(32, 2), (72, 3)])
@@ -223,9 +208,6 @@ def test_bounds_of_a_point_are_its_value_but_for_rounding():
     _, middle, error = affine_bounds(field, centre, np.zeros_like(centre))
     assert (error < 1e-9).all()
     assert (abs(middle - _exact(field, centre)[0]) <= error).all()
-    slope, middle, error = segment_bounds(field, centre, centre)
-    assert (slope == 0).all() and (error < 1e-9).all()
-    assert (abs(middle - _exact(field, centre)[0]) <= error).all()
 
 
 @pytest.mark.parametrize(
@@ -247,12 +229,8 @@ def test_the_rounding_of_sums_is_part_of_bounds(field):
 def test_bounds_of_one_unit_are_those_of_its_sine():
     field = _one_unit(2.0, 0.25, 3.0, 0.5)  # 3 sin(2 x + 0.25) + 0.5
     gradient, middle, error = affine_bounds(field, np.array([[0.3, 0.1, 0.2]]), np.array([[0.1, 0.5, 0.5]]))
-    slope, value, miss = _sine_line(0.85, 0.2)
+    slope, value, miss = sine_line(0.85, 0.2)
     assert gradient[0] == pytest.approx([6 * slope, 0, 0], abs=1e-12)
-    assert middle[0] == pytest.approx(3 * value + 0.5, abs=1e-12)
-    assert error[0] == pytest.approx(3 * miss, rel=1e-9)
-    along, middle, error = segment_bounds(field, np.array([[0.4, 0.0, 0.0]]), np.array([[0.2, 0.0, 0.5]]))
-    assert along[0] == pytest.approx(-0.6 * slope, abs=1e-12)  # 2 x falls by 0.2 for each unit of u
     assert middle[0] == pytest.approx(3 * value + 0.5, abs=1e-12)
     assert error[0] == pytest.approx(3 * miss, rel=1e-9)
 
@@ -268,10 +246,9 @@ def test_two_units_that_cancel_leave_no_error():
         last.weight.copy_(torch.tensor([[1.0, -1.0]]))
         first.weight.mul_(0.3)
     _, _, error = affine_bounds(field, np.zeros((1, 3)), np.full((1, 3), 0.2))
-    lines = [_sine_line(float(first.bias[i]), 0.25 * float(first.weight[i].abs().sum())) for i in range(2)]
+    lines = [sine_line(float(first.bias[i]), 0.25 * float(first.weight[i].abs().sum())) for i in range(2)]
     merged = 2 * 0.5 * sum(miss for *_, miss in lines)
-    along = segment_bounds(field, np.full((1, 3), -0.2), np.full((1, 3), 0.2))[2]
-    assert error[0] < 0.2 * merged and along[0] < 0.2 * merged
+    assert error[0] < 0.2 * merged
 
 
 def test_weights_beyond_reason_give_no_nan():
@@ -281,26 +258,12 @@ def test_weights_beyond_reason_give_no_nan():
         for part in affine_bounds(field, centre, half):
             assert not np.isnan(part).any()
         assert (certified_sign(field, centre, half) == 0).all()
-        assert (monotone(field, centre, centre + half) == 0).all()
     gradient, middle, error = affine_bounds(field, centre * 1e280, half * 1e280)
     assert (gradient == 0).all() and (middle == 0).all() and np.isinf(error).all()
-    assert (monotone(field, centre, centre + half * 1e280) == 0).all()
     assert np.isinf(gradient_bounds(field, centre * 1e280, half * 1e280)).all()
 
 
 # -- slopes ----------------------------------------------------------------------------------------------------------
-
-
-@given(make=_makes, size=st.sampled_from([1e-6, 1e-3, 0.01, 0.05, 0.3]))
-@settings(max_examples=80)
-def test_proven_slopes_hold_all_along(make, size):
-    field, rng = make.field(), np.random.default_rng(make.seed)
-    start, step = _cells(field, size, 20, rng)
-    end = start + step
-    sign = monotone(field, start, end)
-    t = np.linspace(0, 1, 60).astype(np.longdouble)[:, None]
-    slope = _exact(field, start[:, None] + t * (end - start)[:, None], (end - start)[:, None])[1]
-    assert (slope[sign > 0] > 0).all() and (slope[sign < 0] < 0).all()
 
 
 @given(make=_makes, size=st.sampled_from([1e-6, 1e-3, 0.01, 0.05, 0.3]))
@@ -311,7 +274,7 @@ def test_bounds_of_the_derivative_hold_all_along(make, size):
     weights = weights_of(field)
     x0, x1 = ((p - weights.center) / weights.half_extent for p in (start, start + step))
     middle, axis = 0.5 * (x0 + x1), 0.5 * (x1 - x0)
-    line, error = _derivative(weights, middle, axis[:, None], np.ones((len(axis), 1)))
+    line, error = derivative(weights, middle, axis[:, None], np.ones((len(axis), 1)))
     u = np.linspace(-1, 1, 41).astype(np.longdouble)
     half, along = np.longdouble(weights.half_extent), axis[:, None].astype(np.longdouble)
     p = weights.center + half * (middle[:, None] + u[:, None] * along)
@@ -341,25 +304,9 @@ def test_bounds_of_gradients_are_tight_in_small_boxes():
 def test_the_gradient_of_one_unit_is_bounded_by_its_cosine():
     field = _one_unit(2.0, 0.0, 1.5, 0.0)  # 1.5 sin(2 x)
     centre, half = np.array([[0.5, 0.1, 0.2]]), np.array([[0.1, 0.5, 0.5]])
-    slope, value, miss = _sine_line(1.0 + np.pi / 2, 0.2)
+    slope, value, miss = sine_line(1.0 + np.pi / 2, 0.2)
     assert gradient_bounds(field, centre, half)[0] == pytest.approx(3 * (value + abs(slope) * 0.2 + miss), rel=1e-9)
     assert 3 * np.cos(0.8) < gradient_bounds(field, centre, half)[0] < 3 * np.cos(0.8) + 0.05
-
-
-def test_most_short_segments_have_a_proven_slope():
-    field = _Make(1, 32, 2, 30.0, 1.0, 1.0).field()
-    start, step = _cells(field, 0.01, 400, np.random.default_rng(0))
-    sign = monotone(field, start, start + step)
-    assert (sign != 0).mean() > 0.7
-    assert (monotone(field, start + step, start) == -sign).all()
-
-
-def test_the_slope_of_one_unit_is_proven_up_to_its_turn():
-    field = _one_unit(1.0, np.pi / 2, 1.0, 0.0)  # cos x rises to 0 and falls beyond
-    ends = np.array([-0.9, -0.01, 0.01, 0.9])
-    start, end = np.zeros((3, 3)), np.zeros((3, 3))
-    start[:, 0], end[:, 0] = ends[:-1], ends[1:]
-    assert monotone(field, start, end).tolist() == [1, 0, -1]
 
 
 # -- what float32 makes of it ----------------------------------------------------------------------------------------
@@ -481,7 +428,7 @@ def test_beyond_its_box_a_field_has_the_sign_of_the_nearest_point_or_is_positive
 def test_wrong_input_is_named():
     field = _one_unit(1.0, 0.0, 1.0, 0.0)
     two, three = np.zeros((2, 3)), np.zeros((3, 3))
-    for ask in (affine_bounds, certified_sign, gradient_bounds, segment_bounds, monotone):
+    for ask in (affine_bounds, certified_sign, gradient_bounds):
         with pytest.raises(ValueError, match=rf"{ask.__name__}: expected two arrays \[n, 3\].*\[2, 3\].*\[3, 3\]"):
             ask(field, two, three)
         with pytest.raises(ValueError, match=f"{ask.__name__}: expected finite"):
@@ -498,5 +445,4 @@ def test_wrong_input_is_named():
 def test_no_boxes_no_answers():
     field, none = _one_unit(1.0, 0.0, 1.0, 0.0), np.zeros((0, 3))
     assert [len(part) for part in affine_bounds(field, none, none)] == [0, 0, 0]
-    assert len(certified_sign(field, none, none)) == len(monotone(field, none, none)) == 0
-    assert len(gradient_bounds(field, none, none)) == 0
+    assert len(certified_sign(field, none, none)) == len(gradient_bounds(field, none, none)) == 0

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from objects import Aabb, Box, SirenField, Sphere
-from objects.files import field_hash
+from objects.files import field_hash, is_unread
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
 from scenes.io.scene_folder import locked
@@ -450,7 +450,7 @@ def test_a_field_that_cannot_be_stored_leaves_the_old_scene(graph, tmp_path):
 
 
 def unread(graph: SceneGraph) -> list[str]:
-    return sorted(path for path in graph if "_unread" in vars(graph[path].field or Box((1, 1, 1))))
+    return sorted(path for path in graph if is_unread(graph[path].field or Box((1, 1, 1))))
 
 
 def test_fields_are_made_only_when_something_asks_for_them(tmp_path):
