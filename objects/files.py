@@ -9,76 +9,32 @@ it claims to be is allocated.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 import math
 import os
-import reprlib
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from objects.field import FEATURE, TINT, TINT_WIDTH, Field, channel_fault, structure
-from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Difference, Intersection, Placed, Union
-from objects.siren import OBSERVED_CELLS, SirenField
-from objects.siren_layout import NetworkConfig
+from objects.field import Field, structure
+from objects.field_tree import KINDS, MAX_DEPTH, MAX_NUMBERS, build, check_tree, short, tree_version
 
 # Version 2 has channels by name; a field that has none but ``feature`` is written as version 1.
 FORMAT, VERSION = "sirenscape.field", 2
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
-MAX_NUMBERS = 10_000_000
-MAX_NODES = 4096
-MAX_DEPTH = 64
-MAX_CHANNELS = 64
 
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 class FieldFileError(ValueError):
     """A field file that cannot be read or written; the message names the path, what was expected and what came."""
-
-
-@dataclass(frozen=True)
-class _Number:
-    """A number of a node's config: an int or a float within ``least`` and ``most``."""
-
-    type: type
-    least: float
-    most: float
-
-
-@dataclass(frozen=True)
-class _Kind:
-    cls: type[Field]
-    n_children: int
-    config: dict[str, _Number]
-    more: dict[str, _Number] = dataclasses.field(default_factory=dict)  # what a config may hold besides
-    has_channels: bool = False  # whether it may hold channels by name
-
-
-_CHANNEL = _Number(int, 1, 4096)
-_FEATURES = {"feature_width": _Number(int, 0, 4096)}
-_NETWORK = {
-    **dict.fromkeys(("width", "color_width"), _Number(int, 1, 4096)),
-    **dict.fromkeys(("layers", "color_layers"), _Number(int, 1, 64)),
-    **dict.fromkeys(("omega_first", "omega_hidden", "color_omega_first"), _Number(float, 1e-6, 1e6)),
-}
-# All kinds of fields that a file may hold; nothing else is ever built from a file.
-KINDS: dict[str, _Kind] = {
-    **{cls.kind: _Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
-    **{cls.kind: _Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
-    Placed.kind: _Kind(Placed, 1, {}),
-    SirenField.kind: _Kind(SirenField, 0, _FEATURES | _NETWORK, {"observed": _Number(int, 1, 1)}, has_channels=True),
-}
 
 
 def save_field(field: Field, path: str | os.PathLike[str]) -> None:
@@ -220,7 +176,7 @@ def _encoded(field: Field, path: Path) -> bytes:
     except RecursionError:
         _fail(path, f"expected a field of at most {MAX_DEPTH} levels, got one nested far deeper")
     names = {torch.float32: "F32", torch.float64: "F64"}
-    metadata = {"format": FORMAT, "version": str(_version(tree)), "tree": _json(tree)}
+    metadata = {"format": FORMAT, "version": str(tree_version(tree)), "tree": _json(tree)}
     header: dict[str, Any] = {"__metadata__": metadata}
     chunks, offset = [], 0
     for name, tensor in sorted(tensors.items()):
@@ -236,11 +192,6 @@ def _encoded(field: Field, path: Path) -> bytes:
     return len(head).to_bytes(8, "little") + head + b"".join(chunks)
 
 
-def _version(tree: dict[str, Any]) -> int:
-    """The least version that can say all of it."""
-    return max([2 if "channels" in tree["config"] else 1, *(_version(child) for child in tree.get("children", []))])
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -252,7 +203,10 @@ def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.nd
     header, body = _header(data, path)
     tree, version = _tree(header.pop("__metadata__", None), path)
     arrays = _arrays(header, body, path)
-    claimed = _check_tree(tree, version, path)
+    try:
+        claimed = check_tree(tree, version)
+    except ValueError as error:
+        _fail(path, str(error))
     stored = sum(array.size for array in arrays.values())
     if claimed > stored:
         _fail(path, f"its tree describes at least {claimed} numbers, it holds {stored}")
@@ -262,7 +216,7 @@ def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.nd
 def _decoded(data: bytes, path: Path) -> Field:
     tree, arrays = _described(data, path)
     try:
-        field = _built(tree)
+        field = build(tree)
         if any(array.dtype == np.float64 for array in arrays.values()):
             field = field.double()
         _fill(field, arrays, path)
@@ -294,7 +248,7 @@ def _parsed(text: bytes | str, what: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         _fail(path, f"expected JSON in its {what}, got something else ({error})")
     if not isinstance(value, dict):
-        _fail(path, f"expected a JSON object in its {what}, got {_short(value)}")
+        _fail(path, f"expected a JSON object in its {what}, got {short(value)}")
     return value
 
 
@@ -312,16 +266,16 @@ def _no_constant(name: str) -> NoReturn:
 def _tree(metadata: Any, path: Path) -> tuple[dict[str, Any], int]:
     """The tree of a file and its version."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        _fail(path, f"expected a {FORMAT} file, got another safetensors file (metadata {_short(metadata)})")
+        _fail(path, f"expected a {FORMAT} file, got another safetensors file (metadata {short(metadata)})")
     version = metadata.get("version")
     if not (isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 9):
-        _fail(path, f"expected a version number, got {_short(version)}")
+        _fail(path, f"expected a version number, got {short(version)}")
     if int(version) > VERSION:
         _fail(path, f"expected version {VERSION} or older, got {int(version)}: written by a newer program")
     if int(version) < 1:
         _fail(path, f"expected a version from 1 to {VERSION}, got {int(version)}")
     if not isinstance(metadata.get("tree"), str):
-        _fail(path, f"expected a tree as JSON text, got {_short(metadata.get('tree'))}")
+        _fail(path, f"expected a tree as JSON text, got {short(metadata.get('tree'))}")
     return _parsed(metadata["tree"], "tree", path), int(version)
 
 
@@ -332,18 +286,18 @@ def _arrays(header: dict[str, Any], body: memoryview, path: Path) -> dict[str, n
     for name, entry in header.items():
         expected = "dtype, shape and data_offsets"
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            _fail(path, f"tensor {_short(name)}: expected {expected}, got {_short(entry)}")
+            _fail(path, f"tensor {short(name)}: expected {expected}, got {short(entry)}")
         shape, offsets = entry["shape"], entry["data_offsets"]
         dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
         if dtype is None:
-            _fail(path, f"tensor {_short(name)}: expected dtype F32 or F64, got {_short(entry['dtype'])}")
+            _fail(path, f"tensor {short(name)}: expected dtype F32 or F64, got {short(entry['dtype'])}")
         if not _is_counts(shape) or len(shape) > 4 or not _is_counts(offsets) or len(offsets) != 2:
-            _fail(path, f"tensor {_short(name)}: expected whole numbers in {expected}, got {_short(entry)}")
+            _fail(path, f"tensor {short(name)}: expected whole numbers in {expected}, got {short(entry)}")
         start, end = offsets
         if not start <= end <= len(body) or end - start != math.prod(shape) * dtype.itemsize:
             _fail(
                 path,
-                f"tensor {_short(name)}: expected data of shape {shape} within {len(body)} bytes, got {start}..{end}",
+                f"tensor {short(name)}: expected data of shape {shape} within {len(body)} bytes, got {start}..{end}",
             )
         places.append((start, end))
         arrays[name] = np.frombuffer(body[start:end], dtype).reshape(shape)
@@ -365,88 +319,13 @@ def _is_counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(x) is int and 0 <= x <= MAX_FILE_BYTES for x in value)
 
 
-# -- fields from their tree ------------------------------------------------------------------------------------------
-
-
-def _check_tree(tree: dict[str, Any], version: int, path: Path) -> int:
-    """Checks a tree node by node, brings it to the newest version, and gives the least count of numbers of such a field."""
-    total, n_nodes, todo = 0, 0, [(tree, 1)]
-    while todo:
-        node, depth = todo.pop()
-        n_nodes += 1
-        if depth > MAX_DEPTH or n_nodes > MAX_NODES:
-            _fail(path, f"expected a tree of at most {MAX_DEPTH} levels and {MAX_NODES} nodes, got more")
-        if not isinstance(node, dict) or not {"kind", "config"} <= node.keys() <= {"kind", "config", "children"}:
-            _fail(path, f"expected a node with kind, config and children, got {_short(node)}")
-        kind = KINDS.get(node["kind"]) if isinstance(node["kind"], str) else None
-        if kind is None:
-            _fail(path, f"expected a kind of field out of {', '.join(KINDS)}, got {_short(node['kind'])}")
-        config, children = node["config"], node.get("children", [])
-        _check_config(node["kind"], config, version, path)
-        if not isinstance(children, list) or len(children) != kind.n_children:
-            _fail(path, f"{node['kind']}: expected {kind.n_children} children, got {_short(children)}")
-        total += _least_numbers(config)
-        if total > MAX_NUMBERS:
-            _fail(path, f"expected at most {MAX_NUMBERS} numbers, its tree describes more")
-        todo += [(child, depth + 1) for child in children]
-    return total
-
-
-def _check_config(name: str, config: Any, version: int, path: Path) -> None:
-    """Checks what fixes the make-up of a node, and brings it to the newest version."""
-    kind, named = KINDS[name], {}
-    known = kind.config | kind.more
-    if isinstance(config, dict) and kind.has_channels:
-        if version == 1:
-            known = known | {"tinted": _Number(int, 1, 1)}
-        else:
-            named = config.pop("channels", {})
-    if not isinstance(config, dict) or not kind.config.keys() <= config.keys() <= known.keys():
-        _fail(path, f"{name}: expected a config of {list(kind.config)}, got {_short(config)}")
-    if not isinstance(named, dict) or len(named) > MAX_CHANNELS or FEATURE in named:
-        _fail(path, f"{name}: expected at most {MAX_CHANNELS} channels by name, got {_short(named)}")
-    for key, value in config.items():
-        _check_number(f"{name}: expected {key}", known[key], value, path)
-    for key, value in named.items():
-        _check_number(f"{name}: expected the channel {_short(key)}", _CHANNEL, value, path)
-    if config.pop("tinted", 0):  # version 1: the tint is the last nine features
-        if config["feature_width"] < TINT_WIDTH:
-            _fail(path, f"{name}: expected a feature_width of at least {TINT_WIDTH} beside tinted")
-        config["feature_width"] -= TINT_WIDTH
-        named = {TINT: TINT_WIDTH}
-    if fault := channel_fault(named):
-        _fail(path, f"{name}: {fault}")
-    if named:
-        config["channels"] = named
-
-
-def _check_number(expected: str, number: _Number, value: Any, path: Path) -> None:
-    types = (int,) if number.type is int else (int, float)
-    if type(value) not in types or not number.least <= value <= number.most:
-        wanted = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
-        _fail(path, f"{expected} to be {wanted}, got {_short(value)}")
-
-
-def _least_numbers(config: dict[str, Any]) -> int:
-    n_features = config.get("feature_width", 0) + sum(config.get("channels", {}).values())
-    if "width" not in config:
-        return n_features
-    network = NetworkConfig(**{name: config[name] for name in _NETWORK})
-    n_networks = network.distance_shape.n_numbers + network.color_shape(n_features).n_numbers
-    return n_networks + OBSERVED_CELLS**3 * config.get("observed", 0)
-
-
-def _built(node: dict[str, Any]) -> Field:
-    return KINDS[node["kind"]].cls.empty(node["config"], [_built(child) for child in node.get("children", [])])
-
-
 def _fill(field: Field, arrays: dict[str, np.ndarray], path: Path) -> None:
     state = field.state_dict()
     if state.keys() != arrays.keys():
         missing, extra = sorted(state.keys() - arrays.keys()), sorted(arrays.keys() - state.keys())
         _fail(
             path,
-            f"expected the tensors of its tree, got {len(missing)} missing {_short(missing)}, extra {_short(extra)}",
+            f"expected the tensors of its tree, got {len(missing)} missing {short(missing)}, extra {short(extra)}",
         )
     for name, array in arrays.items():
         if list(array.shape) != list(state[name].shape):
@@ -454,11 +333,6 @@ def _fill(field: Field, arrays: dict[str, np.ndarray], path: Path) -> None:
         if not np.isfinite(array).all():
             _fail(path, f"tensor {name}: expected finite numbers, got NaN or infinity")
         state[name].numpy()[...] = array  # the field's own memory
-
-
-def _short(value: Any) -> str:
-    text = reprlib.repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _fail(path: Path, message: str) -> NoReturn:

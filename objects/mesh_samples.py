@@ -21,7 +21,7 @@ class FitConfig(NetworkConfig):
     """How meshes are learned; lengths are shares of half of the longest edge of the box.
 
     Attributes:
-        width ... color_omega_first: The networks.
+        width ... color_omega_first: The networks (see `NetworkConfig`).
         steps: Training steps, ``warm_steps`` of them when a field to start from is given.
         batch, color_batch: Points a step for each network.
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.

@@ -23,7 +23,7 @@ class PointsConfig(NetworkConfig):
     """How points are learned.
 
     Attributes:
-        width ... color_omega_first: The networks.
+        width ... color_omega_first: The networks (see `NetworkConfig`).
         steps, batch: Training steps; points on the surface, and as many off it, for each.
         learning_rate: Peak rate.
         padding: Space between the points and the box, as a share of their longest extent.

@@ -19,7 +19,6 @@ from objects.field import FEATURE, Field, FieldSample
 from objects.siren_layout import NetworkConfig, SineShape
 
 OBSERVED_CELLS = 16
-_REGISTERS = 64  # numbers: rows are a multiple of it
 
 
 class _Linear(nn.Linear):
@@ -75,11 +74,11 @@ class SineMlp(nn.Module):
         return self.last(x)
 
 
-def pack(networks: Sequence[SineMlp]) -> Float[Tensor, "k n_row"]:
-    """The numbers of networks of one shape, a row each (see `objects.siren_layout`), filled up with zeros to whole vector registers
-    so that every row gets equal arithmetic."""
+def pack(networks: Sequence[SineMlp], multiple: int = 64) -> Float[Tensor, "k n_row"]:
+    """The numbers of networks of one shape, a row each (see `objects.siren_layout`), filled up with zeros to a multiple: where rows
+    are whole vector registers, each gets equal arithmetic whatever stands before it."""
     rows = torch.stack([nn.utils.parameters_to_vector(net.parameters()).detach() for net in networks])
-    return nn.functional.pad(rows, (0, -rows.shape[1] % _REGISTERS))
+    return nn.functional.pad(rows, (0, -rows.shape[1] % multiple))
 
 
 def unpack(row: Float[Tensor, "n_row"], network: SineMlp) -> None:

@@ -1,3 +1,4 @@
+import copy
 import errno
 import functools
 import hashlib
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from objects import files
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample, structure
-from objects.files import FieldFileError, field_hash, load_field, save_field
+from objects.field_tree import KINDS
+from objects.files import FieldFileError, field_hash, is_unread, load_field, load_lazily, save_field, storable
 from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.setops import Difference, Intersection, Placed, Union
@@ -94,9 +96,9 @@ def test_files_written_by_the_safetensors_library_are_read(tmp_path):
 
 
 def test_the_table_names_every_kind_by_its_own_name():
-    assert all(kind.cls.kind == name for name, kind in files.KINDS.items())
+    assert all(kind.cls.kind == name for name, kind in KINDS.items())
     built = {part.kind for field in FIELDS.values() for part in field.modules() if isinstance(part, Field)}
-    assert built | {Intersection.kind} == set(files.KINDS)
+    assert built | {Intersection.kind} == set(KINDS)
 
 
 def test_hashes_tell_fields_apart_and_equal_fields_share_one():
@@ -527,3 +529,18 @@ def test_channels_that_no_field_can_have_are_refused(channels, tmp_path):
 def test_channels_that_no_field_can_have_are_not_made(channels):
     with pytest.raises(ValueError, match="channels"):
         SirenField(BOX, width=8, color_width=8, channels=channels)
+
+
+@every_field
+def test_a_lazily_loaded_field_is_its_bytes_until_something_is_asked_of_it(field, tmp_path):
+    data = _bytes(field, tmp_path)
+    path = tmp_path / "f.safetensors"
+    lazy = [load_lazily(path, field_hash(field)) for _ in range(4)]
+    assert all(isinstance(one, type(field)) and one.kind == field.kind and storable(one) for one in lazy)
+    assert field_hash(lazy[0]) == field_hash(field) and _bytes(lazy[0], tmp_path) == data
+    assert all(is_unread(one) for one in lazy)
+    p = torch.rand(5, 3).to(field.box_lo.dtype)
+    for one in (lazy[0], copy.deepcopy(lazy[1]), copy.copy(lazy[2])):
+        torch.testing.assert_close(one(p), field(p), rtol=0, atol=0)
+        assert type(one) is type(field) and not is_unread(one) and _equal(one, field)
+    assert lazy[3].bounds.lo.tolist() == field.bounds.lo.tolist() and not is_unread(lazy[3])

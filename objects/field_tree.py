@@ -1,0 +1,147 @@
+"""The tree that says what the numbers of a field file make: kinds of fields, plain numbers, children. It is taken as hostile."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from objects.field import FEATURE, TINT, TINT_WIDTH, Field, channel_fault
+from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
+from objects.setops import Difference, Intersection, Placed, Union
+from objects.siren import OBSERVED_CELLS, SirenField
+from objects.siren_layout import NetworkConfig
+
+MAX_NUMBERS = 10_000_000
+MAX_NODES = 4096
+MAX_DEPTH = 64
+MAX_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number of a node's config: an int or a float within ``least`` and ``most``."""
+
+    type: type
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of field: its class, how many fields it is made of, and what its config holds."""
+
+    cls: type[Field]
+    n_children: int
+    config: dict[str, _Number]
+    more: dict[str, _Number] = dataclasses.field(default_factory=dict)  # what a config may hold besides
+    has_channels: bool = False  # whether it may hold channels by name
+
+
+_CHANNEL = _Number(int, 1, 4096)
+_FEATURES = {"feature_width": _Number(int, 0, 4096)}
+_NETWORK = {
+    **dict.fromkeys(("width", "color_width"), _Number(int, 1, 4096)),
+    **dict.fromkeys(("layers", "color_layers"), _Number(int, 1, 64)),
+    **dict.fromkeys(("omega_first", "omega_hidden", "color_omega_first"), _Number(float, 1e-6, 1e6)),
+}
+# All kinds of fields that a file may hold; nothing else is ever built from a file.
+KINDS: dict[str, Kind] = {
+    **{cls.kind: Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
+    **{cls.kind: Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
+    Placed.kind: Kind(Placed, 1, {}),
+    SirenField.kind: Kind(SirenField, 0, _FEATURES | _NETWORK, {"observed": _Number(int, 1, 1)}, has_channels=True),
+}
+
+
+def tree_version(tree: dict[str, Any]) -> int:
+    """The least version that can say all of it."""
+    return max([2 if "channels" in tree["config"] else 1, *(tree_version(child) for child in tree.get("children", []))])
+
+
+def check_tree(tree: dict[str, Any], version: int) -> int:
+    """Checks a tree node by node, brings it to the newest version, and gives the least count of numbers of such a field.
+
+    Raises:
+        ValueError: What was expected and what came.
+    """
+    total, n_nodes, todo = 0, 0, [(tree, 1)]
+    while todo:
+        node, depth = todo.pop()
+        n_nodes += 1
+        if depth > MAX_DEPTH or n_nodes > MAX_NODES:
+            _fail(f"expected a tree of at most {MAX_DEPTH} levels and {MAX_NODES} nodes, got more")
+        if not isinstance(node, dict) or not {"kind", "config"} <= node.keys() <= {"kind", "config", "children"}:
+            _fail(f"expected a node with kind, config and children, got {short(node)}")
+        kind = KINDS.get(node["kind"]) if isinstance(node["kind"], str) else None
+        if kind is None:
+            _fail(f"expected a kind of field out of {', '.join(KINDS)}, got {short(node['kind'])}")
+        config, children = node["config"], node.get("children", [])
+        _check_config(node["kind"], config, version)
+        if not isinstance(children, list) or len(children) != kind.n_children:
+            _fail(f"{node['kind']}: expected {kind.n_children} children, got {short(children)}")
+        total += _least_numbers(config)
+        if total > MAX_NUMBERS:
+            _fail(f"expected at most {MAX_NUMBERS} numbers, its tree describes more")
+        todo += [(child, depth + 1) for child in children]
+    return total
+
+
+def _check_config(name: str, config: Any, version: int) -> None:
+    """Checks what fixes the make-up of a node, and brings it to the newest version."""
+    kind, named = KINDS[name], {}
+    known = kind.config | kind.more
+    if isinstance(config, dict) and kind.has_channels:
+        if version == 1:
+            known = known | {"tinted": _Number(int, 1, 1)}
+        else:
+            named = config.pop("channels", {})
+    if not isinstance(config, dict) or not kind.config.keys() <= config.keys() <= known.keys():
+        _fail(f"{name}: expected a config of {list(kind.config)}, got {short(config)}")
+    if not isinstance(named, dict) or len(named) > MAX_CHANNELS or FEATURE in named:
+        _fail(f"{name}: expected at most {MAX_CHANNELS} channels by name, got {short(named)}")
+    for key, value in config.items():
+        _check_number(f"{name}: expected {key}", known[key], value)
+    for key, value in named.items():
+        _check_number(f"{name}: expected the channel {short(key)}", _CHANNEL, value)
+    if config.pop("tinted", 0):  # version 1: the tint is the last nine features
+        if config["feature_width"] < TINT_WIDTH:
+            _fail(f"{name}: expected a feature_width of at least {TINT_WIDTH} beside tinted")
+        config["feature_width"] -= TINT_WIDTH
+        named = {TINT: TINT_WIDTH}
+    if fault := channel_fault(named):
+        _fail(f"{name}: {fault}")
+    if named:
+        config["channels"] = named
+
+
+def _check_number(expected: str, number: _Number, value: Any) -> None:
+    types = (int,) if number.type is int else (int, float)
+    if type(value) not in types or not number.least <= value <= number.most:
+        wanted = f"{number.type.__name__} within {number.least:g}..{number.most:g}"
+        _fail(f"{expected} to be {wanted}, got {short(value)}")
+
+
+def _least_numbers(config: dict[str, Any]) -> int:
+    n_features = config.get("feature_width", 0) + sum(config.get("channels", {}).values())
+    if "width" not in config:
+        return n_features
+    network = NetworkConfig(**{name: config[name] for name in _NETWORK})
+    n_networks = network.distance_shape.n_numbers + network.color_shape(n_features).n_numbers
+    return n_networks + OBSERVED_CELLS**3 * config.get("observed", 0)
+
+
+def build(node: dict[str, Any]) -> Field:
+    """The field that a checked tree describes; its numbers are still to come."""
+    return KINDS[node["kind"]].cls.empty(node["config"], [build(child) for child in node.get("children", [])])
+
+
+def short(value: Any) -> str:
+    """A value as text for a message."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _fail(message: str) -> NoReturn:
+    raise ValueError(message)
