@@ -66,8 +66,6 @@ class _Unread:
     """A field that is its bytes (``_bytes``, ``_path``) until something is asked of it; then it becomes what they say, class and
     all. `_unread_class` mixes it into each kind of field."""
 
-    __slots__ = ()
-
     def _read(self) -> None:
         field = _decoded(vars(self)["_bytes"], vars(self)["_path"])
         vars(self).update(vars(field))
@@ -85,7 +83,7 @@ class _Unread:
 
 @functools.cache
 def _unread_class(cls: type[Field]) -> type[Field]:
-    return type(cls.__name__, (_Unread, cls), {"kind": cls.kind, "__doc__": cls.__doc__})
+    return type(cls.__name__, (_Unread, cls), {"kind": cls.kind, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 def is_unread(field: Field) -> bool:

@@ -106,6 +106,19 @@ def test_colour_and_features_come_from_the_child_that_decides(kind):
         assert torch.equal(sample.feature[mask], torch.tensor(feature, dtype=torch.float64).expand(int(mask.sum()), 2))
 
 
+def test_channels_go_by_name_and_a_tint_is_left_out():
+    unit = torch.ones(3)
+    named = SirenField(Aabb(-unit, unit), width=8, color_width=8, channels={"semantic": 3, "tint": 9})
+    both, placed = named | Sphere(0.5, feature=[1.0, 2.0]), Placed(named, SE3.from_translation([0.1, 0.0, 0.0]))
+    assert both.channels == {"feature": 2, "semantic": 3} and placed.channels == {"semantic": 3}
+    p = torch.rand(20, 3)
+    sample, a, b = both(p), named(p), Sphere(0.5, feature=[1.0, 2.0])(p)
+    from_a = a.sdf <= b.sdf
+    assert torch.equal(sample.channel("semantic"), torch.where(from_a[:, None], a.channel("semantic"), 0.0))
+    assert torch.equal(sample.feature, torch.where(from_a[:, None], 0.0, b.feature))
+    assert sample.more.keys() == placed(p).more.keys() == {"semantic"}
+
+
 def test_colours_of_a_blend_are_shared_as_the_gradient_is():
     field = _operation("union", 0.4).double()
     p = _points(field).requires_grad_()
