@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compose.types import Rays
 from objects.aabb import Aabb
-from objects.fitting import face_points
+from objects.learned import face_points
 from objects.pose import SE3
 from objects.progress import Bar
 from objects.training import TrainConfig, fit

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from objects.fitting import FitConfig
+    from objects.mesh_samples import FitConfig
     from scenes.graph import SceneGraph
     from scenes.io.plan import Plan
 
