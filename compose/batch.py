@@ -66,13 +66,13 @@ class FieldBatch:
         members: dict[str, list[int]] = {}
         for i, field in enumerate(self.fields):
             members.setdefault(_group_key(field), []).append(i)
-        self._groups = []
+        self.groups = []
         for assets in members.values():
             slot = torch.full((len(self.fields),), -1, dtype=torch.int64)
             slot[assets] = torch.arange(len(assets))
             chosen = [self.fields[i] for i in assets]
             states = [dict(f.named_parameters()) | dict(f.named_buffers()) for f in chosen]
-            self._groups.append(_Group(chosen, slot, states))
+            self.groups.append(_Group(chosen, slot, states))
 
     def sdf(
         self,
@@ -215,7 +215,7 @@ class FieldBatch:
         n = len(asset)
         outs = {name: p_obj.new_zeros((n, width), dtype=torch.float64) for name, width in widths.items()}
         outs["sdf"] = p_obj.new_zeros(n, dtype=torch.float64)
-        for group in self._groups:
+        for group in self.groups:
             slot = group.slot[asset]
             rows = (slot >= 0).nonzero()[:, 0]
             if len(rows) == 0:

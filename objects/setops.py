@@ -56,13 +56,14 @@ class _Pair(Field):
             for name, width in ({FEATURE: 0} | self.channels).items()
         }
         feature = mixed.pop(FEATURE)
-        return FieldSample(self.flip * self._smooth_min(da, db), torch.lerp(b.rgb, a.rgb, share_a), feature, mixed)
+        return FieldSample(self.flip * self.smooth_min(da, db), torch.lerp(b.rgb, a.rgb, share_a), feature, mixed)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         da, db = self.flip * self.a.sdf(p_obj, time), self.flip_b * self.b.sdf(p_obj, time)
-        return self.flip * self._smooth_min(da, db)
+        return self.flip * self.smooth_min(da, db)
 
-    def _smooth_min(self, da: Tensor, db: Tensor) -> Tensor:
+    def smooth_min(self, da: Tensor, db: Tensor) -> Tensor:
+        """The smooth minimum of two distances."""
         k = torch.where(self.smooth > 0, self.smooth, 1)
         overlap = (self.smooth - (da - db).abs()).clamp(min=0)
         return torch.minimum(da, db) - overlap.square() / (4 * k)

@@ -146,21 +146,13 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # What is still to be mended; nothing may be added.
 KNOWN_CIRCLES: list[list[str]] = [["objects.field", "objects.meshing", "objects.setops"]]
 KNOWN_PRIVATE: dict[str, str] = {
-    "benchmarks/compose.py": "_evaluate",
     "benchmarks/identity.py": "_nearest",
     "benchmarks/scale.py": "_tiled",
     "compose/field_cache.py": "_version",
-    "tests/compose/test_batch.py": "_groups",
-    "tests/compose/test_certify.py": "_derivative _sine_line",
     "tests/compose/test_gradients.py": "_buffers _parameters",
-    "tests/objects/test_setops.py": "_smooth_min",
 }
 KNOWN_LARGE: dict[str, str] = {
-    "compose/certify.py": "file",
     "compose/composite.py": "file",
-    "objects/fitting.py": "file",
-    "objects/points.py": "fit_points",
-    "objects/siren.py": "SirenField.__init__",
     "rendering/render.py": "render",
 }
 # What named tuples and `os` offer under such names is public.

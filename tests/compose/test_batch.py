@@ -179,9 +179,9 @@ def test_surfaces_without_a_graph_equal_those_with_one(mixed):
 def test_fields_are_stacked_by_shape(mixed):
     """Primitives of one kind share a call, so do SIRENs of one shape; strangers stay alone."""
     batch = FieldBatch(mixed)
-    by_size = sorted(len(g.fields) for g in batch._groups)
+    by_size = sorted(len(g.fields) for g in batch.groups)
     assert by_size.count(3) == 1  # the SIRENs of one shape
-    assert all(len(g.fields) == 1 for g in batch._groups if isinstance(g.fields[0], Stranger))
+    assert all(len(g.fields) == 1 for g in batch.groups if isinstance(g.fields[0], Stranger))
 
 
 def test_a_scene_of_fields_that_name_no_kind_is_right():

@@ -124,7 +124,7 @@ def test_colours_of_a_blend_are_shared_as_the_gradient_is():
     p = _points(field).requires_grad_()
     a, b = field.a(p), field.b(p)
     a_sdf, b_sdf = a.sdf.detach().requires_grad_(), b.sdf.detach().requires_grad_()
-    share, _ = torch.autograd.grad(field._smooth_min(a_sdf, b_sdf).sum(), (a_sdf, b_sdf))
+    share, _ = torch.autograd.grad(field.smooth_min(a_sdf, b_sdf).sum(), (a_sdf, b_sdf))
     torch.testing.assert_close(field(p).rgb[:, 0], share, atol=1e-9, rtol=0)
 
 
