@@ -7,13 +7,13 @@ optimiser treat networks apart. So a mesh gets the same bits whether it is learn
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
+from objects.jobs import Job, Runner, run_jobs
 from objects.learned import check_sides, face_points, finish, paint_flat
 from objects.mending import hard_samples
 from objects.mesh import MeshSource, read_mesh
@@ -80,12 +81,14 @@ def fit_meshes(
     config: FitConfig | None = None,
     progress: bool = True,
     on_step: OnStep | None = None,
+    runner: Runner | None = None,
 ) -> list[SirenField]:
     """Learns many meshes together: one batched call per training step, for up to 16 networks at a time.
 
     Each result equals that of `fit_mesh` bit for bit, and the order of ``meshes`` changes nothing. Meshes of equal content
     are learned once. A killed run goes on where it was when called again with the same arguments. Arguments and errors
-    are those of `fit_mesh`, with one mesh (and one ``init`` or None) each.
+    are those of `fit_mesh`, with one mesh (and one ``init`` or None) each; ``runner`` says where it is done, in this process by
+    default (``on_step`` is for that alone).
     """
     config = FitConfig() if config is None else config
     if isinstance(meshes, str) or not isinstance(meshes, Sequence):
@@ -97,48 +100,32 @@ def fit_meshes(
         )
     for start in starts:
         _check_init(start, config)
-    folder = cache_folder("fields")
-    keys: list[str] = []
-    found: dict[str, SirenField] = {}
-    failed: dict[str, FitError] = {}
-    drafts: dict[str, str] = {}
-    missing: dict[str, tuple[MeshSource, SirenField | None]] = {}
+    jobs = []
     for i, (mesh, start) in enumerate(zip(meshes, starts, strict=True)):
         argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
         source = read_mesh(mesh, argument, facing=config.facing, thickness=config.thickness, origin=config.origin)
-        start_key = None if start is None else field_hash(start)
-        key = content_key("mesh", _VERSION, source.content_hash(), dataclasses.asdict(config), seed, start_key)
-        keys.append(key)
-        if key not in found and (field := _cached(folder / f"{key}.safetensors")) is not None:
-            found[key] = field
-        elif key not in found:
-            missing[key] = (source, start)
-    for warm in (False, True):
-        todo = sorted(key for key, (_, start) in missing.items() if (start is not None) == warm)
-        for first in range(0, len(todo), _GROUP):
-            group = todo[first : first + _GROUP]
-            learned = _learn([missing[key] for key in group], group, seed, config, progress, on_step)
-            steps, usual = (config.warm_steps, FitConfig.warm_steps) if warm else (config.steps, FitConfig.steps)
-            for key, (field, error) in zip(group, learned, strict=True):
-                found[key] = field
-                if error is None:
-                    _keep(field, folder / f"{key}.safetensors")
-                elif steps < usual and _closed(field, missing[key][0]):
-                    drafts[key] = f"a draft, as {steps} steps are few: {error}"
-                else:
-                    failed[key] = error
-    for i, key in enumerate(keys):  # what was learned is kept in the cache, and the first failure is told
+        options = (None if start is None else field_hash(start),)
+        jobs.append(Job(("mesh", _VERSION), (source, start), source.content_hash(), config, seed, options))
+    work = partial(_learn_jobs, progress=progress and runner is None, on_step=on_step)
+    bar: dict[str, Any] = {"label": "meshes", "progress": progress and runner is not None}
+    learned: dict[str, _Learned] = {}
+    for warm in (False, True):  # those of a group make equally many steps
+        some = [job for job in jobs if (job.inputs[1] is not None) == warm]
+        learned |= run_jobs(some, work, recall=_recalled, runner=runner, group=_GROUP, **bar)
+    for i, job in enumerate(jobs):  # what was learned is kept in the cache, and the first failure is told
         argument = "mesh" if len(meshes) == 1 else f"meshes[{i}]"
         name = meshes[i] if isinstance(meshes[i], str | os.PathLike) else argument
-        if key in failed:
-            raise FitError(f"{name}: {failed[key]}")
-        if key in drafts:
-            warnings.warn(f"{name}: {drafts[key]}", stacklevel=2)
+        _, error, draft = learned[job.key]
+        if error is not None and not draft:
+            raise FitError(f"{name}: {error}")
+        if error is not None:
+            warnings.warn(f"{name}: {error}", stacklevel=2)
     seen: set[str] = set()
     result = []
-    for key in keys:
-        result.append(copy.deepcopy(found[key]) if key in seen else found[key])
-        seen.add(key)
+    for job in jobs:
+        field = learned[job.key].field
+        result.append(copy.deepcopy(field) if job.key in seen else field)
+        seen.add(job.key)
     return result
 
 
@@ -152,21 +139,50 @@ def _check_init(start: SirenField | None, config: FitConfig) -> None:
         raise ValueError(f"init: expected a field with the make-up of config, {wanted}, got {start.config()}")
 
 
-def _cached(path: Path) -> SirenField | None:
-    if not path.exists():
+class _Learned(NamedTuple):
+    """A field and what is wrong with it; ``draft`` where it can be used all the same."""
+
+    field: SirenField
+    error: str | None = None
+    draft: bool = False
+
+
+def _learn_jobs(jobs: list[Job], progress: bool, on_step: OnStep | None) -> list[_Learned]:
+    """Learns up to `_GROUP` meshes side by side, and keeps those that are right."""
+    config, warm = jobs[0].config, jobs[0].inputs[1] is not None
+    steps, usual = (config.warm_steps, FitConfig.warm_steps) if warm else (config.steps, FitConfig.steps)
+    found = []
+    learned = _learn([job.inputs for job in jobs], [job.key for job in jobs], jobs[0].seed, config, progress, on_step)
+    for job, (field, error) in zip(jobs, learned, strict=True):
+        if error is None:
+            _keep(field, _file(job))
+            found.append(_Learned(field))
+        elif steps < usual and _closed(field, job.inputs[0]):
+            found.append(_Learned(field, f"a draft, as {steps} steps are few: {error}", draft=True))
+        else:
+            found.append(_Learned(field, str(error)))
+    return found
+
+
+def _recalled(job: Job) -> _Learned | None:
+    if not _file(job).exists():
         return None
     try:
-        field = load_field(path)
+        field = load_field(_file(job))
     except FieldFileError:
         return None  # damaged: learn it again
-    return field.requires_grad_(False) if isinstance(field, SirenField) else None
+    return _Learned(field.requires_grad_(False)) if isinstance(field, SirenField) else None
+
+
+def _file(job: Job) -> Path:
+    return cache_folder("fields") / f"{job.key}.safetensors"
 
 
 def _keep(field: SirenField, path: Path) -> None:
     try:
         save_field(field, path)
     except FieldFileError as error:
-        warnings.warn(f"the learned field could not be cached: {error}", stacklevel=4)
+        warnings.warn(f"the learned field could not be cached: {error}", stacklevel=7)
 
 
 # -- learning --------------------------------------------------------------------------------------------------------

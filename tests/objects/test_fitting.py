@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import trimesh
 
 from objects import FitConfig, FitError, MeshError, PointsConfig, fit_mesh, fit_meshes, fit_points
 from objects.fused import weighted_l1
+from objects.jobs import Processes
 from objects.siren import SineMlp
 from objects.siren_layout import SineShape
 
@@ -169,6 +172,21 @@ def test_killed_fit_goes_on_to_the_same_bits(tmp_path):
     assert whole[0] == "0"
     assert resumed[-8:] == whole[-8:]
     assert not list((tmp_path / "killed" / "checkpoints").iterdir())
+
+
+def test_two_processes_learn_the_bits_of_one(monkeypatch, tmp_path):
+    balls = [
+        trimesh.creation.icosphere(subdivisions=2, radius=0.3 + 0.01 * i) for i in range(18)
+    ]  # more than one group
+    tiny = replace(FAST, width=16, color_width=8, steps=60, batch=256, color_batch=128, pool=4096, color_pool=2048)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # drafts
+        here = fit_meshes(balls, config=tiny, progress=False)
+        monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "another"))
+        there = fit_meshes(balls, config=tiny, progress=False, runner=Processes(2))
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(_weights(a), _weights(b))
+        assert a.bounds.lo.equal(b.bounds.lo)
 
 
 def test_warm_start_reaches_a_similar_shape_in_fewer_steps():
