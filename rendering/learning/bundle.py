@@ -102,7 +102,7 @@ class Bundle:
         theta, color = pack([f.distance for f in fields], 1), pack([f.appearance for f in fields], 1)
         return Bundle(config, tuple(fields), theta, color, T_world_obj, torch.get_num_threads())
 
-    # -- where objects stand: half of the longest edge of each box [m], the box [m, 3], and poses, object frame first ----
+    # -- where objects stand -----------------------------------------------------------------------------------------
 
     @cached_property
     def half(self) -> Float[Tensor, "m"]:
