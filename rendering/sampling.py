@@ -23,7 +23,6 @@ from compose.composite import Composite
 from compose.cpu import build, refit
 from compose.cpu.bvh import EMPTY, INNER, STACK, box_span, inverse
 from objects.aabb import Aabb
-from objects.field import Field
 
 _OPAQUE = 0.01  # a ray of which the lattices stop less than this gets no fine samples
 _DARK = -12.0  # log of the light that is left where a ray isn't followed any further
@@ -146,27 +145,23 @@ def lattices_of(boxes: Sequence[Aabb], longest: int, sdf: Callable[[int, Float[T
 
 def lattices_of_scene(composite: Composite, longest: int = 64) -> Lattices:
     """The lattices of the fields of a composite, in the order of `transforms_of_scene`."""
-    assets = _assets_of(composite)
+    arrays = composite.arrays
+    shown = np.unique(arrays.transforms.asset, return_index=True)[1]  # an instance of each
 
     def sdf(i: int, p_obj: Tensor) -> Tensor:
-        field, time = assets[i]
+        field, time = arrays.fields[shown[i]], arrays.times[shown[i]]
         p_obj = p_obj.to(field.box_lo.dtype)
         return field.sdf(p_obj, None if time is None else torch.full((len(p_obj),), time, dtype=p_obj.dtype))
 
-    return lattices_of([field.bounds for field, _ in assets], longest, sdf)
+    return lattices_of([arrays.fields[k].bounds for k in shown], longest, sdf)
 
 
 def transforms_of_scene(composite: Composite) -> FrameTransforms:
     """Where the instances of a composite stand, as a single frame."""
-    assets = _assets_of(composite)
-    rows = {(id(field), time): i for i, (field, time) in enumerate(assets)}
-    instances = list(composite.instances)
-    poses = [instance.T_world_obj.to(torch.float64) for instance in instances]
-    rot = np.array([pose.rotation().detach().numpy() for pose in poses]).reshape(1, -1, 3, 3)
-    trans = np.array([pose.translation.detach().numpy() for pose in poses]).reshape(1, -1, 3)
-    scale = np.array([float(instance.scale) for instance in instances], np.float64)
-    asset = np.array([rows[id(instance.field), instance.time] for instance in instances], np.int64)
-    return frame_transforms(rot, trans, scale, asset, [field.bounds for field, _ in assets])
+    at, tree = composite.arrays.transforms, composite.arrays.tree
+    used, row = np.unique(at.asset, return_inverse=True)
+    boxes = (at.box_lo[used], at.box_hi[used], np.stack([tree.lo, tree.hi])[None])
+    return FrameTransforms(at.rot[None], at.trans[None], at.scale, row, *boxes, tree.instance)
 
 
 def frame_transforms(
@@ -264,11 +259,6 @@ def points_in_boxes(
 
 def _routes(rays: RoutedRays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rays.frame.numpy(), rays.offsets, rays.instance
-
-
-def _assets_of(composite: Composite) -> list[tuple[Field, float | None]]:
-    """The distinct fields, each with the time at which it is asked."""
-    return list({(id(i.field), i.time): (i.field, i.time) for i in composite.instances}.values())
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
