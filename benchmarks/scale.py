@@ -35,7 +35,7 @@ from compose.cpu.tracing import collect
 from compose.reference import in_double, trace_reference
 from objects import SE3, Field, FitConfig, SirenField, fit_meshes
 from rendering import Camera, RenderConfig, render
-from rendering.render import _tiled
+from rendering.render import tiled
 from scenes import SceneGraph
 
 SIZES = (1, 10, 100, 1000, 10_000)
@@ -103,7 +103,7 @@ def measured(fields: Sequence[Field], m: int) -> dict[str, float | int]:
     scene = Composite(instances)
     row: dict[str, float | int] = {"build_s": time.perf_counter() - began}
     camera, config = view(m), RenderConfig(antialias=1, normals=False)
-    rays = camera.rays(camera.pixel_centers(_tiled(WIDTH, HEIGHT)))
+    rays = camera.rays(camera.pixel_centers(tiled(WIDTH, HEIGHT)))
     row["frame_ms"] = best_ms(lambda: render(scene, camera, config=config, progress=False), 10)
     row |= parts_ms(scene, rays)
     hits, count = scene.trace(rays), scene.trace_count(rays)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import cast
 
+import einops
 import numpy as np
 
 from objects.field import Field
@@ -64,10 +65,9 @@ class AssetCells:
 
     def inside_cells(self) -> np.ndarray:
         """Which cells lie inside, those with surface by their middle, ``[nx, ny, nz]`` bool."""
-        n = self.block.shape
         inside = np.repeat(((-1 - self.block) % 2 == 1)[..., None], 64, -1)
         inside[self.block >= 0] = _bits(self.inside)
-        return inside.reshape(*n, 4, 4, 4).transpose(0, 3, 1, 4, 2, 5).reshape([4 * k for k in n])
+        return einops.rearrange(inside, "nx ny nz (x y z) -> (nx x) (ny y) (nz z)", x=4, y=4, z=4)
 
 
 def _bits(words: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+import einops
 import numpy as np
 
 from compose.asset_cells import AssetCells, assembled, grid, lattice, packed_planes
@@ -83,7 +84,9 @@ class _Prover:
         place = np.ravel_multi_index(tuple((corner // 4).T), tuple(self.n)) * 64 + (corner % 4) @ [16, 4, 1]
         plane = packed_planes(packed_gradient, np.ceil(bound / unit[1]), packed_middle)[np.argsort(place)]
 
-        blocks = sign.reshape(self.n[0], 4, self.n[1], 4, self.n[2], 4).transpose(0, 2, 4, 1, 3, 5).reshape(*self.n, 64)
+        nx, ny, nz = (int(k) for k in self.n)
+        pattern = "(nx x ny y nz z) -> nx ny nz (x y z)"
+        blocks = einops.rearrange(sign.reshape(-1), pattern, nx=nx, ny=ny, nz=nz, x=4, y=4, z=4)
         mixed = (blocks == 0).any(-1)
         # Two float32 values that far apart differ by at most this much more than those of the network itself.
         apart_least = FINE_STEP * float(np.linalg.norm(4 * self.n * self.cell))

@@ -180,7 +180,7 @@ def render(
     owner = torch.empty(n_pixels, dtype=torch.int64)
     feature = torch.empty(n_pixels, composite.feature_width)
     with Bar(total=n_pixels, desc="render", unit="ray", unit_scale=True, disable=not progress) as bar:
-        for index in _tiled(camera.width, camera.height).split(config.chunk_rays):
+        for index in tiled(camera.width, camera.height).split(config.chunk_rays):
             seen = view.see(camera.pixel_centers(index))
             rgb[index] = view.display(seen.color)
             depth[index], normal[index], owner[index] = seen.depth.float(), seen.normal.float(), seen.owner
@@ -189,8 +189,7 @@ def render(
             bar.update(len(index))
 
         if config.antialias > 1:
-            n = config.antialias
-            shape = (camera.height, camera.width)
+            n, shape = config.antialias, (camera.height, camera.width)
             edges = _edges(rgb.view(*shape, 3), depth.view(shape), normal.view(*shape, 3), owner.view(shape))
             edges = edges.flatten().nonzero()[:, 0]
             bar.total = n_pixels + len(edges) * n * n
@@ -311,7 +310,7 @@ class _View:
         return self._taken_in(top + (uv[:, 1:] / self.camera.height).clamp(0, 1) * (bottom - top))
 
 
-def _tiled(width: int, height: int) -> Int[Tensor, "n"]:
+def tiled(width: int, height: int) -> Int[Tensor, "n"]:
     """All pixels, those of one square tile after the other: neighbouring rays are traced together."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     tile = (y // _TILE) * (width // _TILE + 1) + x // _TILE

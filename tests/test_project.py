@@ -147,13 +147,10 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 KNOWN_CIRCLES: list[list[str]] = [["objects.field", "objects.meshing", "objects.setops"]]
 KNOWN_PRIVATE: dict[str, str] = {
     "benchmarks/identity.py": "_nearest",
-    "benchmarks/scale.py": "_tiled",
     "compose/field_cache.py": "_version",
-    "tests/compose/test_gradients.py": "_buffers _parameters",
 }
 KNOWN_LARGE: dict[str, str] = {
     "compose/composite.py": "file",
-    "rendering/render.py": "render",
 }
 # What named tuples and `os` offer under such names is public.
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}

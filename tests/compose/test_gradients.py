@@ -27,8 +27,9 @@ def scene(fields, random_instances):
                 "color",
                 "feature",
             ):  # sizes of primitives are buffers: these can be learned, too
-                if name in field._buffers and field._buffers[name].numel():
-                    leaves.append(field._buffers[name].requires_grad_())
+                value = dict(field.named_buffers(recurse=False)).get(name)
+                if value is not None and value.numel():
+                    leaves.append(value.requires_grad_())
         for i in instances:
             quat, translation = i.T_world_obj.quat_wxyz.clone(), i.T_world_obj.translation.clone()
             scale = torch.tensor(i.scale, dtype=torch.float64)
@@ -89,7 +90,8 @@ def test_gradients_of_query_equal_finite_differences(sirens):
     def ask(quat, translation, scale, p, bias):
         own = sirens[2].in_double()
         own.distance.linears[-1].bias = None
-        own.distance.linears[-1]._parameters["bias"] = bias
+        del own.distance.linears[-1].bias  # a parameter would be a leaf
+        own.distance.linears[-1].bias = bias
         other = Instance("ball", Sphere(0.2).double(), SE3.from_translation([0.4, 0.0, 0.0]))
         got = Composite([Instance("thing", own, SE3(quat, translation), scale), other]).query(p)
         return got.sdf, got.rgb, got.feature
