@@ -28,8 +28,8 @@ from skimage.measure import marching_cubes
 from benchmarks.compose import disagreements
 from benchmarks.timing import best_ms, say
 from compose import Composite, Instance, Rays, cpu
+from compose.arrays import ray_arrays
 from compose.batch import FieldBatch
-from compose.composite import ray_arrays
 from compose.cpu.tiles import RayQuery
 from compose.cpu.tracing import collect
 from compose.reference import in_double, trace_reference

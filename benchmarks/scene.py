@@ -19,11 +19,27 @@ import numpy as np
 import torch
 
 from benchmarks.timing import timed_ms
-from objects import SE3, Box, Field, Sphere
+from objects import SE3, Aabb, Box, Field, Sphere
+from objects.field import FieldSample
 from scenes import SceneGraph, Track, load_scene, save_scene
 
 SIZES = (100, 10_000)
 EDITS = 1000
+
+
+class Breathing(Field):
+    """A ball whose radius goes up and down."""
+
+    @property
+    def deforms(self) -> bool:
+        return True
+
+    def __init__(self) -> None:
+        super().__init__(Aabb(-0.4 * torch.ones(3), 0.4 * torch.ones(3)))
+
+    def inside(self, p_obj: torch.Tensor, time: torch.Tensor | None) -> FieldSample:
+        radius = 0.3 if time is None else 0.3 + 0.05 * torch.sin(time)
+        return FieldSample(p_obj.norm(dim=-1) - radius, torch.ones_like(p_obj), p_obj[:, :0])
 
 
 def build(nodes: int, fields: list[Field]) -> SceneGraph:
@@ -82,9 +98,21 @@ def measure(nodes: int, fields: list[Field]) -> dict[str, float]:
     row["at_after_all_moved_ms"] = statistics.median(
         timed_ms(lambda: (graph.move("all", by=(0, 0, 0.1)), graph.at())) for _ in range(5)
     )
-    row["at_after_hide_ms"] = statistics.median(
-        timed_ms(lambda k=k: (graph.hide(f"all/g0/o{k}"), graph.at())) for k in range(5)
-    )
+    other = Sphere(0.33)
+    for name, change in {
+        "hide": lambda k: graph.hide(f"all/g0/o{k}"),
+        "show": lambda k: graph.show(f"all/g0/o{k}"),
+        "replace": lambda k: graph.replace(f"all/g1/o{k}", other),
+        "add": lambda k: graph.add(f"all/g1/new{k}", other),
+        "rename": lambda k: graph.rename(f"all/g1/new{k}", f"newer{k}"),
+        "remove": lambda k: graph.remove(f"all/g1/newer{k}"),
+    }.items():
+        row[f"at_after_{name}_ms"] = statistics.median(
+            timed_ms(lambda k=k, change=change: (change(k), graph.at())) for k in range(5)
+        )
+    graph.replace("all/g0/o0", Breathing())
+    row["at_new_time_of_one_ms"] = statistics.median(timed_ms(lambda t=t: graph.at(0.1 * t)) for t in range(1, 6))
+    graph.undo()
     still = graph.at(0.0)
     row["at_unchanged_ms"] = statistics.median(timed_ms(graph.at) for _ in range(50))
     if graph.at(0.0) is not still:

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from compose.cpu import siren_kernel
+from compose.field_cache import versions
+from compose.growing import Growing
 from objects.field import FEATURE, TINT, Field, FieldSample, channel_widths, structure
 
 _BLOCK = 64  # points of one asset in one row of the batched call
@@ -26,10 +28,9 @@ _CHUNK = 1 << 17  # points in one batched call: bounds the memory
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Fields of equal make-up. ``slot`` maps an asset to its row in the stacked tensors, -1 for assets of other groups."""
+    """Fields of equal make-up and their tensors."""
 
     fields: list[Field]
-    slot: Tensor
     states: list[dict[str, Tensor]]
 
     @property
@@ -42,9 +43,11 @@ class _Group:
         with torch.no_grad():
             return {name: torch.stack([s[name].detach() for s in self.states]) for name in self.states[0]}
 
-    @property
-    def wants_graph(self) -> bool:
-        return torch.is_grad_enabled() and any(v.requires_grad for s in self.states for v in s.values())
+    def wants_graph(self, slot: Tensor) -> bool:
+        """Whether any of the fields ``slot [n]`` has weights that ask for gradients."""
+        if not torch.is_grad_enabled():
+            return False
+        return any(v.requires_grad for k in slot.unique().tolist() for v in self.states[k].values())
 
 
 class FieldBatch:
@@ -54,25 +57,45 @@ class FieldBatch:
 
     Args:
         fields: The assets; a pair names one by its position here.
+        like: A batch whose assets come first; what is known of them is shared.
     """
 
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self.fields = tuple(fields)
+    def __init__(self, fields: Sequence[Field], like: FieldBatch | None = None) -> None:
         empty = np.zeros((0, 3))
-        self.box_lo = np.stack([f.box_lo.detach().double().numpy() for f in self.fields]) if self.fields else empty
-        self.box_hi = np.stack([f.box_hi.detach().double().numpy() for f in self.fields]) if self.fields else empty
+        before, lo, hi = ((), empty, empty) if like is None else (like.fields, like.box_lo, like.box_hi)
+        self.fields = (*before, *fields)
+        self.box_lo = np.concatenate([lo, *(f.box_lo.detach().double().numpy()[None] for f in fields)])
+        self.box_hi = np.concatenate([hi, *(f.box_hi.detach().double().numpy()[None] for f in fields)])
         self.channels = channel_widths(self.fields)
         self._grids: dict[str, np.ndarray] = {}  # by name, which assets have it
-        members: dict[str, list[int]] = {}
-        for i, field in enumerate(self.fields):
-            members.setdefault(_group_key(field), []).append(i)
-        self.groups = []
-        for assets in members.values():
-            slot = torch.full((len(self.fields),), -1, dtype=torch.int64)
-            slot[assets] = torch.arange(len(assets))
-            chosen = [self.fields[i] for i in assets]
-            states = [dict(f.named_parameters()) | dict(f.named_buffers()) for f in chosen]
-            self.groups.append(_Group(chosen, slot, states))
+        self._groups: dict[str, _Group] = {} if like is None else like._groups.copy()
+        number = {key: k for k, key in enumerate(self._groups)}
+        group, slot = [], []
+        self._versions = [] if like is None else like._versions.copy()
+        for field in fields:
+            key = _group_key(field)
+            group.append(number.setdefault(key, len(number)))
+            known = self._groups.get(key, _Group([], []))
+            slot.append(len(known.fields))
+            states = dict(field.named_parameters()) | dict(field.named_buffers())
+            self._groups[key] = _Group([*known.fields, field], [*known.states, states])
+            self._versions.append(versions(states.values()))
+        places = torch.tensor([group, slot], dtype=torch.int64)  # of each asset: its group, and its place in that
+        self._places = places if like is None else torch.cat([like._places, places], 1)
+        self._packed = None if like is None else like._packed
+
+    @property
+    def groups(self) -> list[_Group]:
+        """Fields that are evaluated in one call."""
+        return list(self._groups.values())
+
+    def unchanged(self, asset: int) -> bool:
+        """Whether the tensors of an asset are as they were when it came in."""
+        number, slot = self._places[:, asset].tolist()
+        then, field = self.groups[number].states[slot], self.fields[asset]
+        now = dict(field.named_parameters()) | dict(field.named_buffers())
+        same = now.keys() == then.keys() and all(now[name] is then[name] for name in now)
+        return same and versions(now.values()) == self._versions[asset]
 
     def sdf(
         self,
@@ -95,7 +118,17 @@ class FieldBatch:
     @cached_property
     def nets(self) -> siren_kernel.Nets:
         """The networks that the fused kernel serves."""
-        return siren_kernel.pack(self.fields)
+        if self._packed is None:
+            nets = siren_kernel.pack(self.fields)
+            self._packed = nets, Growing(nets.weights)
+            return nets
+        nets, weights = self._packed
+        more = siren_kernel.pack(self.fields[len(nets.at) :])
+        first = weights.append(more.weights)
+        at = np.where(more.at < 0, -1, more.at + first)
+        nets = siren_kernel.Nets(weights.array, np.r_[nets.at, at], np.concatenate([nets.shape, more.shape]))
+        self._packed = nets, weights
+        return nets
 
     @torch.no_grad()
     def sdf_sorted(
@@ -215,15 +248,15 @@ class FieldBatch:
         n = len(asset)
         outs = {name: p_obj.new_zeros((n, width), dtype=torch.float64) for name, width in widths.items()}
         outs["sdf"] = p_obj.new_zeros(n, dtype=torch.float64)
-        for group in self.groups:
-            slot = group.slot[asset]
-            rows = (slot >= 0).nonzero()[:, 0]
+        which, slots = self._places[:, asset]
+        for number, group in enumerate(self.groups):
+            rows = (which == number).nonzero()[:, 0]
             if len(rows) == 0:
                 continue
             # Sorted by asset and, within, by the place in the input: the same pairs always meet in the same order.
-            slot, order = slot[rows].sort(stable=True)
+            slot, order = slots[rows].sort(stable=True)
             rows = rows[order]
-            graph = group.wants_graph or (torch.is_grad_enabled() and p_obj.requires_grad)
+            graph = group.wants_graph(slot) or (torch.is_grad_enabled() and p_obj.requires_grad)
             if fused and not graph and siren_kernel.serves(group.fields[0]):
                 points = p_obj[rows].detach().double().numpy()
                 outs["sdf"][rows] = torch.from_numpy(
@@ -234,10 +267,11 @@ class FieldBatch:
                 part = rows[lo : lo + _CHUNK]
                 p = p_obj[part].to(group.dtype)
                 t = None if time is None else time[part].to(group.dtype)
-                if len(group.fields) == 1:
-                    got = run(group.fields[0], p, t)
+                chosen = slot[lo : lo + _CHUNK]
+                if chosen[0] == chosen[-1]:
+                    got = run(group.fields[int(chosen[0])], p, t)
                 else:
-                    got = _run_blocks(group, slot[lo : lo + _CHUNK], p, t, run)
+                    got = _run_blocks(group, chosen, p, t, run)
                 for name, value in got.items():
                     value = value.to(torch.float64)
                     if value.dim() == 2 and value.shape[1] < outs[name].shape[1]:
@@ -254,7 +288,7 @@ def _sample_of(values: dict[str, Tensor]) -> FieldSample:
 def _run_blocks(group: _Group, slot: Tensor, p: Tensor, t: Tensor | None, run: Callable) -> dict[str, Tensor]:
     """One vmapped call over blocks of ``_BLOCK`` points of one asset each; ``slot`` is sorted."""
     stacked = group.stacked
-    if group.wants_graph:
+    if group.wants_graph(slot):
         stacked = {name: torch.stack([s[name] for s in group.states]) for name in stacked}
     present, counts = slot.unique_consecutive(return_counts=True)
     n_blocks = (counts + _BLOCK - 1) // _BLOCK

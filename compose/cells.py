@@ -42,10 +42,10 @@ def cells_of(field: Field, time: float | None, certify: bool = False) -> AssetCe
     Raises:
         ValueError: As `build_cells`.
     """
-    return _CACHE.of(field, (time, certify), lambda: _stored_or_built(field, time, certify))
+    return _CACHE.of(field, time, lambda: _stored_or_built(field, time, certify), certify)
 
 
-_CACHE: FieldCache[tuple[float | None, bool], AssetCells] = FieldCache()
+_CACHE: FieldCache[AssetCells] = FieldCache()
 
 
 def _stored_or_built(field: Field, time: float | None, certify: bool) -> AssetCells:
@@ -72,9 +72,12 @@ def _read(path: Path) -> AssetCells | None:
         return None
 
 
-def cells_of_fields(wanted: Sequence[tuple[Field, float | None, bool]]) -> Cells:
-    """Of fields at times, certified or not, as `cells_of`. What is known of each is kept as a part of the joined arrays,
-    so that memory holds it once.
+CellKey = tuple[Field, float | None, bool]  # field, time, whether certified
+
+
+def cells_of_fields(keys: Sequence[CellKey]) -> tuple[Cells, list[AssetCells]]:
+    """The indices of many fields one after another, and each of them. What is known of a field without time is kept as a part of
+    the joined arrays, so that memory holds it once.
 
     Raises:
         ValueError: As `build_cells`.
@@ -82,27 +85,31 @@ def cells_of_fields(wanted: Sequence[tuple[Field, float | None, bool]]) -> Cells
     found: list[AssetCells] = []
 
     def join(first: int) -> Cells:
-        cells = joined_cells(found[first:], [certify for _, _, certify in wanted[first : len(found)]])
-        for k, own in enumerate(found[first:]):
-            field, time, certify = wanted[first + k]
-            found[first + k] = _part(cells, k, own)
-            _CACHE.replace(field, (time, certify), found[first + k])
+        cells = joined_cells(found[first:], [certify for _, _, certify in keys[first : len(found)]])
+        for k in range(first, len(found)):
+            found[k] = keep_part(keys[k], found[k], cells, k - first)
         return cells
 
-    bar = Bar(wanted, desc="indexing", unit="object")
+    bar = Bar(keys, desc="indexing", unit="object")
     for n, (field, time, certify) in enumerate(bar, 1):
         found.append(cells_of(field, time, certify))
         if n % _JOINED == 0:  # now and then: small arrays are let go of before many of them have pitted the heap
             join(n - _JOINED)
-    return join(0)
+    return join(0), found
 
 
-def _part(cells: Cells, a: int, own: AssetCells) -> AssetCells:
-    """Asset ``a``, whose index equals ``own``, as views of the joined arrays."""
-    m, p, k, r = cells.mixed_at[a], cells.plane_at[a], len(own.mask), len(own.plane)
-    block = cells.block[cells.block_at[a] : cells.block_at[a] + own.block.size].reshape(own.block.shape)
-    mask, inside, first = (v[m : m + k] for v in (cells.mask, cells.inside, cells.first))
-    return replace(own, block=block, mask=mask, inside=inside, first=first, plane=cells.plane[p : p + r])
+def keep_part(key: CellKey, own: AssetCells, joined: Cells, a: int) -> AssetCells:
+    """The index of a field as a part of joined arrays, in which it is number ``a``; what is known of the field is that from now on,
+    unless it has a time."""
+    field, time, certify = key
+    if time is not None:  # few are kept, and must not keep the arrays
+        return own
+    m, p, k, r = joined.mixed_at[a], joined.plane_at[a], len(own.mask), len(own.plane)
+    block = joined.block[joined.block_at[a] : joined.block_at[a] + own.block.size].reshape(own.block.shape)
+    mask, inside, first = (v[m : m + k] for v in (joined.mask, joined.inside, joined.first))
+    part = replace(own, block=block, mask=mask, inside=inside, first=first, plane=joined.plane[p : p + r])
+    _CACHE.exchange(field, time, certify, own, part)
+    return part
 
 
 def joined_cells(assets: Sequence[AssetCells], proven: Sequence[bool]) -> Cells:

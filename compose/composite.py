@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -20,64 +19,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import compose.cpu as cpu
-from compose.arrays import SceneArrays
-from compose.batch import FieldBatch
-from compose.cells import cells_of_fields
+from compose.arrays import InstancesView, SceneArrays, ray_arrays
+from compose.columns import Columns, checked_ids, has_graph, with_rows
 from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, SurfaceSample
 from objects.aabb import Aabb
-from objects.field import FEATURE, Field, FieldSample, channel_widths
+from objects.field import FEATURE, Field, FieldSample
 from objects.pose import SE3
-
-if TYPE_CHECKING:
-    from compose.surfaces import SceneSurfaces
-
-
-class Assets:
-    """The distinct (field, time) pairs of a scene, shared by all composites made of them."""
-
-    def __init__(
-        self, rows: dict[tuple[Field, float | None], int], batch: FieldBatch | None = None, certify: bool = False
-    ) -> None:
-        self.rows, self._certify = rows, certify
-        self.fields = [field for field, _ in rows]
-        self.times = [time for _, time in rows]
-        self.seconds = np.array([0.0 if time is None else time for time in self.times])
-        self.batch = FieldBatch(self.fields) if batch is None else batch
-        self.box_lo, self.box_hi = self.batch.box_lo, self.batch.box_hi
-
-    @staticmethod
-    def of(
-        fields: Sequence[Field], times: Sequence[float | None], known: Assets | None
-    ) -> tuple[Assets, Int[np.ndarray, "m"]]:
-        """The assets of ``m`` instances and the row of each; ``known`` ones are taken where they hold all of them."""
-        rows: dict[tuple[Field, float | None], int] = {}
-        row_of = np.array(
-            [rows.setdefault(pair, len(rows)) for pair in zip(fields, times, strict=True)], dtype=np.int64
-        )
-        if (
-            known is None
-            or len(known.rows) > 2 * len(rows) + 8  # most of them are gone: let go of them
-            or known.batch.channels != channel_widths(field for field, _ in rows)
-            or not rows.keys() <= known.rows.keys()
-        ):
-            return Assets(rows), row_of
-        renamed = np.array([known.rows[pair] for pair in rows], dtype=np.int64)
-        return known, renamed[row_of]
-
-    @cached_property
-    def cells(self) -> cpu.Cells:
-        return cells_of_fields([(f, t, self._certify and cpu.serves(f)) for f, t in self.rows])
-
-    @cached_property
-    def surfaces(self) -> SceneSurfaces:
-        from compose.surfaces import SceneSurfaces  # its libraries take a while to load
-
-        return SceneSurfaces(list(self.rows))
-
-    @cached_property
-    def certified(self) -> Assets:
-        """The same with a proven index of each SIREN."""
-        return Assets(self.rows, self.batch, certify=True)
 
 
 class Composite:
@@ -94,21 +41,7 @@ class Composite:
     """
 
     def __init__(self, instances: Sequence[Instance]) -> None:
-        instances = tuple(instances)
-        for instance in instances:
-            if not isinstance(instance, Instance):
-                raise ValueError(f"Composite: instances must be Instance objects, got {type(instance).__name__}")
-        with torch.enable_grad():  # whether a question wants gradients is decided when it is asked
-            poses = _stack_poses([i.T_world_obj for i in instances])
-            scale = _stack_scales([i.scale for i in instances])
-        self._start(
-            [i.name for i in instances],
-            [i.field for i in instances],
-            poses,
-            scale,
-            [i.time for i in instances],
-            [i.lit for i in instances],
-        )
+        self._fill(Columns.of(tuple(instances)), None)
 
     @staticmethod
     def from_columns(
@@ -132,42 +65,21 @@ class Composite:
         Raises:
             ValueError: Columns of different lengths, or values that `Instance` refuses.
         """
-        m = len(names)
-        times = [None] * m if times is None else times
-        lit = [True] * m if lit is None else lit
-        lengths = {len(fields), len(scale), len(times), len(lit), *T_world_obj.quat_wxyz.shape[:-1]}
-        if lengths != {m} or T_world_obj.quat_wxyz.dim() != 2:
-            raise ValueError(f"Composite.from_columns: expected {m} of each column, got lengths {sorted(lengths)}")
-        values = scale.detach()
-        bad = ~(torch.isfinite(values) & (values > 0))
-        if m and bad.any():
-            i = int(bad.nonzero()[0, 0])
-            raise ValueError(
-                f"Composite: {names[i]!r}: scale must be finite and greater than 0, got {float(values[i])}"
-            )
+        times = [None] * len(names) if times is None else times
+        lit = [True] * len(names) if lit is None else lit
         made = object.__new__(Composite)
-        made._start(names, fields, T_world_obj.to(torch.float64), scale.double(), times, lit, like)
+        made._fill(Columns(names, fields, T_world_obj, scale, times, lit).checked(), like)
         return made
 
-    def _start(
-        self,
-        names: Sequence[str],
-        fields: Sequence[Field],
-        poses: SE3,
-        scale: Tensor,
-        times: Sequence[float | None],
-        lit: Sequence[bool],
-        like: Composite | None = None,
-    ) -> None:
-        assets, asset = Assets.of(fields, times, like.arrays.assets if like is not None else None)
-        self._scale, scales = scale, np.ascontiguousarray(scale.detach().numpy())
-        self.arrays = SceneArrays.of(names, fields, times, lit, poses, scales, assets, asset)
-        self._poses = self.arrays.poses if _without_graph(poses) else poses
+    def _fill(self, columns: Columns, like: Composite | None) -> None:
+        self.arrays = SceneArrays.of(columns, like.arrays if like is not None else None)
+        self._scale = columns.scale
+        self._poses = columns.poses if has_graph(columns.poses) else self.arrays.poses
 
     @cached_property
     def instances(self) -> Sequence[Instance]:
         """All instances; ``owner`` numbers count along them. Made when looked at."""
-        return _Instances(self)
+        return InstancesView(self.arrays, self._poses, self._scale)
 
     def __len__(self) -> int:
         return len(self.arrays.names)
@@ -175,7 +87,7 @@ class Composite:
     @property
     def channels(self) -> dict[str, int]:
         """The channels of all fields: the width of the widest by name; narrower ones are padded with zeros."""
-        return self._assets.batch.channels
+        return self.arrays.assets.batch.channels
 
     @property
     def feature_width(self) -> int:
@@ -190,19 +102,16 @@ class Composite:
     @property
     def diagonals(self) -> Float[Tensor, "m"]:
         """Diagonal of each instance's box, metres."""
-        transforms = self.arrays.transforms
-        return torch.from_numpy(
-            transforms.scale * np.linalg.norm(transforms.box_hi - transforms.box_lo, axis=1)[transforms.asset]
-        )
+        return torch.from_numpy(self.arrays.diagonals)
 
     @property
     def surface_errors(self) -> Float[Tensor, "m"]:
         """How far the surface of each instance may be off where it is asked, metres: for formulas the rounding of float32
         coordinates in its box, for other fields the roughness of what is learned, a share of the box diagonal."""
-        transforms = self.arrays.transforms
+        transforms, fields = self.arrays.transforms, self.arrays.assets.fields
         farthest = np.maximum(np.abs(transforms.box_lo), np.abs(transforms.box_hi)).max(1, initial=0)
         rough = _ROUGHNESS * np.linalg.norm(transforms.box_hi - transforms.box_lo, axis=1)
-        analytic = np.array([field.analytic for field in self._assets.fields], dtype=bool)
+        analytic = np.array([field.analytic for field in fields], dtype=bool)
         return torch.from_numpy(transforms.scale * np.where(analytic, _ROUNDING * farthest, rough)[transforms.asset])
 
     @property
@@ -235,14 +144,7 @@ class Composite:
             ValueError: An unknown or repeated id, a number of poses or scales other than that of ids, or a scale that is not
                 finite and above 0.
         """
-        given = np.asarray(ids).reshape(-1)
-        chosen = given.astype(np.int64)
-        if given.dtype != np.int64 and not np.array_equal(given, chosen):
-            raise ValueError(f"with_poses: ids must be whole numbers, got {given.tolist()}")
-        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise ValueError(f"with_poses: ids must be from 0 to {len(self) - 1}, got {chosen.min()}..{chosen.max()}")
-        if len(chosen) > 1 and len(np.unique(chosen)) != len(chosen):
-            raise ValueError("with_poses: ids must not repeat")
+        chosen = checked_ids("with_poses: ids", ids, len(self))
         if T_world_obj.translation.shape != (len(chosen), 3) or T_world_obj.quat_wxyz.shape != (len(chosen), 4):
             raise ValueError(
                 f"with_poses: T_world_obj must be a batch of {len(chosen)} poses, got {list(T_world_obj.translation.shape[:-1])}"
@@ -254,17 +156,48 @@ class Composite:
                 raise ValueError(
                     f"with_poses: scale must be {len(chosen)} finite numbers above 0, got {scale.tolist()}"
                 )
-            moved._scale = _with_rows(self._scale, chosen, scale.double())
+            moved._scale = with_rows(self._scale, chosen, scale.double())
             scales = moved._scale.detach().numpy()
         moved.arrays = self.arrays.moved(chosen, T_world_obj, scales)
-        if _without_graph(self._poses) and _without_graph(T_world_obj):
+        if not (has_graph(self._poses) or has_graph(T_world_obj)):
             moved._poses = moved.arrays.poses
         else:
             moved._poses = SE3.unchecked(
-                _with_rows(self._poses.quat_wxyz, chosen, T_world_obj.quat_wxyz.double()),
-                _with_rows(self._poses.translation, chosen, T_world_obj.translation.double()),
+                with_rows(self._poses.quat_wxyz, chosen, T_world_obj.quat_wxyz.double()),
+                with_rows(self._poses.translation, chosen, T_world_obj.translation.double()),
             )
         return moved
+
+    def edited(
+        self, removed: Sequence[int] | Int[np.ndarray, "r"] = (), added: Mapping[int, Instance] | None = None
+    ) -> Composite:
+        """The same scene without some instances and with others; this one stays as it is.
+
+        Costs what the others need, and a copy of the arrays. An instance takes the place of another where its number is both
+        removed and added. The result answers as a composite made anew; of fields that this one has, it takes the weights as
+        they were then.
+
+        Args:
+            removed: Numbers of instances here, each at most once.
+            added: Instances by their numbers in the new scene; the others keep their order.
+
+        Raises:
+            ValueError: Numbers that don't fit, or what `Composite` refuses.
+        """
+        added = {} if added is None else added
+        gone = np.sort(checked_ids("edited: removed", removed, len(self)))
+        numbers = np.sort(checked_ids("edited: numbers of added", list(added), len(self) - len(gone) + len(added)))
+        columns = Columns.of([added[i] for i in numbers.tolist()])
+        made = object.__new__(Composite)
+        if len(self) == 0 or self._scale.requires_grad or has_graph(self._poses) or columns.has_graph:
+            instances = [self.instances[i] for i in np.delete(np.arange(len(self)), gone).tolist()]
+            for i in numbers.tolist():
+                instances.insert(i, added[i])
+            made._fill(Columns.of(instances), self)
+            return made
+        made.arrays = self.arrays.edited(gone, numbers, columns)
+        made._scale, made._poses = torch.from_numpy(made.arrays.transforms.scale), made.arrays.poses
+        return made
 
     def certified(self) -> Composite:
         """The same scene, traced with an index that is proven and not sampled, for each of its SIRENs (other fields keep
@@ -312,7 +245,7 @@ class Composite:
         if len(rows):
             p_obj, scale = self._to_object(p_world[rows], owner[rows])
             pairs = self._pairs(owner[rows], p_obj)
-            batch = self._assets.batch
+            batch = self.arrays.assets.batch
             if torch.is_grad_enabled():
                 got = batch.sample(*pairs)
                 sdf = sdf.index_put((rows,), got.sdf * scale)
@@ -342,7 +275,7 @@ class Composite:
         """
         _check_points("closest", p_world)
         points = np.ascontiguousarray(p_world.detach().double().numpy())
-        found = self._assets.surfaces.nearest(self._routed, self.arrays.transforms, points)
+        found = self.arrays.assets.surfaces.nearest(self.arrays.routed, self.arrays.transforms, points)
         return ClosestSample._make(map(torch.from_numpy, found))
 
     def trace(self, rays: Rays) -> Hits:
@@ -397,7 +330,7 @@ class Composite:
                 f"evaluate: directions must have shape {list(p_world.shape)}, got {list(directions.shape)}"
             )
         sample, gradient = self._sample_and_gradient(p_world, owner, geometry)
-        if directions is not None and self._assets.batch.directional.any():
+        if directions is not None and self.arrays.assets.batch.directional.any():
             sample = sample._replace(rgb=self._rgb_along(sample, owner, directions.double()))
         normal = torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient
         return SurfaceSample(sample.sdf, sample.rgb, sample.feature, normal, sample.more)
@@ -410,12 +343,12 @@ class Composite:
         Arguments and errors are those of `evaluate`.
         """
         self._check_asked("grid_values", p_world, owner)
-        batch, asset = self._assets.batch, self.arrays.transforms.asset[owner.numpy()]
+        batch, field = self.arrays.assets.batch, self.arrays.field[owner.numpy()]
         found = np.full(len(owner), missing, np.float32)
-        rows = np.flatnonzero(batch.has_grid(name)[asset])
+        rows = np.flatnonzero(batch.has_grid(name)[field])
         if len(rows):
             p = cpu.to_object(self.arrays.transforms, p_world[rows].detach().double().numpy(), owner.numpy()[rows])
-            found[rows] = batch.grid_values(name, asset[rows], p)
+            found[rows] = batch.grid_values(name, field[rows], p)
         return torch.from_numpy(found)
 
     def observed(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -424,10 +357,6 @@ class Composite:
         1 for fields that weren't learned from pictures: nothing of them is guessed. Arguments and errors are those of `evaluate`.
         """
         return self.grid_values("observed", p_world, owner, missing=1.0)
-
-    @property
-    def _assets(self) -> Assets:
-        return self.arrays.assets
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -441,28 +370,17 @@ class Composite:
             )
 
     @cached_property
-    def _routed(self) -> cpu.Bvh:
-        """The tree without instances that coincide with a lower one of the same asset: nothing is ever first met on them."""
-        tree, hidden = self.arrays.tree, _coincident(self.arrays.transforms)
-        if len(hidden) == 0:
-            return tree
-        leaves = tree.leaf_of[hidden]
-        lo, hi, instance = tree.lo.copy(), tree.hi.copy(), tree.instance.copy()
-        lo[leaves], hi[leaves], instance[leaves] = np.inf, -np.inf, cpu.EMPTY
-        return tree._replace(lo=lo, hi=hi, instance=instance)
-
-    @cached_property
     def traced(self) -> cpu.TraceScene:
         """What `trace` reads; the cells of assets are made when this is first asked for."""
-        arrays, assets = self.arrays, self._assets
+        arrays, assets = self.arrays, self.arrays.assets
         return cpu.TraceScene.of(
-            arrays.transforms, self._routed, assets.cells, assets.batch.nets, self.diagonals.numpy()
+            arrays.transforms, self.arrays.routed, assets.cells, assets.nets, self.arrays.diagonals
         )
 
     def _ask(self, instance: np.ndarray, p_obj: np.ndarray) -> np.ndarray:
         """Distances (object units) of instances at points of their own frames, sorted by asset; no gradients."""
-        asset = self.arrays.transforms.asset[instance]
-        return self._assets.batch.sdf_sorted(asset, p_obj, self._assets.seconds[asset])
+        seconds = np.nan_to_num(self.arrays.seconds[instance])
+        return self.arrays.assets.batch.sdf_sorted(self.arrays.field[instance], p_obj, seconds)
 
     def _nearest(self, p_world: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
         """Distance and owner of the closest instance by branch and bound over boxes; see `query` for ``band``.
@@ -472,10 +390,10 @@ class Composite:
         n = len(p_world)
         if len(self) == 0:
             return np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
-        first, _ = cpu.nearest(self._routed, self.arrays.transforms, p_world, 0.0)
+        first, _ = cpu.nearest(self.arrays.routed, self.arrays.transforms, p_world, 0.0)
         upper = self.distances(p_world, first)
         offsets, instance = cpu.within(
-            self._routed, self.arrays.transforms, p_world, np.minimum(np.maximum(upper, 0.0), band)
+            self.arrays.routed, self.arrays.transforms, p_world, np.minimum(np.maximum(upper, 0.0), band)
         )
         point = np.repeat(np.arange(n), np.diff(offsets))
         rest = instance != first[point]
@@ -485,7 +403,7 @@ class Composite:
             cpu.take_nearer(point[rest], instance[rest], values, sdf, owner)
         far = sdf > band
         if far.any():
-            _, outer = cpu.nearest(self._routed, self.arrays.transforms, p_world[far], band)
+            _, outer = cpu.nearest(self.arrays.routed, self.arrays.transforms, p_world[far], band)
             sdf[far], owner[far] = np.minimum(sdf[far], outer), -1
         return sdf, owner
 
@@ -493,13 +411,13 @@ class Composite:
     def distances(self, p_world: Float[np.ndarray, "n 3"], owner: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         """Distances (metres) that given instances say at given world points; no gradients, nothing is checked."""
         p_obj = cpu.to_object(self.arrays.transforms, p_world, owner)
-        sdf = self._assets.batch.sdf(*self._pairs(torch.from_numpy(owner), torch.from_numpy(p_obj)))
+        sdf = self.arrays.assets.batch.sdf(*self._pairs(torch.from_numpy(owner), torch.from_numpy(p_obj)))
         return sdf.numpy() * self.arrays.transforms.scale[owner]
 
     def _pairs(self, owner: Tensor, p_obj: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Asset, point and time of each pair, as `FieldBatch` takes them."""
-        asset = torch.from_numpy(self.arrays.transforms.asset)[owner]
-        return asset, p_obj, torch.from_numpy(self._assets.seconds)[asset]
+        """Field, point and time of each pair, as `FieldBatch` takes them."""
+        field, seconds = torch.from_numpy(self.arrays.field), torch.from_numpy(self.arrays.seconds)
+        return field[owner], p_obj, seconds[owner].nan_to_num()
 
     def _to_object(self, p_world: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         """Points in the frames of their owners, and the owners' scales, with gradients to poses, scales and points."""
@@ -517,14 +435,14 @@ class Composite:
         p_obj, scale = self._to_object(p_world, owner)
         pairs = self._pairs(owner, p_obj)
         if not torch.is_grad_enabled():
-            got, gradient = self._assets.batch.surface(*pairs, geometry=wanted)
+            got, gradient = self.arrays.assets.batch.surface(*pairs, geometry=wanted)
             if not wanted:
                 return got, gradient
             rot = torch.from_numpy(self.arrays.transforms.rot)[owner]
         else:
             if not p_obj.requires_grad:
                 p_obj = p_obj.detach().requires_grad_(True)
-            got, gradient = self._assets.batch.sample(pairs[0], p_obj, pairs[2]), torch.zeros_like(p_obj)
+            got, gradient = self.arrays.assets.batch.sample(pairs[0], p_obj, pairs[2]), torch.zeros_like(p_obj)
             if not wanted:
                 got = got._replace(sdf=torch.zeros_like(got.sdf))
             elif got.sdf.requires_grad:
@@ -534,7 +452,7 @@ class Composite:
 
     def _rgb_along(self, sample: FieldSample, owner: Tensor, d_world: Tensor) -> Float[Tensor, "n 3"]:
         """Colours as seen along directions."""
-        directional = torch.from_numpy(self._assets.batch.directional[self.arrays.transforms.asset])
+        directional = torch.from_numpy(self.arrays.assets.batch.directional[self.arrays.field])
         rows = directional[owner].nonzero()[:, 0]
         if torch.is_grad_enabled():
             rot = self._graph_poses(owner[rows])[0].rotation()
@@ -551,7 +469,7 @@ class Composite:
 
     def _wants_graph(self, rays: Rays) -> bool:
         tensors = [rays.origins, rays.directions, self._poses.quat_wxyz, self._poses.translation, self._scale]
-        tensors += [p for field in self._assets.fields for p in field.parameters()]
+        tensors += [p for field in self.arrays.assets.batch.fields for p in field.parameters()]
         return any(v.requires_grad for v in tensors)
 
     def _attach(self, rays: Rays, t: Tensor, owner: Tensor) -> Tensor:
@@ -570,78 +488,8 @@ class Composite:
         return t.index_put((rows,), t0 - (sample.sdf - sample.sdf.detach()) / slope)
 
 
-class _Instances(Sequence[Instance]):
-    """The instances of a composite, each made from the columns when it is looked at."""
-
-    def __init__(self, scene: Composite) -> None:
-        self._scene = scene
-
-    def __len__(self) -> int:
-        return len(self._scene)
-
-    @overload
-    def __getitem__(self, index: int) -> Instance: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Instance, ...]: ...
-
-    def __getitem__(self, index):  # an int gives an Instance, a slice a tuple of them
-        if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
-        s, i = self._scene, range(len(self))[int(index)]
-        scale = s._scale[i] if s._scale.requires_grad else float(s._scale[i])
-        a = s.arrays
-        return Instance(a.names[i], a.fields[i], s._poses[i], scale, a.times[i], bool(a.lit[i]))
-
-
 _ROUNDING = 8 * 2.0**-24  # of the largest coordinate in a box
 _ROUGHNESS = 2e-4  # of the box diagonal
-
-
-def _stack_scales(scales: Sequence[float | Tensor]) -> Tensor:
-    """As one float64 tensor."""
-    if any(isinstance(s, Tensor) for s in scales):
-        return torch.stack([torch.as_tensor(s, dtype=torch.float64) for s in scales])
-    return torch.tensor(scales, dtype=torch.float64)  # at once: small tensors take memory that is not given back
-
-
-def _without_graph(poses: SE3) -> bool:
-    return not (poses.quat_wxyz.requires_grad or poses.translation.requires_grad)
-
-
-def _stack_poses(poses: Sequence[SE3]) -> SE3:
-    """As one float64 batch (empty for none)."""
-    if not poses:
-        return SE3.identity((0,))
-    return SE3(torch.stack([p.quat_wxyz.double() for p in poses]), torch.stack([p.translation.double() for p in poses]))
-
-
-def _with_rows(all_rows: Tensor, chosen: np.ndarray, rows: Tensor) -> Tensor:
-    """A copy in which ``rows`` stand at ``chosen``; keeps graphs, and in a way that allows many backward passes."""
-    if not (all_rows.requires_grad or rows.requires_grad):
-        copied = all_rows.numpy().copy()  # by numpy: torch's threads cost more than they save here
-        copied[chosen] = rows.numpy()
-        return torch.from_numpy(copied)
-    with torch.enable_grad():
-        parts = list(all_rows.unbind(0))
-        for i, row in zip(chosen.tolist(), rows.unbind(0), strict=True):
-            parts[i] = row
-        return torch.stack(parts)
-
-
-def _coincident(transforms: cpu.InstanceTransforms) -> np.ndarray:
-    """The instances that stand exactly as a lower one of the same asset does."""
-    columns = np.column_stack(
-        [transforms.asset, transforms.scale, transforms.trans, transforms.rot.reshape(len(transforms.rot), 9)]
-    )
-    mixed = np.zeros(len(columns))  # equal for equal rows, seldom for others: so that few rows need be compared whole
-    for k in range(columns.shape[1]):
-        mixed = mixed * 0.618 + columns[:, k]
-    ordered = np.sort(mixed)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    rows = np.flatnonzero(np.isin(mixed, again)) if len(again) else np.zeros(0, dtype=np.int64)
-    _, first = np.unique(columns[rows], axis=0, return_index=True)
-    return np.delete(rows, first)
 
 
 def _check_points(who: str, p_world: Tensor) -> None:
@@ -649,9 +497,3 @@ def _check_points(who: str, p_world: Tensor) -> None:
         raise ValueError(f"{who}: p_world must have shape [n, 3], got {list(p_world.shape)}")
     if not torch.isfinite(p_world).all():
         raise ValueError(f"{who}: p_world must be finite")
-
-
-def ray_arrays(rays: Rays) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    values = (rays.origins, rays.directions, torch.as_tensor(rays.t_min), torch.as_tensor(rays.t_max))
-    o, d, t_min, t_max = (np.ascontiguousarray(v.detach().double().numpy()) for v in values)
-    return o, d, t_min, t_max

@@ -137,7 +137,7 @@ def _world(composite: Composite, samples: dict[int, SurfaceSamples]) -> _World:
     transforms = composite.arrays.transforms
     reach = np.zeros(len(transforms.box_lo))
     reach[list(samples)] = [s.reach for s in samples.values()]
-    return _World(composite.distances, composite.diagonals.numpy(), transforms.scale * reach[transforms.asset])
+    return _World(composite.distances, composite.arrays.diagonals, transforms.scale * reach[transforms.asset])
 
 
 def _depths(

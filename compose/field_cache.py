@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
+
+from torch import Tensor
 
 from objects.field import Field
 
-K = TypeVar("K")
+TIMES = 64  # so many things that hold at one time only are kept
+
 V = TypeVar("V")
 
 
-class FieldCache(Generic[K, V]):
-    """What was computed from fields, for as long as they live and their tensors stay as they are."""
+def versions(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Numbers that change when the tensors are written to."""
+    return tuple(v._version for v in tensors)
+
+
+_Key = tuple[float | None, Hashable]
+
+
+class FieldCache(Generic[V]):
+    """What was computed from fields, for as long as they live and their tensors stay as they are. Of what holds at a time only,
+    the last `TIMES` that were asked for."""
 
     def __init__(self) -> None:
-        self._of: WeakKeyDictionary[Field, dict[K, tuple[tuple[int, ...], V]]] = WeakKeyDictionary()
+        self._of: WeakKeyDictionary[Field, dict[_Key, tuple[tuple[int, ...], V]]] = WeakKeyDictionary()
+        self._recent: dict[tuple[ref[Field], _Key], None] = {}  # oldest first
 
-    def of(self, field: Field, key: K, make: Callable[[], V]) -> V:
-        version = tuple(v._version for v in field.state_dict(keep_vars=True).values())
-        known = self._of.setdefault(field, {})
+    def of(self, field: Field, time: float | None, make: Callable[[], V], kind: Hashable = None) -> V:
+        """What ``make`` gave for this field, time and kind, or gives now."""
+        version = versions(field.state_dict(keep_vars=True).values())
+        known, key = self._of.setdefault(field, {}), (time, kind)
         if key not in known or known[key][0] != version:
             known[key] = (version, make())
-        return known[key][1]
+        found = known[key][1]
+        if time is not None:
+            self._recent.pop((ref(field), key), None)
+            self._recent[ref(field), key] = None
+            if len(self._recent) > TIMES:
+                old, old_key = next(iter(self._recent))
+                del self._recent[old, old_key]
+                if (old_field := old()) is not None:
+                    self._of[old_field].pop(old_key, None)
+        return found
 
-    def replace(self, field: Field, key: K, value: V) -> None:
-        """Puts an equal value in the place of a known one."""
-        self._of[field][key] = (self._of[field][key][0], value)
+    def exchange(self, field: Field, time: float | None, kind: Hashable, old: V, new: V) -> None:
+        """Puts an equal value in the place of ``old``, if that is still what is known."""
+        version, value = self._of.get(field, {}).get((time, kind), ((), None))
+        if value is old:
+            self._of[field][time, kind] = (version, new)

@@ -61,7 +61,7 @@ def surface_samples(field: Field, time: float | None) -> SurfaceSamples:
     return _CACHE.of(field, time, lambda: _sampled(field, time))
 
 
-_CACHE: FieldCache[float | None, SurfaceSamples] = FieldCache()
+_CACHE: FieldCache[SurfaceSamples] = FieldCache()
 
 
 def _sampled(field: Field, time: float | None) -> SurfaceSamples:

@@ -43,6 +43,7 @@ from compose.cpu.distances import (
 )
 from compose.cpu.pieces import octree
 from compose.field_cache import FieldCache
+from compose.growing import Growing
 from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
@@ -112,11 +113,26 @@ class SceneSurfaces:
     What is answered doesn't depend on what was asked before: a search that meets an unknown surface is done again.
     """
 
-    def __init__(self, wanted: Sequence[tuple[Field, float | None]]) -> None:
-        """Of fields at times."""
-        self._wanted, self._lock = list(wanted), threading.Lock()
-        self._known = _nothing_known(len(self._wanted))
-        self._used = dict.fromkeys(_ROWS, 0)  # rows of each array; there is room for more
+    def __init__(self, wanted: Sequence[tuple[Field, float | None]], like: SceneSurfaces | None = None) -> None:
+        """Of fields at times; what ``like`` knows of them is shared."""
+        self._wanted, self._known = list(wanted), _nothing_known(len(wanted))
+        self._lock, self._rows = threading.Lock(), {name: Growing(getattr(self._known, name)) for name in _ROWS}
+        if like is None:
+            return
+        number = {asset: a for a, asset in enumerate(like._wanted)}
+        pairs = [(a, number[asset]) for a, asset in enumerate(self._wanted) if asset in number]
+        mine, theirs = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        with like._lock:
+            old = like._known
+            if 2 * old.triangles[theirs].sum() < len(like._rows["corner"].array):  # let go of what is gone
+                return
+            self._lock, self._rows = like._lock, like._rows
+            known = {name: getattr(old, name) for name in _ROWS}
+            for name in set(Surfaces._fields) - known.keys():
+                column = getattr(self._known, name).copy()
+                column[mine] = getattr(old, name)[theirs]
+                known[name] = column
+        self._known = Surfaces(**known)
 
     def nearest(self, tree: Bvh, transforms: InstanceTransforms, points: np.ndarray) -> tuple[np.ndarray, ...]:
         """`nearest_surfaces` at points ``[n, 3]`` (world).
@@ -140,15 +156,10 @@ class SceneSurfaces:
     def _with(self, a: int, surface: AssetSurface) -> Surfaces:
         known, changed = self._known, {}
         for name, at in _ROWS.items():
-            rows, used, new = getattr(known, name), self._used[name], getattr(surface, name)
-            if used + len(new) > len(rows):
-                more = np.empty((max(2 * len(rows), used + len(new)), *rows.shape[1:]), rows.dtype)
-                more[:used] = rows[:used]
-                changed[name] = rows = more
-            rows[used : used + len(new)] = new
-            self._used[name] = used + len(new)
+            first = self._rows[name].append(getattr(surface, name))
+            changed[name] = self._rows[name].array
             if at:
-                changed[at] = _with_value(getattr(known, at), a, used)
+                changed[at] = _with_value(getattr(known, at), a, first)
         for name in ("centre", "half", "slack", "solid"):
             changed[name] = _with_value(getattr(known, name), a, getattr(surface, name))
         changed["triangles"] = _with_value(known.triangles, a, len(surface.corner))
@@ -197,7 +208,7 @@ def surface_of(field: Field, time: float | None = None) -> AssetSurface:
     return _CACHE.of(field, time, lambda: _stored_or_built(field, time))
 
 
-_CACHE: FieldCache[float | None, AssetSurface] = FieldCache()
+_CACHE: FieldCache[AssetSurface] = FieldCache()
 
 
 def _stored_or_built(field: Field, time: float | None) -> AssetSurface:

@@ -150,7 +150,6 @@ KNOWN_PRIVATE: dict[str, str] = {
     "compose/field_cache.py": "_version",
 }
 KNOWN_LARGE: dict[str, str] = {
-    "compose/composite.py": "file",
 }
 # What named tuples and `os` offer under such names is public.
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}

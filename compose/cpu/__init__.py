@@ -2,7 +2,7 @@
 
 A composite holds instances as arrays and asks these functions; another device is another folder with the same ones.
 
-- `place` poses to rotations and world boxes; `build` and `refit` the tree over them (top-level acceleration structure).
+- `place` poses to rotations and world boxes; `build`, `refit` and `edit` the tree over them (top-level acceleration structure).
 - `nearest`, `within` instances whose boxes are near points; `to_object` points in the frames of instances; `closest` true
   distances to surfaces.
 - `trace`, `occluded` rays through the tree and the cells of each asset (bottom-level acceleration structure).
@@ -12,7 +12,7 @@ A composite holds instances as arrays and asks these functions; another device i
 Arrays are numpy's. Types of the same names say what each function reads.
 """
 
-from compose.cpu.bvh import EMPTY, Bvh, build, node_count, refit
+from compose.cpu.bvh import EMPTY, Bvh, build, edit, node_count, refit
 from compose.cpu.contacts import SurfacePoints, box_pairs, count_near, points_near
 from compose.cpu.distances import Surfaces
 from compose.cpu.distances import nearest_surfaces as closest
@@ -42,6 +42,7 @@ __all__ = [
     "build",
     "closest",
     "count_near",
+    "edit",
     "nearest",
     "node_count",
     "occluded",

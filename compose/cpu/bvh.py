@@ -56,6 +56,44 @@ def refit(tree: Bvh, instances: np.ndarray, lo: np.ndarray, hi: np.ndarray, node
     return tree._replace(lo=nodes[0], hi=nodes[1])
 
 
+def edit(
+    tree: Bvh,
+    source: np.ndarray,
+    changed: np.ndarray,
+    lo: np.ndarray,
+    hi: np.ndarray,
+    nodes: np.ndarray | None = None,
+) -> Bvh | None:
+    """The tree of an edited scene; the old one stays as it is.
+
+    Args:
+        source: ``[m]``, which instance of the old scene each one was, -1 for new ones.
+        changed: ``[k]``, those with other boxes, new ones among them; ascending.
+        lo, hi: ``[k, 3]``, these boxes.
+        nodes: A copy of the tree's boxes ``[2, k, 3]``, which is then changed and used.
+
+    Returns:
+        None where it has no room: build another.
+    """
+    old = np.flatnonzero(source >= 0)
+    number = np.full(len(tree.leaf_of), EMPTY)
+    number[source[old]] = old
+    nodes = np.stack([tree.lo, tree.hi]) if nodes is None else nodes
+    made = Bvh(nodes[0], nodes[1], tree.instance.copy(), np.zeros(len(source), dtype=np.int64))
+    leaf = made.instance >= 0
+    made.instance[leaf] = number[made.instance[leaf]]
+    made.leaf_of[old] = tree.leaf_of[source[old]]
+    free = tree.leaf_of[number == EMPTY]
+    made.lo[free], made.hi[free] = np.inf, -np.inf
+    _refit_paths(made.lo, made.hi, free)
+    stay = source[changed] >= 0
+    leaves = made.leaf_of[changed[stay]]
+    made.lo[leaves], made.hi[leaves] = lo[stay], hi[stay]
+    _refit_paths(made.lo, made.hi, leaves)
+    fits = _insert_all(made, changed[~stay], lo[~stay], hi[~stay])
+    return made if fits else None
+
+
 def node_count(m: int) -> int:
     """Nodes of the tree of ``m`` instances, empty slots and the unused number 0 counted."""
     return 2 << max(m - 1, 0).bit_length()
@@ -96,6 +134,70 @@ def _refit_paths(node_lo, node_hi, leaves):
                 node_lo[node, a] = min(node_lo[2 * node, a], node_lo[2 * node + 1, a])
                 node_hi[node, a] = max(node_hi[2 * node, a], node_hi[2 * node + 1, a])
             node >>= 1
+
+
+@numba.njit(cache=True)
+def _insert_all(tree, instances, lo, hi):
+    """Gives each of ``instances [k]`` a leaf; whether there was room for all."""
+    for k in range(len(instances)):
+        node = _best_place(tree, lo[k], hi[k])
+        if node < 0:
+            return False
+        there = tree.instance[node]
+        if there >= 0:  # a leaf becomes the parent of what it held and of the new one
+            for a in range(3):
+                tree.lo[2 * node, a], tree.hi[2 * node, a] = tree.lo[node, a], tree.hi[node, a]
+            tree.instance[2 * node], tree.leaf_of[there], tree.instance[node] = there, 2 * node, INNER
+            node = 2 * node + 1
+        tree.lo[node], tree.hi[node] = lo[k], hi[k]
+        tree.instance[node], tree.leaf_of[instances[k]] = instances[k], node
+        while node > 1:
+            node >>= 1
+            for a in range(3):
+                tree.lo[node, a], tree.hi[node, a] = min(tree.lo[node, a], lo[k, a]), max(tree.hi[node, a], hi[k, a])
+    return True
+
+
+@numba.njit(cache=True)
+def _best_place(tree, lo, hi):
+    """The empty slot, or the leaf that can be split, where a box makes the nodes above grow least (sums of edges, by branch and
+    bound); -1 for none."""
+    stack, grown = np.empty(STACK, dtype=np.int64), np.empty(STACK)
+    stack[0], grown[0], top = 1, 0.0, 1
+    best, place = np.inf, -1
+    while top > 0:
+        top -= 1
+        node, above = stack[top], grown[top]
+        if above >= best:
+            continue
+        there = tree.instance[node]
+        if there == EMPTY:
+            best, place = above, node
+            continue
+        own, joined = 0.0, 0.0
+        for a in range(3):
+            own += max(tree.hi[node, a] - tree.lo[node, a], 0.0)
+            joined += max(tree.hi[node, a], hi[a]) - min(tree.lo[node, a], lo[a])
+        if there != INNER:  # a node more, around both
+            if 2 * node + 1 < len(tree.instance) and above + joined < best:
+                best, place = above + joined, node
+            continue
+        near, far = 2 * node, 2 * node + 1
+        if _gap(tree, far, lo, hi) < _gap(tree, near, lo, hi):
+            near, far = far, near
+        for child in (far, near):
+            stack[top], grown[top] = child, above + joined - own
+            top += 1
+    return place
+
+
+@lean
+def _gap(tree, node, lo, hi):
+    """How far apart the middles of a node and of a box are, in sums of edges; inf for an empty node."""
+    total = 0.0
+    for a in range(3):
+        total += abs(tree.lo[node, a] + tree.hi[node, a] - lo[a] - hi[a])
+    return total if total == total else np.inf
 
 
 @lean

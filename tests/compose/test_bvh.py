@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from compose.cpu import InstanceTransforms, build, nearest, refit, within
+from compose.cpu import InstanceTransforms, build, edit, nearest, refit, within
 from compose.cpu.bvh import EMPTY, INNER, box_distance2, box_span, inverse
 
 
@@ -147,3 +147,41 @@ def test_box_span_cuts_a_ray_at_the_faces_and_at_its_limits():
     for miss in ([-1.0, 3.0, 1.0, 1.0, 0.0, 0.0], [2.0, 1.0, 1.0, 1.0, 0.0, 0.0], [-1.0, -1.5, 0, 0.6, 0.8, 0]):
         enter, leave = span(*miss, 0.0, np.inf)
         assert (enter <= leave) == (miss[3] == 0.6)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 8, 9, 100])
+def test_an_edited_tree_answers_as_a_rebuilt_one_and_leaves_the_old_alone(m):
+    rng = np.random.default_rng(m)
+    lo, hi = _boxes(m)
+    tree, inserted, full = build(lo, hi), 0, 0
+    for step in range(60):
+        keep = np.flatnonzero(rng.random(len(lo)) > 0.1)
+        come = int(rng.integers(0, 3))
+        new = np.sort(rng.permutation(len(keep) + come)[:come])
+        source = np.insert(keep, new - np.arange(come), -1)
+        changed = np.flatnonzero((source < 0) | (rng.random(len(source)) < 0.1))
+        after_lo, after_hi = (np.concatenate([v, np.zeros((1, 3))])[source] for v in (lo, hi))
+        after_lo[changed], after_hi[changed] = (v[: len(changed)] for v in _boxes(len(changed) + 1, seed=step))
+        before = [v.copy() for v in tree]
+        edited = edit(tree, source, changed, after_lo[changed], after_hi[changed])
+        assert all(np.array_equal(a, b) for a, b in zip(tree, before, strict=True))
+        lo, hi, inserted = after_lo, after_hi, inserted + come
+        if edited is None:
+            full += 1
+            edited = build(lo, hi)
+        tree = edited
+        assert sorted(tree.instance[tree.instance >= 0]) == list(range(len(lo)))
+        assert np.array_equal(tree.instance[tree.leaf_of], np.arange(len(lo)))
+        assert np.array_equal(tree.lo[tree.leaf_of], lo) and np.array_equal(tree.hi[tree.leaf_of], hi)
+        for node in np.flatnonzero(tree.instance == INNER):
+            assert np.array_equal(tree.lo[node], tree.lo[[2 * node, 2 * node + 1]].min(0))
+            assert np.array_equal(tree.hi[node], tree.hi[[2 * node, 2 * node + 1]].max(0))
+        points, transforms = rng.uniform(-4, 4, (50, 3)), _unturned(lo, hi)
+        rebuilt = build(lo, hi)
+        for query in (
+            lambda tree: nearest(tree, transforms, points, 0.0),  # noqa: B023
+            lambda tree: within(tree, transforms, points, np.full(50, 1.0)),  # noqa: B023
+        ):
+            for a, b in zip(query(tree), query(rebuilt), strict=True):
+                assert np.array_equal(a, b)
+    assert full < 0.5 * inserted or m < 3
