@@ -24,9 +24,9 @@ from compose.batch import FieldBatch
 from compose.reference import in_double, query_reference, trace_reference
 from compose.segments import segment_reduce, torch_scatter_available
 from objects import SE3, Aabb, SirenField
-from objects.field import Field
+from objects.field import Field, Union
+from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Placed, Union
 from rendering import Camera
 
 COUNTS = (1, 10, 100, 1000)

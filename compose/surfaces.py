@@ -45,13 +45,13 @@ from compose.cpu.pieces import octree
 from compose.field_cache import FieldCache
 from compose.growing import Growing
 from objects.cache import cache_folder, content_key
-from objects.field import Field
+from objects.field import Difference, Field, Intersection, Union
 from objects.files import FieldFileError, field_hash, storable, write_atomically
 from objects.meshing import zero_set
+from objects.placed import Placed
 from objects.pose import rotation_from_quat
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.progress import Bar
-from objects.setops import Difference, Intersection, Placed, Union
 
 TOLERANCE = 1e-3  # of the box diagonal: what `Composite.closest` states for fields that aren't exact
 

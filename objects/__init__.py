@@ -9,15 +9,15 @@ import objects.environment  # noqa: F401  (before torch and numba)  # isort: ski
 
 if TYPE_CHECKING:
     from objects.aabb import Aabb
-    from objects.field import Field, FieldSample
+    from objects.field import Difference, Field, FieldSample, Intersection, Union
     from objects.files import FieldFileError, load_field, save_field
     from objects.fitting import fit_mesh, fit_meshes
     from objects.mesh_files import MeshError
     from objects.mesh_samples import FitConfig
+    from objects.placed import Placed
     from objects.points import PointsConfig, fit_points
     from objects.pose import SE3
     from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-    from objects.setops import Difference, Intersection, Placed, Union
     from objects.siren import SirenField
     from objects.training import FitError, FitResult, TrainConfig, fit
 
@@ -53,16 +53,16 @@ __all__ = [
 
 # Everything comes with the first name that needs it: torch takes a second to load, libraries for meshes another.
 _HOME = {
-    **dict.fromkeys(("Field", "FieldSample"), "field"),
+    **dict.fromkeys(("Difference", "Field", "FieldSample", "Intersection", "Union"), "field"),
     **dict.fromkeys(("FieldFileError", "load_field", "save_field"), "files"),
     **dict.fromkeys(("Box", "Capsule", "Cylinder", "Sphere", "Torus"), "primitives"),
-    **dict.fromkeys(("Difference", "Intersection", "Placed", "Union"), "setops"),
     **dict.fromkeys(("fit_mesh", "fit_meshes"), "fitting"),
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
     "Aabb": "aabb",
     "FitConfig": "mesh_samples",
     "MeshError": "mesh_files",
+    "Placed": "placed",
     "SE3": "pose",
     "SirenField": "siren",
 }

@@ -7,9 +7,9 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from objects.field import FEATURE, TINT, TINT_WIDTH, Field, channel_fault
+from objects.field import FEATURE, TINT, TINT_WIDTH, Difference, Field, Intersection, Union, channel_fault
+from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Difference, Intersection, Placed, Union
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.siren_layout import NetworkConfig
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from jaxtyping import Float, Int
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from objects.field import Field
+if TYPE_CHECKING:
+    from objects.field import Field
 
 # Longest extent over wanted deviation.
 _DEFAULT_PARTS = 2000.0

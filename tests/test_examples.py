@@ -13,7 +13,7 @@ from compose import Composite, Instance
 from examples.small_objects import SMALL, find_things, learn_each, learn_things, read_thing
 from examples.stand import Exhibit, build, lift_out
 from objects import SE3, Aabb, Cylinder, SirenField, Torus, load_field
-from objects.setops import Placed
+from objects.placed import Placed
 from rendering import Camera, load_png, render
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,9 @@ import torch
 
 from compose import Composite, Instance, Rays
 from objects import SE3, Aabb, SirenField
+from objects.field import Union
+from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Placed, Union
 
 
 @contextlib.contextmanager

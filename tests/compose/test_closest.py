@@ -9,8 +9,8 @@ from compose import Composite, Instance, surfaces
 from compose.reference import closest_reference, in_double
 from compose.surfaces import TOLERANCE, surface_of
 from objects import SE3
+from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Placed
 
 
 def _points(instances, n, seed):

@@ -14,8 +14,8 @@ from compose.surface_points import joined_points, surface_points, surface_sample
 from objects import SE3
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample
+from objects.placed import Placed
 from objects.primitives import Box, Cylinder, Sphere, Torus
-from objects.setops import Placed
 
 BALL, CUBE = Sphere(1.0), Box([1.0, 1.0, 1.0])
 TURN = SE3.from_axis_angle([0.3, -1.0, 0.5], 1.1)

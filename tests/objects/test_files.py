@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from objects import files
 from objects.aabb import Aabb
-from objects.field import Field, FieldSample, structure
+from objects.field import Difference, Field, FieldSample, Intersection, Union, structure
 from objects.field_tree import KINDS
 from objects.files import FieldFileError, field_hash, is_unread, load_field, load_lazily, save_field, storable
+from objects.placed import Placed
 from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
-from objects.setops import Difference, Intersection, Placed, Union
 from objects.siren import SirenField
 
 POSE = SE3.exp(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))

@@ -7,11 +7,11 @@ from scipy.spatial import KDTree
 from trimesh.visual import ColorVisuals
 
 from objects.aabb import Aabb
-from objects.field import Field, FieldSample
+from objects.field import Difference, Field, FieldSample, Union
 from objects.meshing import sample_grid
+from objects.placed import Placed
 from objects.pose import SE3
 from objects.primitives import Box, Sphere, Torus
-from objects.setops import Difference, Placed, Union
 from objects.siren import SirenField
 
 

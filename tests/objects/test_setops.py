@@ -7,10 +7,10 @@ import torch
 from torch.func import functional_call, stack_module_state, vmap
 
 from objects.aabb import Aabb
-from objects.field import structure
+from objects.field import Difference, Intersection, Union, structure
+from objects.placed import Placed
 from objects.pose import SE3
 from objects.primitives import Box, Sphere, Torus
-from objects.setops import Difference, Intersection, Placed, Union
 from objects.siren import SirenField
 
 POSE = SE3.exp(torch.tensor([0.4, -0.2, 0.1, 0.5, -0.8, 0.3], dtype=torch.float64))

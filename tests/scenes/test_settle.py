@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from objects import Aabb, Box, Capsule, Sphere, Torus
-from objects.setops import Placed
+from objects.placed import Placed
 from objects.siren import SirenField
 from scenes import SceneGraph
 from scenes.script import run_script
