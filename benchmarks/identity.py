@@ -105,7 +105,7 @@ def sphere_tracing_steps(scene: Composite, rays: Rays) -> int:
         while len(active):
             steps += len(active)
             bar.update(len(active))
-            sdf = torch.from_numpy(scene._nearest(rays.at(t)[active].numpy(), np.inf)[0])
+            sdf = scene.query(rays.at(t)[active]).sdf
             t[active] += sdf
             active = active[(sdf > near) & (t[active] < leave[active])]
     return steps
