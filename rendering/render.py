@@ -119,7 +119,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """What ``n`` rays see; ``color`` is shaded RGB on the background: linear, or sRGB in a `_View` that needs no linear light."""
+    """What ``n`` rays see; ``color`` is shaded RGB on the background: linear, or sRGB where `_Renderer` needs none."""
 
     color: Float[Tensor, "n 3"]
     depth: Float[Tensor, "n"]
@@ -173,7 +173,7 @@ def render(
             raise ValueError(f"render: lights must be Light objects, got {type(light).__name__}")
     if config.certify:
         composite = composite.certified()
-    view = _View(composite, camera, tuple(lights), config)
+    view = _Renderer(composite, camera, tuple(lights), config)
     n_pixels = camera.width * camera.height
     rgb, normal = torch.empty(n_pixels, 3), torch.empty(n_pixels, 3)
     depth, alpha, observed = torch.empty(n_pixels), torch.empty(n_pixels), torch.empty(n_pixels)
@@ -231,7 +231,7 @@ def _is_color(color: Rgb) -> bool:
         return False
 
 
-class _View:
+class _Renderer:
     """What is the same for all rays of one picture."""
 
     def __init__(self, composite: Composite, camera: Camera, lights: tuple[Light, ...], config: RenderConfig) -> None:

@@ -24,11 +24,11 @@ from scenes import edits, poses, questions
 from scenes.history import Change, Checkpoint, History
 from scenes.node import ROOT, Node, camera_in_world, light_in_world, quoted, word_set
 from scenes.node_view import NodeView
-from scenes.questions import Closest, Gap, OverlapPair, Seen
+from scenes.questions import Closest, Gap, OverlapPair, RayHit
 from scenes.records import Records
+from scenes.scene_view import SceneView
 from scenes.timeline import Timeline
 from scenes.track import Track, Vec, number, vector
-from scenes.view import View
 
 Point = Sequence[float]  # x, y, z
 
@@ -48,7 +48,7 @@ class SceneGraph:
     def __init__(self) -> None:
         self._records = Records()
         self._timeline = Timeline(self._records)
-        self._view = View(self._timeline)
+        self._view = SceneView(self._timeline)
         self._history = History(self._records)
 
     # -- what is there -------------------------------------------------------------------------------------------------
@@ -168,11 +168,11 @@ class SceneGraph:
 
     def cast(
         self, origins: Float[Tensor, "n 3"] | Sequence[Point], directions: Any, time: float = 0.0
-    ) -> list[Seen | None]:
+    ) -> list[RayHit | None]:
         """What each ray meets first; None for nothing. Directions may have any length but zero."""
         return questions.cast(self.at(time), origins, directions)
 
-    def pick(self, camera: Camera, u: float, v: float, time: float = 0.0) -> Seen | None:
+    def pick(self, camera: Camera, u: float, v: float, time: float = 0.0) -> RayHit | None:
         """What is seen at image point ``(u, v)`` (pixels, the first pixel's centre is 0.5, 0.5) of a camera; None for nothing."""
         return questions.pick(self.at(time), camera, u, v)
 

@@ -27,7 +27,7 @@ class Closest(NamedTuple):
     point: Float[Tensor, "n 3"]
 
 
-class Seen(NamedTuple):
+class RayHit(NamedTuple):
     """What a ray meets first: whose it is, where (world, metres), how far along the ray, and the surface's normal and colour."""
 
     path: str
@@ -76,7 +76,7 @@ def closest(scene: Composite, points: Float[Tensor, "n 3"] | Sequence[Any]) -> C
     return Closest(found.sdf, found.gradient, paths, found.point)
 
 
-def cast(scene: Composite, origins: Any, directions: Any) -> list[Seen | None]:
+def cast(scene: Composite, origins: Any, directions: Any) -> list[RayHit | None]:
     o = torch.as_tensor(origins, dtype=torch.float64)
     d = torch.as_tensor(directions, dtype=torch.float64)
     if o.dim() != 2 or o.shape != d.shape or o.shape[1] != 3:
@@ -87,22 +87,22 @@ def cast(scene: Composite, origins: Any, directions: Any) -> list[Seen | None]:
     return _seen(scene, Rays(o, d / length))
 
 
-def pick(scene: Composite, camera: Camera, u: float, v: float) -> Seen | None:
+def pick(scene: Composite, camera: Camera, u: float, v: float) -> RayHit | None:
     uv = torch.tensor([vector((u, v, 0.0), "pick")[:2]], dtype=torch.float64)
     return _seen(scene, camera.rays(uv))[0]
 
 
 @torch.no_grad()
-def _seen(scene: Composite, rays: Rays) -> list[Seen | None]:
+def _seen(scene: Composite, rays: Rays) -> list[RayHit | None]:
     hits = scene.trace(rays)
     rows = (hits.owner >= 0).nonzero()[:, 0]
-    found: list[Seen | None] = [None] * len(rays)
+    found: list[RayHit | None] = [None] * len(rays)
     if len(rows):
         points = rays.at(torch.where(hits.owner >= 0, hits.t, 0.0))[rows]
         surface = scene.evaluate(points, hits.owner[rows])
         columns = (rows, hits.owner[rows], points, hits.t[rows], surface.normal, surface.rgb)
         for row, i, point, t, normal, rgb in zip(*(c.tolist() for c in columns), strict=True):
-            found[row] = Seen(scene.arrays.names[i], tuple(point), t, tuple(normal), tuple(rgb))
+            found[row] = RayHit(scene.arrays.names[i], tuple(point), t, tuple(normal), tuple(rgb))
     return found
 
 

@@ -193,7 +193,7 @@ def too_large(source: str) -> set[str]:
         for child in ast.iter_child_nodes(node):
             name = inside
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
-                if any(re.search(r"\b(numba|lean|intrinsic)\b", ast.unparse(d)) for d in child.decorator_list):
+                if any(re.search(r"\b(numba|inlined|intrinsic)\b", ast.unparse(d)) for d in child.decorator_list):
                     continue
                 name = f"{inside}.{child.name}".lstrip(".")
             if isinstance(child, ast.FunctionDef):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from compose.cpu.lean import lean
+from compose.cpu.inlined import inlined
 
 EMPTY, INNER = -2, -1  # values of `Bvh.instance` other than an instance
 STACK = 64  # at least twice the depth of the deepest tree
@@ -191,7 +191,7 @@ def _best_place(tree, lo, hi):
     return place
 
 
-@lean
+@inlined
 def _gap(tree, node, lo, hi):
     """How far apart the middles of a node and of a box are, in sums of edges; inf for an empty node."""
     total = 0.0
@@ -200,7 +200,7 @@ def _gap(tree, node, lo, hi):
     return total if total == total else np.inf
 
 
-@lean
+@inlined
 def box_distance2(lo, hi, k, x, y, z):
     """Squared distance of a point to box ``k`` of ``lo, hi [n, 3]``; 0 inside, inf for an inverted (empty) box."""
     dx = max(lo[k, 0] - x, 0.0, x - hi[k, 0])
@@ -209,13 +209,13 @@ def box_distance2(lo, hi, k, x, y, z):
     return dx * dx + dy * dy + dz * dz
 
 
-@lean
+@inlined
 def inverse(d):
     """``1 / d``; huge instead of infinite, so that no product with it is NaN."""
     return 1.0 / d if abs(d) > 1e-300 else 1e300
 
 
-@lean
+@inlined
 def box_span(lo, hi, k, ox, oy, oz, ix, iy, iz, t_min, t_max):
     """Where a ray with inverse directions ``ix, iy, iz`` is inside box ``k`` of ``lo, hi [n, 3]``: ``(enter, leave)``,
     ``enter > leave`` for a miss."""

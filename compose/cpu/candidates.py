@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from compose.cpu.bvh import EMPTY, INNER, box_span, inverse
+from compose.cpu.inlined import inlined
 from compose.cpu.kernels import to_object, turn_to_object
-from compose.cpu.lean import lean
 from compose.cpu.march import march, put, row_of
 
 
-@lean
+@inlined
 def _node_enter(tree, node, ox, oy, oz, ix, iy, iz, t_min, t_max):
     """Where a ray enters a node's box, inf for a miss. Boxes are a hair wider than exact, far more than products with inverses
     are off."""
@@ -21,7 +21,7 @@ def _node_enter(tree, node, ox, oy, oz, ix, iy, iz, t_min, t_max):
     return enter if enter <= leave else np.inf
 
 
-@lean
+@inlined
 def _try(scene, query, ray, i, certain_t, found, k, count):
     """The candidates of one instance; returns the end of a certain one, or inf."""
     transforms, a = scene.transforms, scene.transforms.asset[i]
@@ -40,7 +40,7 @@ def _try(scene, query, ray, i, certain_t, found, k, count):
     )
 
 
-@lean
+@inlined
 def candidates_of_ray(scene, query, ray, found, k, count, stay, n_leaves):
     """Candidates of a ray up to the end of its first certain one, nearest boxes first, into row ``k``. Returns whether the ray is
     known to be blocked (``any_hit`` only).
@@ -96,7 +96,7 @@ def candidates_of_ray(scene, query, ray, found, k, count, stay, n_leaves):
             return True
 
 
-@lean
+@inlined
 def leaves_of_packet(tree, query, first, last, stack, leaves, leaf_t, bounds):
     """Leaves that any of the rays ``first`` up to before ``last`` may meet, sorted; -1 where there are too many to be worth it.
 
@@ -165,7 +165,7 @@ def leaves_of_packet(tree, query, first, last, stack, leaves, leaf_t, bounds):
     return n
 
 
-@lean
+@inlined
 def sort_and_part(scene, candidates, k, n, rest, ray, n_rest, certain_t):
     """Sorts row ``k`` by where its candidates begin; those of assets without packed networks go to ``rest``. Returns how
     many stay."""

@@ -12,8 +12,8 @@ import numba
 import numpy as np
 
 from compose.cpu.bvh import EMPTY, INNER, STACK, box_distance2
+from compose.cpu.inlined import inlined
 from compose.cpu.kernels import instance_box_distance, to_object
-from compose.cpu.lean import lean
 from compose.cpu.pieces import ABOUT, OFF, ROOTS, distance_said
 
 _POINTS = 64  # that a thread takes at a time
@@ -42,7 +42,7 @@ class Surfaces(NamedTuple):
 
 
 @numba.njit(cache=True, parallel=True)
-def nearest_surfaces(tree, stand, surfaces, points):
+def nearest_surfaces(tree, transforms, surfaces, points):
     """For each of ``points [n, 3]`` (world) the signed distance to the nearest surface of any instance, by branch and bound.
 
     Inside of solids it is minus the distance to the surface of that in which the point lies deepest. Equal distances go to the
@@ -59,12 +59,14 @@ def nearest_surfaces(tree, stand, surfaces, points):
         stack, stack_d2 = np.empty((2, STACK), dtype=np.int64), np.empty((2, STACK))
         for k in range(block * _POINTS, min(n, (block + 1) * _POINTS)):
             x, y, z = points[k, 0], points[k, 1], points[k, 2]
-            sdf[k], owner[k], q, g = _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2)
+            sdf[k], owner[k], q, g = _nearest_surface(tree, transforms, surfaces, x, y, z, stack, stack_d2)
             i = owner[k]
             if i >= 0:
                 for r in range(3):
-                    rot = stand.rot[i, r]
-                    foot[k, r] = stand.scale[i] * (rot[0] * q[0] + rot[1] * q[1] + rot[2] * q[2]) + stand.trans[i, r]
+                    rot = transforms.rot[i, r]
+                    foot[k, r] = (
+                        transforms.scale[i] * (rot[0] * q[0] + rot[1] * q[1] + rot[2] * q[2]) + transforms.trans[i, r]
+                    )
                     gradient[k, r] = rot[0] * g[0] + rot[1] * g[1] + rot[2] * g[2]
     return sdf, owner, foot, gradient
 
@@ -89,8 +91,8 @@ def distances_to_one(surfaces, points):
     return out
 
 
-@lean
-def _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2):
+@inlined
+def _nearest_surface(tree, transforms, surfaces, x, y, z, stack, stack_d2):
     """Signed distance, owner (see `nearest_surfaces`), and in the owner's frame the nearest point and the gradient."""
     nodes, nodes_d2 = stack[0], stack_d2[0]
     nodes[0], nodes_d2[0], top = 1, box_distance2(tree.lo, tree.hi, 1, x, y, z), 1
@@ -113,22 +115,24 @@ def _nearest_surface(tree, stand, surfaces, x, y, z, stack, stack_d2):
             nodes[top + 1], nodes_d2[top + 1] = near, d_near
             top += 2
             continue
-        away = instance_box_distance(stand, i, x, y, z)
+        away = instance_box_distance(transforms, i, x, y, z)
         if away > max(best, 0.0):
             continue
-        if surfaces.solid[stand.asset[i], 0] == UNKNOWN:
-            return np.inf, -2 - stand.asset[i], q, g
+        if surfaces.solid[transforms.asset[i], 0] == UNKNOWN:
+            return np.inf, -2 - transforms.asset[i], q, g
         # In its box it may hold the point, and deeper than anything so far: then its surface must be found wherever it is.
-        reach = np.inf if away == 0.0 else best / stand.scale[i]
-        px, py, pz = to_object(stand, i, x, y, z)
-        distance, found_q, found_g = _asset_surface(surfaces, stand.asset[i], px, py, pz, reach, stack[1], stack_d2[1])
-        distance *= stand.scale[i]
+        reach = np.inf if away == 0.0 else best / transforms.scale[i]
+        px, py, pz = to_object(transforms, i, x, y, z)
+        distance, found_q, found_g = _asset_surface(
+            surfaces, transforms.asset[i], px, py, pz, reach, stack[1], stack_d2[1]
+        )
+        distance *= transforms.scale[i]
         if distance < best or (distance == best and distance < np.inf and i < owner):
             best, owner, q, g = distance, i, found_q, found_g
     return best, owner, q, g
 
 
-@lean
+@inlined
 def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
     """Signed distance (object units; inf if it is not within ``reach``), nearest point and gradient of an asset."""
     solid = s.solid[a]
@@ -183,7 +187,7 @@ def _asset_surface(s, a, x, y, z, reach, stack, stack_d2):
 # -- the octree --------------------------------------------------------------------------------------------------------
 
 
-@lean
+@inlined
 def _cell(s, a, x, y, z):
     """The cell of the octree that a point lies in: its code (-1 beyond the cube; see `compose.cpu.pieces.octree`), where in it, in
     -1..1, and half its edge."""
@@ -203,14 +207,14 @@ def _cell(s, a, x, y, z):
     return -1 - at, 2.0 * u - 1.0, 2.0 * v - 1.0, 2.0 * w - 1.0, half
 
 
-@lean
+@inlined
 def _polynomial(piece, row, u, v, w):
     """Distance in half edges of the cell."""
     c = piece[row]
     return c[0] + (c[1] + c[4] * u + c[7] * v + c[8] * w) * u + (c[2] + c[5] * v + c[9] * w) * v + (c[3] + c[6] * w) * w
 
 
-@lean
+@inlined
 def _piecewise(piece, row, number, greatest, u, v, w):
     """Distance (in half edges of the cell) and unit gradient of the least or greatest polynomial."""
     best, which = _polynomial(piece, row, u, v, w), row
@@ -229,7 +233,7 @@ def _piecewise(piece, row, number, greatest, u, v, w):
 # -- triangles ---------------------------------------------------------------------------------------------------------
 
 
-@lean
+@inlined
 def _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2):
     """Squared distance, row, part (face, edge, corner) and nearest point of the nearest triangle closer than ``reach``, up to
     the asset's ``slack``; row -1 for none."""
@@ -268,7 +272,7 @@ def _nearest_triangle(s, a, x, y, z, reach, stack, stack_d2):
     return best2, row, part, qx, qy, qz
 
 
-@lean
+@inlined
 def _node_distance2(node, k, x, y, z):
     c = node[k]
     u = max(abs(c[0] * x + c[1] * y + c[2] * z - c[9]) - c[12], 0.0)
@@ -311,7 +315,7 @@ def _extents(corner, first, behind, node):
             row[12 + a] += 1e-6 * (abs(lo) + abs(hi))  # more than what float32 rounds off
 
 
-@lean
+@inlined
 def _triangle(corner, k, x, y, z):
     """Squared distance of a point to triangle ``k``, which part of it is nearest, and where."""
     ax, ay, az = np.float64(corner[k, 0]), np.float64(corner[k, 1]), np.float64(corner[k, 2])
@@ -346,7 +350,7 @@ def _triangle(corner, k, x, y, z):
 # -- exact solids ------------------------------------------------------------------------------------------------------
 
 
-@lean
+@inlined
 def _solid(kind, s0, s1, s2, s3, x, y, z):
     """Distance of an exact solid and its unit gradient."""
     if kind == SPHERE:
@@ -364,7 +368,7 @@ def _solid(kind, s0, s1, s2, s3, x, y, z):
     return distance, cx * gr, cy * gr, gz
 
 
-@lean
+@inlined
 def _from_centre(x, y, z, radius):
     length = np.sqrt(x * x + y * y + z * z)
     if length > 0.0:
@@ -372,7 +376,7 @@ def _from_centre(x, y, z, radius):
     return -radius, 1.0, 0.0, 0.0
 
 
-@lean
+@inlined
 def _from_corner(x, y, z, hx, hy, hz, rounding):
     """A box of half edges ``hx, hy, hz``, grown by ``rounding``."""
     qx, qy, qz = abs(x) - hx, abs(y) - hy, abs(z) - hz

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from compose.cpu.bvh import EMPTY, INNER, STACK, box_distance2
-from compose.cpu.lean import lean
+from compose.cpu.inlined import inlined
 
 
 class InstanceTransforms(NamedTuple):
@@ -63,14 +63,14 @@ def place(transforms, quat, ids, farthest, lo, hi):
     return -1
 
 
-@lean
+@inlined
 def to_object(transforms, i, x, y, z):
     """A world point in the object frame of instance ``i``."""
     x, y, z = x - transforms.trans[i, 0], y - transforms.trans[i, 1], z - transforms.trans[i, 2]
     return turn_to_object(transforms, i, x, y, z)
 
 
-@lean
+@inlined
 def turn_to_object(transforms, i, x, y, z):
     """A world vector in the object frame (and unit) of instance ``i``."""
     r, s = transforms.rot, 1.0 / transforms.scale[i]
@@ -84,7 +84,7 @@ def turn_to_object(transforms, i, x, y, z):
 # -- points ------------------------------------------------------------------------------------------------------------
 
 
-@lean
+@inlined
 def instance_box_distance(transforms, i, x, y, z):
     """Distance (metres) of a world point to the oriented box of instance ``i``; the object's distance is never less."""
     a = transforms.asset[i]

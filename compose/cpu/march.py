@@ -9,7 +9,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from compose.cpu.bvh import inverse
-from compose.cpu.lean import lean
+from compose.cpu.inlined import inlined
 
 _DENT = 1.0  # how far a distance may dip between two places one cell apart, in bounds of the cell
 _VOUCHED = 1 / 3  # the least distance at the end of an uncertain stretch, in sampled bounds of the cell
@@ -70,7 +70,7 @@ def _bits(typingctx, value):
 _count_bits: Any = _bits  # as a compiled function calls it: without the context
 
 
-@lean
+@inlined
 def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, widen, found, k, count, instance):
     """Marches one asset's cells along a ray in its object frame and appends candidates to row ``k`` of ``found``.
 
@@ -194,7 +194,7 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
     return np.inf
 
 
-@lean
+@inlined
 def append(found, k, count, ta, tb, fa, fb, guess, slope, dent, rate, instance):
     if fa < 0.0 and fb > 0.0:  # the ray leaves: no hit
         return
@@ -206,7 +206,7 @@ def append(found, k, count, ta, tb, fa, fb, guess, slope, dent, rate, instance):
         put(found, k, c, ta, (tb, fa, fb, guess, slope, dent, rate), instance)
 
 
-@lean
+@inlined
 def row_of(candidates, k, c):
     return (
         candidates.tb[k, c], candidates.fa[k, c], candidates.fb[k, c], candidates.guess[k, c], candidates.slope[k, c],
@@ -214,7 +214,7 @@ def row_of(candidates, k, c):
     )  # fmt: skip
 
 
-@lean
+@inlined
 def put(candidates, k, c, ta, row, instance):
     candidates.ta[k, c], candidates.instance[k, c] = ta, instance
     candidates.tb[k, c], candidates.fa[k, c], candidates.fb[k, c] = row[0], row[1], row[2]

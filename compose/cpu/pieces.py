@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from compose.cpu.lean import lean
+from compose.cpu.inlined import inlined
 
 ROOTS = 8  # cells along each axis of the coarsest level
 TERMS = 10  # of a polynomial: 1, u, v, w, uu, vv, ww, uv, uw, vw
@@ -209,7 +209,7 @@ def _divided(distances, terms, squares, where, count, about, factors):
     return min(low, high), 1 if high < low else 0
 
 
-@lean
+@inlined
 def _solve(left, right, out):
     """Cholesky; ``left`` is changed. A little is added to its diagonal, so that few samples do."""
     for t in range(TERMS):
@@ -232,7 +232,7 @@ def _solve(left, right, out):
         out[i] = rest / left[i, i]
 
 
-@lean
+@inlined
 def distance_said(value, about):
     """What a polynomial's value says: the distance itself, or its square about that of the cell's centre."""
     if about == 0.0:

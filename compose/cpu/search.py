@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from compose.cpu.inlined import inlined
 from compose.cpu.kernels import to_object
-from compose.cpu.lean import lean
 
 # Up to this many cells long, a stretch with different signs at its ends is taken to hold one change of sign.
 _SHORT, _SHORT_GRAZING = 1.5, 0.5
@@ -54,7 +54,7 @@ def search_of(n):
     )  # fmt: skip
 
 
-@lean
+@inlined
 def begin(scene, search, r, candidates, k, c):
     """Sets search ``r`` to candidate ``[k, c]``."""
     search.mode[r], search.t[r], search.rounds[r] = PROBE, np.inf, 0
@@ -68,7 +68,7 @@ def begin(scene, search, r, candidates, k, c):
         _look(scene, search, r, candidates, k, c)
 
 
-@lean
+@inlined
 def _look(scene, search, r, candidates, k, c):
     """Passes over the stretches ahead that can hold no hit, and asks within the first that may, or closes in on a change of sign.
 
@@ -128,7 +128,7 @@ def _look(scene, search, r, candidates, k, c):
     search.mode[r] = DONE
 
 
-@lean
+@inlined
 def take_in(scene, search, r, candidates, k, c, value):
     """Takes in the distance ``value`` found at ``s`` by search ``r`` for candidate ``[k, c]`` and says where to ask next."""
     s = search.s[r]
@@ -162,7 +162,7 @@ def take_in(scene, search, r, candidates, k, c, value):
     _propose(scene, search, r, candidates, k, c, known, abs(apart))
 
 
-@lean
+@inlined
 def _propose(scene, search, r, candidates, k, c, known, apart):
     """Secant step from the last place, kept inside the bracket; an end that only the cells vouch for is asked itself.
 
@@ -197,14 +197,14 @@ def _propose(scene, search, r, candidates, k, c, known, apart):
     search.s[r] = s_new
 
 
-@lean
+@inlined
 def misled(search, r, candidates, k, c):
     """Whether a search that is over shows that the cells were wrong."""
     certain = candidates.fa[k, c] > 0.0 and candidates.fb[k, c] < 0.0
     return search.mode[r] == FAILED or (certain and search.t[r] == np.inf)
 
 
-@lean
+@inlined
 def precision(scene, instance, tb):
     """Tolerance and smallest step of a search. Far from a ray's origin float64 itself is coarser than the wanted precision:
     a search must still come to its end."""

@@ -20,7 +20,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from torch import nn
 
-from compose.cpu.lean import FAST, lean
+from compose.cpu.inlined import FAST, inlined
 from objects.field import Field
 from objects.siren import SineMlp, SirenField
 from objects.siren_layout import layer_at
@@ -28,7 +28,7 @@ from objects.siren_layout import layer_at
 LANES = 16  # points computed together; 8 where fewer than 9 are left
 _BLOCK = 64  # most pairs of one asset that a thread takes at a time
 _HEAD = 10  # numbers of an asset before its networks
-_layer_at = lean(layer_at)
+_layer_at = inlined(layer_at)
 
 
 class Nets(NamedTuple):
@@ -142,7 +142,7 @@ def _all_surfaces(nets, starts, asset, p_obj, distance, gradient, sdf, grad, loo
             _looks(nets, asset[k], p_obj, k, n, room, look[k : k + n])
 
 
-@lean
+@inlined
 def widest(nets):
     """Most units of any layer; the rows of ``room`` hold ``LANES`` times as many numbers."""
     width = 4
@@ -154,7 +154,7 @@ def widest(nets):
 # -- a few points of one asset -------------------------------------------------------------------------------------------
 
 
-@lean(fastmath=FAST)
+@inlined(fastmath=FAST)
 def distances(nets, a, p_obj, first, n, room, out):
     """Distance of the ``n <= LANES`` points of ``p_obj`` from row ``first`` on to asset ``a``, into ``out``; ``room [3,
     widest(nets) * LANES]`` is overwritten."""
@@ -165,7 +165,7 @@ def distances(nets, a, p_obj, first, n, room, out):
     _leave(w, row, p_obj, first, n, room[0], out)
 
 
-@lean(fastmath=FAST)
+@inlined(fastmath=FAST)
 def _forward(w, at, width, layers, channels, room, lanes):
     """A network that starts at ``at``: its input in the first row of ``room`` becomes its output."""
     x, h, g = room[0], room[1], room[2]
@@ -178,7 +178,7 @@ def _forward(w, at, width, layers, channels, room, lanes):
     _linear(w, at, h, width, x, channels, lanes)
 
 
-@lean(fastmath=FAST)
+@inlined(fastmath=FAST)
 def _distances_and_gradients(nets, a, p_obj, first, n, room, slopes, out, grad):
     """As `distances`, with gradients in the object frame, of points in the box (beyond it: of the nearest point of the box)."""
     w, row, width, layers = nets.weights, nets.at[a], nets.shape[a, 0], nets.shape[a, 1]
@@ -212,7 +212,7 @@ def _distances_and_gradients(nets, a, p_obj, first, n, room, slopes, out, grad):
             grad[i, axis] = h[axis * lanes + i]
 
 
-@lean(fastmath=FAST)
+@inlined(fastmath=FAST)
 def _looks(nets, a, p_obj, first, n, room, look):
     w, row, channels = nets.weights, nets.at[a], nets.shape[a, 4]
     lanes = 8 if n <= 8 else 16
@@ -225,7 +225,7 @@ def _looks(nets, a, p_obj, first, n, room, look):
             look[i, c] = room[0, c * lanes + i]
 
 
-@lean
+@inlined
 def _enter(w, at, p_obj, first, n, x, lanes):
     """The networks' input: points moved into the box, centred and divided; what is too much repeats the last point."""
     half = w[at + 9]
@@ -236,7 +236,7 @@ def _enter(w, at, p_obj, first, n, x, lanes):
             x[a * lanes + i] = (q - w[at + 6 + a]) / half
 
 
-@lean
+@inlined
 def _leave(w, at, p_obj, first, n, x, out):
     """From the network's output to distances, by the rule of `Field.forward` outside the box."""
     half = w[at + 9]
@@ -255,7 +255,7 @@ def _leave(w, at, p_obj, first, n, x, out):
 # -- a layer -------------------------------------------------------------------------------------------------------------
 
 
-@lean
+@inlined
 def _linear(w, at, x, n_in, out, n_out, lanes):
     """``out = bias + weight x`` for ``lanes`` points side by side; returns where the next layer starts in ``w``."""
     for j in range(n_out):
@@ -265,7 +265,7 @@ def _linear(w, at, x, n_in, out, n_out, lanes):
     return at + n_out + n_in * n_out
 
 
-@lean
+@inlined
 def _transposed(w, at, x, n_in, out, n_out, lanes):
     """``out = weight^T x``, the way back through a layer whose weight (not bias) starts at ``at``."""
     for i in range(n_in * lanes):
@@ -273,7 +273,7 @@ def _transposed(w, at, x, n_in, out, n_out, lanes):
     _multiply(w, at, n_out, 1, x, n_out, out, n_in, lanes)
 
 
-@lean
+@inlined
 def _multiply(w, at, step_out, step_in, x, n_in, out, n_out, lanes):
     """Adds ``sum_k w[at + j step_out + k step_in] x[k]`` to ``out[j]``, ``k`` ascending."""
     j = 0
@@ -293,7 +293,7 @@ def _multiply(w, at, step_out, step_in, x, n_in, out, n_out, lanes):
             j += 1
 
 
-@lean(fastmath=FAST)
+@inlined(fastmath=FAST)
 def _sine(x, n, shift):
     """``sin(2 pi (x + shift))`` in place for the first ``n`` numbers: the argument is folded into a quarter turn, then a polynomial
     of degree 9 with minimax coefficients (error below 1e-7)."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from compose.cpu.bvh import STACK
 from compose.cpu.candidates import candidates_of_ray, leaves_of_packet, sort_and_part
+from compose.cpu.inlined import inlined
 from compose.cpu.kernels import to_object
-from compose.cpu.lean import lean
 from compose.cpu.march import Candidates
 from compose.cpu.search import DONE, Search, begin, misled, search_of, take_in
 from compose.cpu.siren_kernel import LANES, distances, widest
@@ -51,7 +51,7 @@ class TraceResult(NamedTuple):
 DECIDED, FULL, WRONG = 0, 1, 2
 
 
-@lean
+@inlined
 def _next_candidate(scene, search, r, candidates, n, at, best_t):
     """Begins the next candidate of ray ``r`` that can hold a hit before ``best_t``; whether there is one."""
     at[r] += 1
@@ -109,7 +109,7 @@ def trace_tiles(scene, query, room, found, first_tile, last_tile, search=True):
             found.evaluations[tile] = _resolve(scene, query, start, size, stay, found)
 
 
-@lean
+@inlined
 def _collect(scene, query, start, size, room, stay, found):
     """The candidates of a tile's rays, sorted; returns how many there are."""
     candidates, count, total, n_leaves = stay.candidates, stay.count, 0, 0
@@ -135,7 +135,7 @@ def _collect(scene, query, start, size, room, stay, found):
     return total
 
 
-@lean
+@inlined
 def _resolve(scene, query, start, size, stay, found):
     """Searches the candidates of a tile's rays, one of each ray at a time, near to far; returns the number of evaluations."""
     transforms, candidates, search, at, active = scene.transforms, stay.candidates, stay.search, stay.at, stay.active
@@ -182,7 +182,7 @@ def _resolve(scene, query, start, size, stay, found):
             first += n
 
 
-@lean
+@inlined
 def _sort_by_key(order, n, key):
     """Shell's sort; after the first round the order hardly changes."""
     gap = 1
@@ -198,7 +198,7 @@ def _sort_by_key(order, n, key):
         gap //= 3
 
 
-@lean
+@inlined
 def _step(scene, search, k, candidates, count, at, value, found, ray, any_hit):
     """Takes in one answer for a ray. What is over then has mode DONE; ``at`` is put to the end where no other candidate matters."""
     c = at[k]

@@ -10,7 +10,7 @@ import numba
 FAST = {"contract", "nnan", "ninf", "nsz"}  # arithmetic that may be fused, but keeps the order of sums
 
 
-def lean(function: Callable | None = None, *, fastmath: Any = False) -> Any:
+def inlined(function: Callable | None = None, *, fastmath: Any = False) -> Any:
     """`numba.njit` without the counting of references.
 
     Numba counts references to every array that a called function is given, in a tuple as well; for a call with all that a

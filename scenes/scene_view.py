@@ -12,7 +12,7 @@ from scenes.records import Changes
 from scenes.timeline import Timeline
 
 
-class View:
+class SceneView:
     """The composite of all visible objects, in the order of their ids, at the time last asked for."""
 
     def __init__(self, timeline: Timeline) -> None:
