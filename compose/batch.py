@@ -282,7 +282,7 @@ class FieldBatch:
 
 def _sample_of(values: dict[str, Tensor]) -> FieldSample:
     """A sample of its parts by name."""
-    return FieldSample(values.pop("sdf"), values.pop("rgb"), values.pop(FEATURE), values)
+    return FieldSample(values.pop("sdf"), values.pop("rgb"), values.pop(FEATURE), more=values)
 
 
 def _run_blocks(group: _Group, slot: Tensor, p: Tensor, t: Tensor | None, run: Callable) -> dict[str, Tensor]:

@@ -253,7 +253,7 @@ class Composite:
                 got = batch.surface(*pairs, geometry=False)[0]
             rgb = rgb.index_put((rows,), got.rgb)
             channels = {k: values.index_put((rows,), got.channel(k)) for k, values in channels.items()}
-        return SceneSample(sdf, rgb, channels.pop(FEATURE), owner, channels)
+        return SceneSample(sdf, rgb, channels.pop(FEATURE), owner, more=channels)
 
     def closest(self, p_world: Float[Tensor, "n 3"]) -> ClosestSample:
         """The nearest surface to each point: true distance, whose it is, where, and in which direction.
@@ -333,7 +333,7 @@ class Composite:
         if directions is not None and self.arrays.assets.batch.directional.any():
             sample = sample._replace(rgb=self._rgb_along(sample, owner, directions.double()))
         normal = torch.nn.functional.normalize(gradient, dim=-1) if geometry else gradient
-        return SurfaceSample(sample.sdf, sample.rgb, sample.feature, normal, sample.more)
+        return SurfaceSample(sample.sdf, sample.rgb, sample.feature, normal, more=sample.more)
 
     def grid_values(
         self, name: str, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"], missing: float = 0.0
@@ -460,7 +460,7 @@ class Composite:
             rot = torch.from_numpy(self.arrays.transforms.rot)[owner[rows]]
         d_obj = (rot.mT @ d_world[rows, :, None])[..., 0]
         more = {name: values[rows] for name, values in sample.more.items()}
-        chosen = FieldSample(sample.sdf[rows], sample.rgb[rows], sample.feature[rows], more)
+        chosen = FieldSample(sample.sdf[rows], sample.rgb[rows], sample.feature[rows], more=more)
         return sample.rgb.index_put((rows,), chosen.rgb_along(d_obj))
 
     def _graph_poses(self, owner: Tensor) -> tuple[SE3, Tensor]:

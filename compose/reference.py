@@ -48,7 +48,7 @@ def query_reference(instances: Sequence[Instance], p_world: Float[Tensor, "n 3"]
     for name, width in ({FEATURE: 0} | channel_widths(i.field for i in instances)).items():
         padded = [torch.nn.functional.pad(c, (0, width - c.shape[1])) for c in (s.channel(name) for s in samples)]
         more[name] = torch.stack(padded)[owner, torch.arange(n)]
-    return SceneSample(sdf, rgb, more.pop(FEATURE), owner, more)
+    return SceneSample(sdf, rgb, more.pop(FEATURE), owner, more=more)
 
 
 @torch.no_grad()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from objects.field import FEATURE, Field
+from objects.field import Field, Sample
 from objects.pose import SE3
 
 
@@ -118,35 +119,37 @@ class Hits(NamedTuple):
     owner: Int[Tensor, "n"]
 
 
-class SceneSample(NamedTuple):
+class SceneSample(Sample):
     """The union of all instances at ``n`` points: ``sdf [n]`` (metres), ``rgb [n 3]``, ``feature [n f]``, ``owner [n]`` (index
-    of the closest instance, -1 for none), and ``more``: the other channels by name. A channel is as wide as the widest of its name
-    in the scene; what a field doesn't have is 0."""
+    of the closest instance, -1 for none); and ``more``, the other channels by name. A channel is as wide as the widest of its
+    name in the scene; what a field doesn't have is 0."""
 
-    sdf: Float[Tensor, "n"]
-    rgb: Float[Tensor, "n 3"]
-    feature: Float[Tensor, "n f"]
-    owner: Int[Tensor, "n"]
-    more: dict[str, Float[Tensor, "n c"]] = {}  # noqa: RUF012  (samples are never changed)
+    names = ("sdf", "rgb", "feature", "owner")
 
-    def channel(self, name: str) -> Float[Tensor, "n c"]:
-        """A channel by name; ``[n, 0]`` for one that no field of the scene has."""
-        return self.feature if name == FEATURE else self.more.get(name, self.rgb[:, :0])
+    def __new__(
+        cls, sdf: Tensor, rgb: Tensor, feature: Tensor, owner: Tensor, *, more: Mapping[str, Tensor] | None = None
+    ) -> Self:
+        return super().__new__(cls, sdf, rgb, feature, owner, more=more)
+
+    @property
+    def owner(self) -> Int[Tensor, "n"]:
+        return self[3]
 
 
-class SurfaceSample(NamedTuple):
+class SurfaceSample(Sample):
     """Given instances at given points: ``sdf [n]`` (metres), ``rgb [n 3]``, ``feature [n f]``, ``normal [n 3]`` (unit,
-    world frame, the direction in which the distance grows), and the other channels by name as in `SceneSample`."""
+    world frame, the direction in which the distance grows); and the other channels by name as in `SceneSample`."""
 
-    sdf: Float[Tensor, "n"]
-    rgb: Float[Tensor, "n 3"]
-    feature: Float[Tensor, "n f"]
-    normal: Float[Tensor, "n 3"]
-    more: dict[str, Float[Tensor, "n c"]] = {}  # noqa: RUF012  (samples are never changed)
+    names = ("sdf", "rgb", "feature", "normal")
 
-    def channel(self, name: str) -> Float[Tensor, "n c"]:
-        """A channel by name; ``[n, 0]`` for one that no field of the scene has."""
-        return self.feature if name == FEATURE else self.more.get(name, self.rgb[:, :0])
+    def __new__(
+        cls, sdf: Tensor, rgb: Tensor, feature: Tensor, normal: Tensor, *, more: Mapping[str, Tensor] | None = None
+    ) -> Self:
+        return super().__new__(cls, sdf, rgb, feature, normal, more=more)
+
+    @property
+    def normal(self) -> Float[Tensor, "n 3"]:
+        return self[3]
 
 
 class ClosestSample(NamedTuple):

@@ -18,11 +18,13 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from objects.aabb import Aabb
 
@@ -34,18 +36,54 @@ TINT, TINT_WIDTH = "tint", 9
 _TAKEN = ("sdf", "rgb", "owner", "normal")  # names of other parts of samples
 
 
-class FieldSample(NamedTuple):
-    """What a field says of ``n`` points: ``sdf [n]`` (object units, negative inside), ``rgb [n 3]`` (sRGB in 0..1), the channel
-    ``feature [n f]`` (``f`` may be 0), and ``more``: the other channels by name, ``[n c]`` each."""
+class Sample(tuple[Tensor, ...]):
+    """A tuple with named parts that also holds channels by name. These are no part of it, so that it unpacks in the same way
+    whatever there is; functions of torch that take trees (`vmap`, `functional_call`) know both."""
 
-    sdf: Float[Tensor, "n"]
-    rgb: Float[Tensor, "n 3"]
-    feature: Float[Tensor, "n f"]
-    more: dict[str, Float[Tensor, "n c"]] = {}  # noqa: RUF012  (samples are never changed)
+    names: ClassVar[tuple[str, ...]]
+    more: Mapping[str, Float[Tensor, "n c"]] = MappingProxyType({})
+
+    def __init_subclass__(cls) -> None:
+        register_pytree_node(
+            cls, lambda made: ([*made, dict(made.more)], None), lambda parts, _: cls(*[*parts][:-1], more=[*parts][-1])
+        )
+
+    def __new__(cls, *parts: Tensor, more: Mapping[str, Tensor] | None = None) -> Self:
+        made = super().__new__(cls, parts)
+        if more:
+            made.more = more
+        return made
+
+    def _replace(self, *, more: Mapping[str, Tensor] | None = None, **parts: Tensor) -> Self:
+        """The same sample with some parts exchanged."""
+        values = dict(zip(self.names, self, strict=True)) | parts
+        return type(self)(*values.values(), more=self.more if more is None else more)
+
+    @property
+    def sdf(self) -> Float[Tensor, "n"]:
+        return self[0]
+
+    @property
+    def rgb(self) -> Float[Tensor, "n 3"]:
+        return self[1]
+
+    @property
+    def feature(self) -> Float[Tensor, "n f"]:
+        return self[2]
 
     def channel(self, name: str) -> Float[Tensor, "n c"]:
         """A channel by name; ``[n, 0]`` for one that is missing."""
         return self.feature if name == FEATURE else self.more.get(name, self.rgb[..., :0])
+
+
+class FieldSample(Sample):
+    """What a field says of ``n`` points: ``sdf [n]`` (object units, negative inside), ``rgb [n 3]`` (sRGB in 0..1), the channel
+    ``feature [n f]`` (``f`` may be 0); and ``more``, the other channels by name, ``[n c]`` each."""
+
+    names = ("sdf", "rgb", "feature")
+
+    def __new__(cls, sdf: Tensor, rgb: Tensor, feature: Tensor, *, more: Mapping[str, Tensor] | None = None) -> Self:
+        return super().__new__(cls, sdf, rgb, feature, more=more)
 
     def rgb_along(self, d_obj: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Colours in 0..1 as seen along unit directions (object frame), of a sample that has the channel `TINT`."""
@@ -287,7 +325,7 @@ class _Pair(Field):
             for name, width in ({FEATURE: 0} | self.channels).items()
         }
         feature = mixed.pop(FEATURE)
-        return FieldSample(self.flip * self.smooth_min(da, db), torch.lerp(b.rgb, a.rgb, share_a), feature, mixed)
+        return FieldSample(self.flip * self.smooth_min(da, db), torch.lerp(b.rgb, a.rgb, share_a), feature, more=mixed)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         da, db = self.flip * self.a.sdf(p_obj, time), self.flip_b * self.b.sdf(p_obj, time)

@@ -143,7 +143,7 @@ class SirenField(Field):
         look = self.appearance(x)
         channels = dict(zip(self.channels, look[..., 3:].split(list(self.channels.values()), -1), strict=True))
         feature = channels.pop(FEATURE, look[..., :0])
-        return FieldSample(self.distance(x)[..., 0] * self.half_extent, look[..., :3].sigmoid(), feature, channels)
+        return FieldSample(self.distance(x)[..., 0] * self.half_extent, look[..., :3].sigmoid(), feature, more=channels)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         return self.distance((p_obj - self.center) / self.half_extent)[..., 0] * self.half_extent

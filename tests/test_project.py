@@ -143,8 +143,8 @@ MODULES = {
     for path in [*SOURCES, *PROGRAMS]
 }
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-# What named tuples, `os` and tensors offer under such names is public.
-PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_version"}
+# What named tuples, `os` and torch offer under such names is public, or has no other.
+PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_version", "_pytree"}
 
 
 def executed_imports(source: str) -> frozenset[str]:

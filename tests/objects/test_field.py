@@ -103,3 +103,13 @@ def test_box_operations_are_those_of_intervals():
     assert a.diagonal == pytest.approx(math.sqrt(14))
     assert sorted(a.corners().tolist()) == [[x, y, z] for x in (0, 1) for y in (0, 2) for z in (0, 3)]
     assert a.contains(torch.tensor([[0.0, 0, 0], [1, 2, 3.1]])).tolist() == [True, False]
+
+
+def test_a_sample_unpacks_into_three_and_keeps_its_channels_when_a_part_is_replaced():
+    p = torch.rand(5, 3)
+    sample = FieldSample(p[:, 0], p, p[:, :0], more={"semantic": p[:, :2]})
+    sdf, rgb, feature = sample
+    assert sdf is sample.sdf and rgb is p and feature.shape == (5, 0)
+    moved = sample._replace(sdf=sdf + 1)
+    assert torch.equal(moved.channel("semantic"), p[:, :2]) and torch.equal(moved.sdf, sdf + 1)
+    assert sample._replace(more={}).channel("semantic").shape == (5, 0)
