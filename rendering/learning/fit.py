@@ -49,7 +49,7 @@ from rendering.learning.state import CHUNK, State, snapshot, start
 from rendering.sampling import route
 from rendering.views import ViewError, Views
 
-_VERSION = 7  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 8  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 
 

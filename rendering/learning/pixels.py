@@ -96,7 +96,7 @@ class Lenses:
         d = torch.stack([(u - lens[:, 2]) / lens[:, 0], (v - lens[:, 3]) / lens[:, 1], torch.ones(len(u))], -1)
         length = d.norm(dim=-1)
         d = ((d / length[:, None])[:, None] * self.rot[view]).sum(-1)
-        if not self.twist.requires_grad:
+        if not (self.twist.requires_grad or bool(self.twist.any())):
             return self.pos[view], d, length
         turn = self._turns(self.twist)
         return self.pos[view] + self.twist[view, :3], (d[:, None] * turn[view]).sum(-1), length
