@@ -18,7 +18,7 @@ COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "IGL_NUM_THREADS")
 
 
 @pytest.mark.parametrize(
-    "first", ["objects.fused", "compose", "rendering.volume", "scenes.view", "scenes.io.scene_folder"]
+    "first", ["objects.fused", "compose", "rendering.volume", "scenes.scene_view", "scenes.io.scene_folder"]
 )
 def test_all_is_set_before_torch_and_numba_are_loaded_and_kernels_go_to_the_cache_folder(first, tmp_path):
     code = f"""
