@@ -23,6 +23,7 @@ from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
+from objects.fused_surface import surface_l1
 from objects.jobs import Job, Runner, run_jobs
 from objects.learned import check_sides, face_points, finish, paint_flat
 from objects.mending import hard_samples
@@ -30,10 +31,10 @@ from objects.mesh import MeshSource, read_mesh
 from objects.mesh_files import Meshlike
 from objects.mesh_samples import FitConfig, Pool, draw_pool, with_hard
 from objects.meshing import grid_cell, sample_grid
-from objects.siren import SirenField, pack, unpack
+from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
-_VERSION = 3  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 4  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
@@ -300,11 +301,18 @@ def _train(
 ) -> None:
     """Trains all networks side by side, in place."""
     colored = [i for i, pool in enumerate(pools) if pool.flat_color is None] if colors else []
+    surface_x, normal = torch.stack([p.surface_x for p in pools]), torch.stack([p.normal for p in pools])
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
     weight = config.falloff / (config.falloff + distance[..., 0].abs())
     shape, color_shape = config.distance_shape, config.color_shape()
-    theta = pack([f.distance for f in fields]).requires_grad_()
-    params: list[dict[str, Any]] = [{"params": [theta]}]
+    n_surface = round(config.surface * config.batch)
+    share = n_surface / config.batch
+    zeros, ones = torch.zeros(len(fields), n_surface), torch.ones(len(fields), n_surface)
+    steep = torch.full_like(ones, config.normal_weight)
+    rest, matrices = split_matrices(pack([f.distance for f in fields]), shape)
+    params: list[dict[str, Any]] = [{"params": [rest.requires_grad_()]}]
+    if shape.layers > 1:
+        params.append({"params": [matrices.requires_grad_()], "rate": config.matrix_rate, "muon": True})
     if colored:
         color_x = torch.stack([pools[i].color_x for i in colored])
         color = torch.stack([pools[i].color for i in colored])
@@ -315,11 +323,14 @@ def _train(
     n_threads = torch.get_num_threads()
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        at = int(torch.randint(config.pool - config.batch + 1, (), generator=generator))
-        color_at = int(torch.randint(config.color_pool - config.color_batch + 1, (), generator=generator))
-        cut, color_cut = slice(at, at + config.batch), slice(color_at, color_at + config.color_batch)
-        samples = x[:, cut], distance[:, cut], weight[:, cut]
-        loss = weighted_l1(theta, *samples, shape, squash=False, n_threads=n_threads).sum()
+        on = _cut(surface_x.shape[1], n_surface, generator)
+        off = _cut(x.shape[1], config.batch - n_surface, generator)
+        color_cut = _cut(config.color_pool, config.color_batch, generator)
+        theta = join_matrices(rest, matrices, shape)
+        samples = surface_x[:, on], zeros, ones, normal[:, on], steep
+        loss = share * surface_l1(theta, *samples, shape, n_threads=n_threads).sum()
+        samples = x[:, off], distance[:, off], weight[:, off]
+        loss = loss + (1 - share) * weighted_l1(theta, *samples, shape, squash=False, n_threads=n_threads).sum()
         if not colored:
             return loss
         samples = color_x[:, color_cut], color[:, color_cut], color_weight[:, color_cut]
@@ -332,7 +343,13 @@ def _train(
     finally:
         torch.set_num_threads(n_threads)
     with torch.no_grad():
-        for field, row in zip(fields, theta, strict=True):
+        for field, row in zip(fields, join_matrices(rest, matrices, shape), strict=True):
             unpack(row, field.distance)
         for i, row in zip(colored, color_theta if colored else [], strict=True):
             unpack(row, fields[i].appearance)
+
+
+def _cut(n: int, batch: int, generator: torch.Generator) -> slice:
+    """So many samples in a row of ``n``."""
+    at = int(torch.randint(n - batch + 1, (), generator=generator))
+    return slice(at, at + batch)

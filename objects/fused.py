@@ -25,12 +25,12 @@ from objects.siren_layout import SineShape, layer_at
 
 _BLOCK = 64  # points in flight: the activations of three 64-wide layers then fit the caches
 _ROWS = 1024  # points of one network in one job
-_PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
-_layer_at = numba.njit(cache=True)(layer_at)
+PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
+layer_start = numba.njit(cache=True)(layer_at)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _sincos(z, bias, omega, s, c):
+def sincos(z, bias, omega, s, c):
     """``s, c = sin, cos(omega * (z + bias))`` to about 3e-6: Cody-Waite reduction by pi, then Taylor polynomials."""
     for p in range(z.shape[0]):
         for i in range(z.shape[1]):
@@ -74,11 +74,11 @@ def _ahead(theta, w_first, x, start, m, shape, s, c, z):
         for i in range(1, n_in):
             for j in range(width):
                 z[p, j] += w_first[i, j] * x[start + p, i]
-    _sincos(z, theta[width * n_in : width * n_in + width], omega_first, s[0], c[0])
+    sincos(z, theta[width * n_in : width * n_in + width], omega_first, s[0], c[0])
     for layer in range(1, shape.layers):
-        at = _layer_at(n_in, width, layer)
+        at = layer_start(n_in, width, layer)
         np.dot(s[layer - 1], theta[at : at + width * width].reshape(width, width).T, z)
-        _sincos(z, theta[at + width * width : at + width * width + width], omega_hidden, s[layer], c[layer])
+        sincos(z, theta[at + width * width : at + width * width + width], omega_hidden, s[layer], c[layer])
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
@@ -93,7 +93,7 @@ def _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad):
         for p in range(block):
             for j in range(width):
                 g[p, j] *= omega * c[layer, p, j]
-        at = _layer_at(n_in, width, layer)
+        at = layer_start(n_in, width, layer)
         if layer:
             np.dot(g.T, s[layer - 1], g_weight)
             flat = g_weight.reshape(-1)
@@ -126,7 +126,7 @@ def _regress(theta, x, target, weight, shape, squash, scale, grad):
     n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
     s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
     block = len(z)
-    last = _layer_at(n_in, width, layers)
+    last = layer_start(n_in, width, layers)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     b_last = theta[last + n_out * width :]
@@ -168,7 +168,7 @@ def _evaluate(theta, x, shape, out):
     n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
     s, c, z, _g, _g_weight, _g_first = _scratch(width, layers, n_in)
     block = len(z)
-    last = _layer_at(n_in, width, layers)
+    last = layer_start(n_in, width, layers)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     for start in range(0, n_points, block):
@@ -189,7 +189,7 @@ def _pull_back(theta, x, g_out, shape, grad, g_x):
     n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
     s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
     block = len(z)
-    last = _layer_at(n_in, width, layers)
+    last = layer_start(n_in, width, layers)
     w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
     w_last = theta[last : last + n_out * width].reshape(n_out, width)
     g_last = np.zeros((n_out, width), np.float32)
@@ -231,22 +231,22 @@ class _WeightedL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta, x, target, weight, shape, squash, n_threads):
         n_nets, n_points = x.shape[:2]
-        grads = np.zeros((n_nets, _PARTS, theta.shape[1]), np.float32)
-        size = -(-n_points // _PARTS)
+        grads = np.zeros((n_nets, PARTS, theta.shape[1]), np.float32)
+        size = -(-n_points // PARTS)
         arrays = [t.detach().numpy() for t in (theta, x, target, weight)]
 
         def part(job: int) -> float:
-            k, at = divmod(job, _PARTS)
+            k, at = divmod(job, PARTS)
             cut = slice(at * size, min((at + 1) * size, n_points))
             th, xs, ts, ws = arrays[0][k], arrays[1][k, cut], arrays[2][k, cut], arrays[3][k, cut]
             if len(xs) == 0:
                 return 0.0
             return _regress(th, xs, ts, ws, shape, squash, np.float32(1 / n_points), grads[k, at])
 
-        jobs = range(n_nets * _PARTS)
+        jobs = range(n_nets * PARTS)
         losses = spread(part, jobs, n_threads)
         ctx.grad = torch.from_numpy(grads.sum(1))
-        return torch.tensor(losses).reshape(n_nets, _PARTS).sum(1)
+        return torch.tensor(losses).reshape(n_nets, PARTS).sum(1)
 
     @staticmethod
     def backward(ctx, grad_loss):

@@ -27,7 +27,9 @@ class FitConfig(NetworkConfig):
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
         padding: Space between the object and its box, as a share of the object's longest edge.
         pool: Distance samples drawn once for each mesh, in the shares ``surface``, ``near`` (normal noise of ``near_sigma``
-            about the surface), ``mid`` (likewise), and the rest uniform in the box.
+            about the surface), ``mid`` (likewise), and the rest uniform in the box. A batch has the same share of the surface.
+        normal_weight: What an error of 1 in the gradient at the surface weighs beside an error of 1 in the distance.
+        matrix_rate: Rate of the square matrices, which Muon learns, as a multiple of the learning rate.
         color_pool, color_sigma: Colour samples, and their noise about the surface.
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
         mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
@@ -38,22 +40,24 @@ class FitConfig(NetworkConfig):
 
     width: int = 72
     color_omega_first: float = 35.0
-    steps: int = 1120
-    warm_steps: int = 400
+    steps: int = 2240
+    warm_steps: int = 800
     batch: int = 2048
     color_batch: int = 1024
     learning_rate: float = 2.5e-3
     color_rate: float = 1.0
     padding: float = 0.05
     pool: int = 131_072
-    surface: float = 0.44
-    near: float = 0.26
+    surface: float = 0.6
+    near: float = 0.18
     near_sigma: float = 0.01
-    mid: float = 0.15
+    mid: float = 0.11
     mid_sigma: float = 0.06
     color_pool: int = 98_304
     color_sigma: float = 0.003
     falloff: float = 0.4
+    normal_weight: float = 0.2
+    matrix_rate: float = 1.2
     mend_rounds: int = 3
     mend_steps: float = 0.25
     mend_rate: float = 0.15
@@ -77,8 +81,11 @@ class FitConfig(NetworkConfig):
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Samples of one mesh in random order, in the coordinates of its networks."""
+    """Samples of one mesh in random order, in the coordinates of its networks: on the surface with its normals, elsewhere with
+    signed distances, and colours."""
 
+    surface_x: Float[Tensor, "s 3"]
+    normal: Float[Tensor, "s 3"]
     x: Float[Tensor, "n 3"]
     distance: Float[Tensor, "n 1"]
     color_x: Float[Tensor, "m 3"]
@@ -93,14 +100,13 @@ def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: in
     lo, hi = field.box_lo.double().numpy(), field.box_hi.double().numpy()
     n_surface, n_near, n_mid = (round(share * config.pool) for share in (config.surface, config.near, config.mid))
     n_uniform = config.pool - n_surface - n_near - n_mid
-    on_surface, _ = source.sample(n_surface, rng)
+    on_surface, outwards = source.sample(n_surface, rng)
     near, mid = source.sample(n_near, rng)[0], source.sample(n_mid, rng)[0]
     near = near + rng.normal(0, config.near_sigma * half, near.shape)
     mid = mid + rng.normal(0, config.mid_sigma * half, mid.shape)
     off_surface = np.clip(np.concatenate([near, mid, in_box(lo, hi, n_uniform, rng)]), lo, hi)
-    points = np.concatenate([on_surface, off_surface])
-    distance = np.concatenate([np.zeros(n_surface), source.signed_distance(off_surface)])
-    order = rng.permutation(len(points))
+    distance = source.signed_distance(off_surface)
+    on, off = rng.permutation(n_surface), rng.permutation(len(off_surface))
 
     color_points, normal = source.sample(config.color_pool, rng)
     color = source.colors(color_points)
@@ -109,8 +115,10 @@ def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: in
     flat = torch.from_numpy(color.mean(0)).float() if np.ptp(color, 0).max() < 1 / 255 else None
 
     return Pool(
-        _tensor((points[order] - center) / half),
-        _tensor(distance[order, None] / half),
+        _tensor((on_surface[on] - center) / half),
+        _tensor(outwards[on]),
+        _tensor((off_surface[off] - center) / half),
+        _tensor(distance[off, None] / half),
         _tensor((color_points[shuffled] - center) / half),
         _tensor(color[shuffled]),
         flat,
@@ -118,7 +126,7 @@ def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: in
 
 
 def with_hard(pool: Pool, field: SirenField, p_obj: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> Pool:
-    """The pool with some of its samples exchanged for others."""
+    """The pool with some of its samples off the surface exchanged for others."""
     center, half = field.center.double().numpy(), float(field.half_extent)
     x, d = pool.x.clone(), pool.distance.clone()
     at = torch.from_numpy(rng.permutation(len(x))[: len(p_obj)])

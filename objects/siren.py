@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Self, cast
 
 import torch
@@ -88,6 +89,30 @@ def unpack(row: Float[Tensor, "n_row"], network: SineMlp) -> None:
         for p in network.parameters():
             p.copy_(row[at : at + p.numel()].view_as(p))
             at += p.numel()
+
+
+def split_matrices(
+    rows: Float[Tensor, "k n_row"], shape: SineShape
+) -> tuple[Float[Tensor, "k n_rest"], Float[Tensor, "k m w w"]]:
+    """Packed rows apart: the square matrices of the sine layers after the first, and all other numbers in their order."""
+    cuts = [shape.weight(layer) for layer in range(1, shape.layers)]
+    ends = [0, *(at for cut in cuts for at in (cut.start, cut.stop)), rows.shape[1]]
+    parts = [rows[:, a:b] for a, b in pairwise(ends)]
+    matrices = [part.reshape(-1, shape.width, shape.width) for part in parts[1::2]]
+    empty = rows.new_zeros(len(rows), 0, shape.width, shape.width)
+    return torch.cat(parts[::2], 1), torch.stack(matrices, 1) if matrices else empty
+
+
+def join_matrices(
+    rest: Float[Tensor, "k n_rest"], matrices: Float[Tensor, "k m w w"], shape: SineShape
+) -> Float[Tensor, "k n_row"]:
+    """The rows of which `split_matrices` gave the parts."""
+    parts, at = [], 0
+    for k, layer in enumerate(range(1, shape.layers)):
+        end = shape.weight(layer).start - k * shape.width**2
+        parts += [rest[:, at:end], matrices[:, k].flatten(1)]
+        at = end
+    return torch.cat([*parts, rest[:, at:]], 1)
 
 
 class SirenField(Field):

@@ -37,6 +37,12 @@ class SineShape(NamedTuple):
         """The frequency of each sine layer."""
         return [self.omega_first] + [self.omega_hidden] * (self.layers - 1)
 
+    def weight(self, layer: int) -> slice:
+        """Where the weight of a layer stands in a row for training; its bias comes next."""
+        at = layer_at(self.n_in, self.width, layer)
+        n_in, n_out = self.sizes[layer]
+        return slice(at, at + n_in * n_out)
+
     @property
     def n_numbers(self) -> int:
         """How many weights and biases there are."""

@@ -1,7 +1,9 @@
-"""The one training loop, for everything that is learned: Adam on any tensors, with exact resumption after a kill.
+"""The one training loop, for everything that is learned: Adam on any tensors, Muon on stacks of square matrices, with exact
+resumption after a kill.
 
 Steps and rates come from the configuration, never from the clock, and all randomness from one generator, so that equal
-input gives equal bits (on the same machine with the same number of threads). The optimiser is Adam (Kingma, Ba 2015).
+input gives equal bits (on the same machine with the same number of threads). The optimisers are Adam (Kingma, Ba 2015) and
+Muon (`objects.muon`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from tqdm import tqdm
 
 from objects import progress
 from objects.files import write_atomically
+from objects.muon import Muon
 
 LossFn = Callable[[int, torch.Generator], Tensor]
 OnStep = Callable[[int, float], str | None]
@@ -103,7 +106,8 @@ def fit(
 
     Args:
         params: Leaf tensors that require gradients; or groups ``{"params": [tensors], "rate": factor}``, where ``rate``
-            scales the learning rate (default 1).
+            scales the learning rate (default 1). With ``"muon": True`` the tensors are stacks of square matrices, ``[..., n, n]``,
+            which Muon changes.
         loss_fn: ``loss_fn(step, generator)`` gives a scalar loss. All its randomness must come from ``generator``.
         config: Steps, rates, seed, checkpoint.
         on_step: Called as ``on_step(step, loss)`` after each step; what it returns stands in the bar in place of the loss.
@@ -115,17 +119,18 @@ def fit(
     """
     groups = _groups(params)
     tensors = [p for group in groups for p in group["params"]]
-    optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, eps=1e-12, fused=True)
+    optimizers = _optimizers(groups, config)
     generator = torch.Generator().manual_seed(config.seed)
     losses = torch.zeros(config.steps, dtype=torch.float64)
     start = 0
     if config.checkpoint is not None and config.checkpoint.exists():
-        start = _load(config, tensors, optimizer, generator, losses)
+        start = _load(config, tensors, optimizers, generator, losses)
     with _Progress(config, start) as shown:
         for step in range(start, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate(step) * group["rate"]
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate(step) * group["rate"]
+                optimizer.zero_grad()
             loss = loss_fn(step, generator)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -134,10 +139,11 @@ def fit(
                     f"a lower learning_rate than {config.learning_rate:g} may help"
                 )
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             losses[step] = value
             if config.checkpoint is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-                _save(config, step + 1, tensors, optimizer, generator, losses)
+                _save(config, step + 1, tensors, optimizers, generator, losses)
             shown.update(step, value, None if on_step is None else on_step(step, value))
     return FitResult(losses, start)
 
@@ -155,6 +161,16 @@ def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
         if not (isinstance(p, Tensor) and p.is_leaf and p.requires_grad):
             raise ValueError("fit: params must be leaf tensors that require gradients (call requires_grad_() first)")
     return groups
+
+
+def _optimizers(groups: list[dict[str, Any]], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    usual, matrices = ([g for g in groups if bool(g.get("muon")) == muon] for muon in (False, True))
+    found: list[torch.optim.Optimizer] = []
+    if usual:
+        found.append(torch.optim.Adam(usual, lr=config.learning_rate, betas=config.betas, eps=1e-12, fused=True))
+    if matrices:
+        found.append(Muon(matrices, lr=config.learning_rate))
+    return found
 
 
 # -- progress --------------------------------------------------------------------------------------------------------
@@ -197,13 +213,11 @@ class _Progress:
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _state_tensors(tensors: list[Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
+def _state_tensors(tensors: list[Tensor], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    state = {f"param.{i}": p.detach() for i, p in enumerate(tensors)}
     for i, p in enumerate(tensors):
-        state[f"param.{i}"] = p.detach()
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            if key in optimizer.state[p]:
-                state[f"{key}.{i}"] = optimizer.state[p][key]
+        for optimizer in optimizers:
+            state |= {f"{key}.{i}": value for key, value in optimizer.state.get(p, {}).items()}
     return state
 
 
@@ -217,11 +231,11 @@ def _save(
     config: TrainConfig,
     step: int,
     tensors: list[Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
     losses: Tensor,
 ) -> None:
-    state = {k: v.contiguous() for k, v in _state_tensors(tensors, optimizer).items()}
+    state = {k: v.contiguous() for k, v in _state_tensors(tensors, optimizers).items()}
     state |= {"generator": generator.get_state(), "losses": losses}
     if config.checkpoint is not None:
         write_atomically(config.checkpoint, save(state, {"run": _identity(config, tensors), "step": str(step)}))
@@ -230,7 +244,7 @@ def _save(
 def _load(
     config: TrainConfig,
     tensors: list[Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
     losses: Tensor,
 ) -> int:
@@ -251,9 +265,9 @@ def _load(
     with torch.no_grad():
         for i, p in enumerate(tensors):
             p.copy_(state[f"param.{i}"])
-            optimizer.state[p].update(
-                {k: state[f"{k}.{i}"] for k in ("exp_avg", "exp_avg_sq", "step") if f"{k}.{i}" in state}
-            )
+            owner = next(o for o in optimizers if any(p is q for group in o.param_groups for q in group["params"]))
+            kept = {k: state[f"{k}.{i}"] for k in ("exp_avg", "exp_avg_sq", "step") if f"{k}.{i}" in state}
+            owner.state[p].update(kept)
     generator.set_state(state["generator"])
     losses.copy_(state["losses"])
     return int(metadata["step"])
