@@ -1,7 +1,8 @@
 """How well and how fast meshes are learned: `python -m benchmarks.fit --data FOLDER --out FILE.json`.
 
 Fits every mesh of a folder alone and all of them in a batch, both with an empty cache and the default configuration, and
-scores the extracted meshes with `evaluate_mesh.py` where that is given, in a process of its own.
+scores the extracted meshes with `evaluate_mesh.py` where that is given, in a process of its own; colours and normals on the outer
+surface are scored here.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ def color_error(field: SirenField, path: Path) -> float | None:
     return float(np.abs(rgb - source.colors(p)).mean())
 
 
+def normal_errors(field: SirenField, path: Path) -> dict[str, float]:
+    """Degrees between the field's gradient and the normal of the mesh, at 50,000 points of its outer surface; median and 90th
+    percentile."""
+    p, normal = read_mesh(path).sample(50_000, np.random.default_rng(54321))
+    at = torch.from_numpy(p).float().requires_grad_()
+    (slope,) = torch.autograd.grad(field.inside_sdf(at, None).sum(), at)
+    cosine = (torch.nn.functional.normalize(slope.double(), dim=-1) * torch.from_numpy(normal)).sum(-1)
+    degrees = torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))).numpy()
+    return {"normal_deg_median": float(np.median(degrees)), "normal_deg_90": float(np.percentile(degrees, 90))}
+
+
 def scores(field: SirenField, path: Path, evaluate: Path, folder: Path) -> dict[str, float | int | None]:
     """Quality of one learned field."""
     extracted, file = folder / f"{path.stem}.ply", folder / f"{path.stem}.safetensors"
@@ -46,6 +58,7 @@ def scores(field: SirenField, path: Path, evaluate: Path, folder: Path) -> dict[
     save_field(field, file)
     result["file_bytes"] = file.stat().st_size
     result["color_error"] = color_error(field, path)
+    result |= normal_errors(field, path)
     if evaluate.is_file():
         done = subprocess.run(
             [sys.executable, str(evaluate), str(extracted), str(path)], capture_output=True, text=True, check=True
@@ -106,6 +119,12 @@ def main() -> None:
     }
     if seconds := column("seconds"):
         summary |= {"seconds_alone_max": max(seconds), "batch_equals_alone": same}
+    medians = column("normal_deg_median")
+    summary |= {
+        "normal_deg_median_of_medians": statistics.median(medians),
+        "normal_deg_worst_median": max(medians),
+        "normal_deg_median_of_90": statistics.median(column("normal_deg_90")),
+    }
     if colors := column("color_error"):
         summary |= {"color_error_median": statistics.median(colors), "color_error_max": max(colors)}
     if column("iou"):
