@@ -185,7 +185,8 @@ class _SurfaceL1(torch.autograd.Function):
             cut = slice(at * size, min((at + 1) * size, n_points))
             if at * size >= n_points:
                 return 0.0
-            return _regress(th[k], *(v[k, cut] for v in samples), shape, np.float32(1 / n_points), grads[k, at])
+            xs, ts, ws, ns, vs = (v[k, cut] for v in samples)
+            return _regress(th[k], xs, ts, ws, ns, vs, shape, np.float32(1 / n_points), grads[k, at])
 
         losses = spread(part, range(n_nets * PARTS), n_threads)
         ctx.grad = torch.from_numpy(grads.sum(1))
