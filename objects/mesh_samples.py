@@ -48,10 +48,10 @@ class FitConfig(NetworkConfig):
     color_rate: float = 1.0
     padding: float = 0.05
     pool: int = 131_072
-    surface: float = 0.6
+    surface: float = 0.5
     near: float = 0.18
     near_sigma: float = 0.01
-    mid: float = 0.11
+    mid: float = 0.1
     mid_sigma: float = 0.06
     color_pool: int = 98_304
     color_sigma: float = 0.003
