@@ -21,20 +21,21 @@ from torch import Tensor
 
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
+from objects.coloring import draw_colors, learn_colors
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.fused import weighted_l1
 from objects.fused_surface import surface_l1
 from objects.jobs import Job, Runner, run_jobs
-from objects.learned import check_sides, face_points, finish, paint_flat
+from objects.learned import check_sides, face_points, finish
 from objects.mending import hard_samples
 from objects.mesh import MeshSource, read_mesh
 from objects.mesh_files import Meshlike
-from objects.mesh_samples import FitConfig, Pool, draw_pool, with_hard
+from objects.mesh_samples import FitConfig, Pool, cut, draw_pool, with_hard
 from objects.meshing import grid_cell, sample_grid
 from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
-_VERSION = 4  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 5  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
@@ -58,7 +59,7 @@ def fit_mesh(
         init: A field of the same make-up to start from; takes fewer steps.
         config: How to learn.
         progress: Whether to show a bar (on a terminal, once it lasts 2 s).
-        on_step: Called with step and loss after each step.
+        on_step: Called with step and loss after each step in which distances are learned.
 
     Returns:
         A field in the frame and units of the mesh, with parameters that don't require gradients.
@@ -211,7 +212,10 @@ def _learn(
     """The learned fields, and what their last check found wrong."""
     fields = [_start_field(source, start, config, seed) for source, start in sources]
     pools = [draw_pool(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
-    checkpoint = cache_folder("checkpoints") / f"{content_key(keys)}.safetensors"
+    color_pools = [draw_colors(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
+    checkpoint, color_checkpoint = (
+        cache_folder("checkpoints") / f"{content_key([*keys, stage])}.safetensors" for stage in ("distance", "color")
+    )
     train = TrainConfig(
         steps=config.steps if sources[0][1] is None else config.warm_steps,
         learning_rate=config.learning_rate,
@@ -221,13 +225,12 @@ def _learn(
         checkpoint=checkpoint,
     )
     try:
+        learn_colors(fields, color_pools, config, replace(train, checkpoint=color_checkpoint))
         _train(fields, pools, config, train, on_step=on_step)
     except CheckpointError:
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
+        color_checkpoint.unlink(missing_ok=True)
         return _learn(sources, keys, seed, config, progress, on_step)
-    for field, pool in zip(fields, pools, strict=True):
-        if pool.flat_color is not None:
-            paint_flat(field, pool.flat_color)
     errors = [_error_of(f, pool) for f, pool in zip(fields, pools, strict=True)]
     again = replace(
         train,
@@ -252,7 +255,7 @@ def _learn(
             pools[i] = with_hard(pools[i], fields[i], *hard[1:], rng)
         if not flawed or round_ == config.mend_rounds:
             break
-        _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again, colors=False)
+        _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again)
         for i in flawed:
             errors[i] = _error_of(fields[i], pools[i])
     for i, (_, weights) in best.items():
@@ -261,6 +264,7 @@ def _learn(
         unpack(weights, fields[i].distance)
         errors[i] = _error_of(fields[i], pools[i])
     checkpoint.unlink(missing_ok=True)
+    color_checkpoint.unlink(missing_ok=True)
     return list(zip(fields, errors, strict=True))
 
 
@@ -296,15 +300,13 @@ def _train(
     config: FitConfig,
     train: TrainConfig,
     *,
-    colors: bool = True,
     on_step: OnStep | None = None,
 ) -> None:
-    """Trains all networks side by side, in place."""
-    colored = [i for i, pool in enumerate(pools) if pool.flat_color is None] if colors else []
+    """Trains the distance networks side by side, in place."""
     surface_x, normal = torch.stack([p.surface_x for p in pools]), torch.stack([p.normal for p in pools])
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
     weight = config.falloff / (config.falloff + distance[..., 0].abs())
-    shape, color_shape = config.distance_shape, config.color_shape()
+    shape = config.distance_shape
     n_surface = round(config.surface * config.batch)
     share = n_surface / config.batch
     zeros, ones = torch.zeros(len(fields), n_surface), torch.ones(len(fields), n_surface)
@@ -313,28 +315,17 @@ def _train(
     params: list[dict[str, Any]] = [{"params": [rest.requires_grad_()]}]
     if shape.layers > 1:
         params.append({"params": [matrices.requires_grad_()], "rate": config.matrix_rate, "muon": True})
-    if colored:
-        color_x = torch.stack([pools[i].color_x for i in colored])
-        color = torch.stack([pools[i].color for i in colored])
-        color_weight = torch.ones(color.shape[:2])
-        color_theta = pack([fields[i].appearance for i in colored]).requires_grad_()
-        params.append({"params": [color_theta], "rate": config.color_rate})
 
     n_threads = torch.get_num_threads()
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        on = _cut(surface_x.shape[1], n_surface, generator)
-        off = _cut(x.shape[1], config.batch - n_surface, generator)
-        color_cut = _cut(config.color_pool, config.color_batch, generator)
+        on = cut(surface_x.shape[1], n_surface, generator)
+        off = cut(x.shape[1], config.batch - n_surface, generator)
         theta = join_matrices(rest, matrices, shape)
         samples = surface_x[:, on], zeros, ones, normal[:, on], steep
         loss = share * surface_l1(theta, *samples, shape, n_threads=n_threads).sum()
         samples = x[:, off], distance[:, off], weight[:, off]
-        loss = loss + (1 - share) * weighted_l1(theta, *samples, shape, squash=False, n_threads=n_threads).sum()
-        if not colored:
-            return loss
-        samples = color_x[:, color_cut], color[:, color_cut], color_weight[:, color_cut]
-        return loss + weighted_l1(color_theta, *samples, color_shape, squash=True, n_threads=n_threads).sum()
+        return loss + (1 - share) * weighted_l1(theta, *samples, shape, squash=False, n_threads=n_threads).sum()
 
     # The kernel has threads of its own; torch's, asleep between tiny operations, would spin and take their cores.
     torch.set_num_threads(1)
@@ -345,11 +336,3 @@ def _train(
     with torch.no_grad():
         for field, row in zip(fields, join_matrices(rest, matrices, shape), strict=True):
             unpack(row, field.distance)
-        for i, row in zip(colored, color_theta if colored else [], strict=True):
-            unpack(row, fields[i].appearance)
-
-
-def _cut(n: int, batch: int, generator: torch.Generator) -> slice:
-    """So many samples in a row of ``n``."""
-    at = int(torch.randint(n - batch + 1, (), generator=generator))
-    return slice(at, at + batch)

@@ -1,4 +1,4 @@
-"""How meshes are learned, and the samples of distance and colour that are drawn of each."""
+"""How meshes are learned, and the samples of distance that are drawn of each."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class FitConfig(NetworkConfig):
         normal_weight: What an error of 1 in the gradient at the surface weighs beside an error of 1 in the distance.
         matrix_rate: Rate of the square matrices, which Muon learns, as a multiple of the learning rate.
         color_pool, color_sigma: Colour samples, and their noise about the surface.
+        color_steps: Steps in which colours are learned, as a share of those for distances.
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
         mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
             most, for this share of the steps, at this share of the rate, with this share of its samples drawn about the flaws.
@@ -55,6 +56,7 @@ class FitConfig(NetworkConfig):
     mid_sigma: float = 0.06
     color_pool: int = 98_304
     color_sigma: float = 0.003
+    color_steps: float = 1.0
     falloff: float = 0.4
     normal_weight: float = 0.2
     matrix_rate: float = 1.2
@@ -82,15 +84,12 @@ class FitConfig(NetworkConfig):
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Samples of one mesh in random order, in the coordinates of its networks: on the surface with its normals, elsewhere with
-    signed distances, and colours."""
+    signed distances."""
 
     surface_x: Float[Tensor, "s 3"]
     normal: Float[Tensor, "s 3"]
     x: Float[Tensor, "n 3"]
     distance: Float[Tensor, "n 1"]
-    color_x: Float[Tensor, "m 3"]
-    color: Float[Tensor, "m 3"]
-    flat_color: Float[Tensor, "3"] | None  # where the whole mesh has one colour there is nothing to learn
 
 
 def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: int) -> Pool:
@@ -108,20 +107,11 @@ def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: in
     distance = source.signed_distance(off_surface)
     on, off = rng.permutation(n_surface), rng.permutation(len(off_surface))
 
-    color_points, normal = source.sample(config.color_pool, rng)
-    color = source.colors(color_points)
-    color_points = color_points + normal * rng.normal(0, config.color_sigma * half, (len(normal), 1))
-    shuffled = rng.permutation(len(color))
-    flat = torch.from_numpy(color.mean(0)).float() if np.ptp(color, 0).max() < 1 / 255 else None
-
     return Pool(
         _tensor((on_surface[on] - center) / half),
         _tensor(outwards[on]),
         _tensor((off_surface[off] - center) / half),
         _tensor(distance[off, None] / half),
-        _tensor((color_points[shuffled] - center) / half),
-        _tensor(color[shuffled]),
-        flat,
     )
 
 
@@ -136,3 +126,9 @@ def with_hard(pool: Pool, field: SirenField, p_obj: np.ndarray, distance: np.nda
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def cut(n: int, batch: int, generator: torch.Generator) -> slice:
+    """So many samples in a row of ``n``, from a random one on."""
+    at = int(torch.randint(n - batch + 1, (), generator=generator))
+    return slice(at, at + batch)
