@@ -9,6 +9,7 @@ import objects.environment  # noqa: F401  (before torch and numba)  # isort: ski
 
 if TYPE_CHECKING:
     from objects.aabb import Aabb
+    from objects.analytic_warps import Bend, Twist
     from objects.field import Difference, Field, FieldSample, Intersection, Union
     from objects.files import FieldFileError, load_field, save_field
     from objects.fitting import fit_mesh, fit_meshes
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
     from objects.siren import SirenField
     from objects.training import FitError, FitResult, TrainConfig, fit
+    from objects.warp import Warp
+    from objects.warped import Warped
 
 __all__ = [
     "SE3",
     "Aabb",
+    "Bend",
     "Box",
     "Capsule",
     "Cylinder",
@@ -42,7 +46,10 @@ __all__ = [
     "Sphere",
     "Torus",
     "TrainConfig",
+    "Twist",
     "Union",
+    "Warp",
+    "Warped",
     "fit",
     "fit_mesh",
     "fit_meshes",
@@ -59,12 +66,15 @@ _HOME = {
     **dict.fromkeys(("fit_mesh", "fit_meshes"), "fitting"),
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
+    **dict.fromkeys(("Bend", "Twist"), "analytic_warps"),
     "Aabb": "aabb",
     "FitConfig": "mesh_samples",
     "MeshError": "mesh_files",
     "Placed": "placed",
     "SE3": "pose",
     "SirenField": "siren",
+    "Warp": "warp",
+    "Warped": "warped",
 }
 
 

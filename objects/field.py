@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node
 
 from objects.aabb import Aabb
+from objects.warp import Warp
 
 FEATURE = "feature"
 # How colour changes with the direction of view: a matrix [3, 3], row by row, that is multiplied by the unit direction of a ray
@@ -168,6 +169,10 @@ class Field(nn.Module, ABC):
         """The fields that this one is made of."""
         return []
 
+    def own_warp(self) -> Warp | None:
+        """The warp through which it sees its child; None for all but `objects.warped.Warped`."""
+        return None
+
     @classmethod
     def empty(cls, config: dict[str, Any], children: list[Field]) -> Self:
         """A field of this kind with the given make-up; its tensors are loaded afterwards."""
@@ -268,10 +273,12 @@ class Field(nn.Module, ABC):
 
 
 def structure(field: Field) -> dict[str, Any]:
-    """The make-up of a field as a JSON tree: kinds, plain numbers, children. Tensors aside, it is the whole field."""
+    """The make-up of a field as a JSON tree: kinds, plain numbers, children, warp. Tensors aside, it is the whole field."""
     tree: dict[str, Any] = {"kind": field.kind, "config": field.config()}
     if children := field.children_fields():
         tree["children"] = [structure(child) for child in children]
+    if (warp := field.own_warp()) is not None:
+        tree["warp"] = {"kind": warp.kind, "config": warp.config()}
     return tree
 
 

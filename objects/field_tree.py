@@ -1,17 +1,21 @@
-"""The tree that says what the numbers of a field file make: kinds of fields, plain numbers, children. It is taken as hostile."""
+"""The tree that says what the numbers of a field file make: kinds, plain numbers, children, warps; it is taken as hostile."""
 
 from __future__ import annotations
 
 import dataclasses
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from objects.analytic_warps import Bend, Twist
 from objects.field import FEATURE, TINT, TINT_WIDTH, Difference, Field, Intersection, Union, channel_fault
 from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.siren_layout import NetworkConfig
+from objects.warp import Warp
+from objects.warped import Warped
 
 MAX_NUMBERS = 10_000_000
 MAX_NODES = 4096
@@ -39,6 +43,15 @@ class Kind:
     has_channels: bool = False  # whether it may hold channels by name
 
 
+@dataclass(frozen=True)
+class WarpKind:
+    """A kind of warp: its class, what its config holds, and how many numbers a warp with such a config has at least."""
+
+    cls: type[Warp]
+    config: dict[str, _Number]
+    least_numbers: Callable[[dict[str, Any]], int]
+
+
 _CHANNEL = _Number(int, 1, 4096)
 _FEATURES = {"feature_width": _Number(int, 0, 4096)}
 _NETWORK = {
@@ -51,13 +64,21 @@ KINDS: dict[str, Kind] = {
     **{cls.kind: Kind(cls, 0, _FEATURES) for cls in (Sphere, Box, Cylinder, Capsule, Torus)},
     **{cls.kind: Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
     Placed.kind: Kind(Placed, 1, {}),
+    Warped.kind: Kind(Warped, 1, {}),
     SirenField.kind: Kind(SirenField, 0, _FEATURES | _NETWORK, {"observed": _Number(int, 1, 1)}, has_channels=True),
+}
+
+_KEYS = {"keys": _Number(int, 1, 1_000_000)}
+# All kinds of warps that a file may hold.
+WARPS: dict[str, WarpKind] = {
+    cls.kind: WarpKind(cls, _KEYS, lambda config: 2 * config["keys"]) for cls in (Bend, Twist)
 }
 
 
 def tree_version(tree: dict[str, Any]) -> int:
     """The least version that can say all of it."""
-    return max([2 if "channels" in tree["config"] else 1, *(tree_version(child) for child in tree.get("children", []))])
+    own = 3 if "warp" in tree else 2 if "channels" in tree["config"] else 1
+    return max([own, *(tree_version(child) for child in tree.get("children", []))])
 
 
 def check_tree(tree: dict[str, Any], version: int) -> int:
@@ -72,7 +93,8 @@ def check_tree(tree: dict[str, Any], version: int) -> int:
         n_nodes += 1
         if depth > MAX_DEPTH or n_nodes > MAX_NODES:
             _fail(f"expected a tree of at most {MAX_DEPTH} levels and {MAX_NODES} nodes, got more")
-        if not isinstance(node, dict) or not {"kind", "config"} <= node.keys() <= {"kind", "config", "children"}:
+        known = {"kind", "config", "children"} | ({"warp"} if version >= 3 else set())
+        if not isinstance(node, dict) or not {"kind", "config"} <= node.keys() <= known:
             _fail(f"expected a node with kind, config and children, got {short(node)}")
         kind = KINDS.get(node["kind"]) if isinstance(node["kind"], str) else None
         if kind is None:
@@ -81,11 +103,31 @@ def check_tree(tree: dict[str, Any], version: int) -> int:
         _check_config(node["kind"], config, version)
         if not isinstance(children, list) or len(children) != kind.n_children:
             _fail(f"{node['kind']}: expected {kind.n_children} children, got {short(children)}")
-        total += _least_numbers(config)
+        total += _least_numbers(config) + _checked_warp(node, node["kind"] == Warped.kind)
         if total > MAX_NUMBERS:
             _fail(f"expected at most {MAX_NUMBERS} numbers, its tree describes more")
         todo += [(child, depth + 1) for child in children]
     return total
+
+
+def _checked_warp(node: dict[str, Any], expected: bool) -> int:
+    """Checks the warp of a node, which it has or must not have; the least count of its numbers."""
+    if not expected:
+        if "warp" in node:
+            _fail(f"{node['kind']}: expected no warp, got {short(node['warp'])}")
+        return 0
+    warp = node.get("warp")
+    if not isinstance(warp, dict) or warp.keys() != {"kind", "config"}:
+        _fail(f"{node['kind']}: expected a warp with kind and config, got {short(warp)}")
+    name, config = warp["kind"], warp["config"]
+    kind = WARPS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        _fail(f"{node['kind']}: expected a kind of warp out of {', '.join(WARPS)}, got {short(name)}")
+    if not isinstance(config, dict) or config.keys() != kind.config.keys():
+        _fail(f"{name}: expected a config of {list(kind.config)}, got {short(config)}")
+    for key, value in config.items():
+        _check_number(f"{name}: expected {key}", kind.config[key], value)
+    return kind.least_numbers(config)
 
 
 def _check_config(name: str, config: Any, version: int) -> None:
@@ -134,7 +176,11 @@ def _least_numbers(config: dict[str, Any]) -> int:
 
 def build(node: dict[str, Any]) -> Field:
     """The field that a checked tree describes; its numbers are still to come."""
-    return KINDS[node["kind"]].cls.empty(node["config"], [build(child) for child in node.get("children", [])])
+    children = [build(child) for child in node.get("children", [])]
+    if "warp" in node:
+        warp = WARPS[node["warp"]["kind"]].cls.empty(node["warp"]["config"])
+        return Warped(children[0], warp, stretch=1.0)
+    return KINDS[node["kind"]].cls.empty(node["config"], children)
 
 
 def short(value: Any) -> str:

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from objects.field import Field, structure
-from objects.field_tree import KINDS, MAX_DEPTH, MAX_NUMBERS, build, check_tree, short, tree_version
+from objects.field_tree import KINDS, MAX_DEPTH, MAX_NUMBERS, WARPS, build, check_tree, short, tree_version
+from objects.warp import Warp
 
-# Version 2 has channels by name; a field that has none but ``feature`` is written as version 1.
-FORMAT, VERSION = "sirenscape.field", 2
+# Version 2 has channels by name, version 3 warps; a field is written as the least version that can say all of it.
+FORMAT, VERSION = "sirenscape.field", 3
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
@@ -133,7 +134,9 @@ def storable(field: Field) -> bool:
     """Whether a field and all it is made of are of the kinds that a file holds, so that its hash says all of it."""
     if is_unread(field):  # what `save_field` wrote
         return True
-    kind = KINDS.get(field.kind)
+    kind, warp = KINDS.get(field.kind), field.own_warp()
+    if warp is not None and not (warp.kind in WARPS and type(warp) is WARPS[warp.kind].cls):
+        return False
     return kind is not None and type(field) is kind.cls and all(map(storable, field.children_fields()))
 
 
@@ -219,7 +222,7 @@ def _decoded(data: bytes, path: Path) -> Field:
             field = field.double()
         _fill(field, arrays, path)
         for part in field.modules():
-            if isinstance(part, Field):
+            if isinstance(part, Field | Warp):
                 part.check_values()
     except ValueError as error:
         if isinstance(error, FieldFileError):

@@ -23,6 +23,7 @@ _TOPICS = {
     ("Poses and boxes", "objects"): "SE3 Aabb",
     ("Fields", "objects"): "Field FieldSample SirenField load_field save_field FieldFileError",
     ("Exact solids", "objects"): "Box Capsule Cylinder Sphere Torus Placed Union Intersection Difference",
+    ("Fields that bend", "objects"): "Warp Warped Bend Twist",
     ("Learning from meshes and points", "objects"): "fit_mesh fit_meshes FitConfig MeshError fit_points PointsConfig",
     ("The training loop", "objects"): "fit TrainConfig FitResult FitError",
     ("Instances at one time", "compose"): "Composite Instance Rays Hits SceneSample SurfaceSample",

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from objects import files
 from objects.aabb import Aabb
+from objects.analytic_warps import Twist
 from objects.field import Difference, Field, FieldSample, Intersection, Union, structure
 from objects.field_tree import KINDS
 from objects.files import FieldFileError, field_hash, is_unread, load_field, load_lazily, save_field, storable
@@ -25,6 +26,7 @@ from objects.placed import Placed
 from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.siren import SirenField
+from objects.warped import Warped
 
 POSE = SE3.exp(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
 BOX = Aabb(torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 1.5, 2.0]))
@@ -45,6 +47,7 @@ FIELDS = {
     "cylinder": Cylinder(1.0, 0.5),
     "capsule": Capsule(0.3, 0.5),
     "torus": Torus(1.0, 0.3),
+    "warped": Warped(_siren(4), Twist(BOX, (0, 0, 1), (0, 0, 0), (0, 1), (0, 0.5))),
     "placed": Placed(_siren(1), POSE, 0.1),
     "nested": Difference(Union(_siren(2), Placed(Sphere(1.0), POSE), smooth=0.2), Torus(1.0, 0.3))
     & Box((1.0, 1.0, 1.0)),
@@ -316,7 +319,7 @@ def _put(name, value):
 
 
 HOSTILE = {
-    "newer version": (_metadata(version="3"), "newer program"),
+    "newer version": (_metadata(version="4"), "newer program"),
     "version 0": (_metadata(version="0"), "version from 1"),
     "odd version": (_metadata(version="1.0"), "version number"),
     "version as a number": (_metadata(version=1), "version number"),
