@@ -23,8 +23,7 @@ from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.coloring import draw_colors, learn_colors
 from objects.files import FieldFileError, field_hash, load_field, save_field
-from objects.fused import weighted_l1
-from objects.fused_surface import surface_l1
+from objects.fused import surface_l1, weighted_l1
 from objects.jobs import Job, Runner, run_jobs
 from objects.learned import check_sides, face_points, finish
 from objects.mending import hard_samples
@@ -35,7 +34,7 @@ from objects.meshing import grid_cell, sample_grid
 from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
 
-_VERSION = 5  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 6  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it

@@ -1,9 +1,9 @@
 """Fused kernels for training sine networks: blocks of points go forward and back through all layers at once.
 
-Training a small SIREN through autograd is bound by memory traffic and by `sin`, not by arithmetic. Here blocks of 64 points
-go through all layers while they sit in the first-level cache, with sine and cosine from one polynomial. `weighted_l1` is
-regression: loss and weight gradients in one pass. `sine_mlps` is any other use: an autograd function of weights and points,
-whose backward pass computes the activations anew. `tests/objects/test_fused.py` holds both against autograd.
+Training a small SIREN through autograd is bound by memory traffic and by `sin`, not by arithmetic. Here blocks of points
+go through all layers while they sit in the caches (`objects.sine_passes`). `weighted_l1` and `surface_l1` are regression: loss and
+weight gradients in one pass, the latter of distances and their gradients. `sine_mlps` is any other use: an autograd function of
+weights and points, whose backward pass computes the activations anew. `tests/objects/test_fused.py` holds all against autograd.
 """
 
 from __future__ import annotations
@@ -21,200 +21,164 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from objects.siren_layout import SineShape, layer_at
+from objects.products import padded, product
+from objects.sine_passes import (
+    BLOCK,
+    ahead,
+    arrange,
+    arranged_size,
+    back,
+    collect,
+    scratch,
+    slopes,
+    take,
+    tangents,
+    views,
+)
+from objects.siren_layout import SineShape
 
-_BLOCK = 64  # points in flight: the activations of three 64-wide layers then fit the caches
 _ROWS = 1024  # points of one network in one job
-PARTS = 8  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
-layer_start = numba.njit(cache=True)(layer_at)
+_PARTS = 4  # a batch is summed in this many parts whatever the number of threads, so that bits don't depend on it
+_FAST = {"nogil": True, "fastmath": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def sincos(z, bias, omega, s, c):
-    """``s, c = sin, cos(omega * (z + bias))`` to about 3e-6: Cody-Waite reduction by pi, then Taylor polynomials."""
-    for p in range(z.shape[0]):
-        for i in range(z.shape[1]):
-            x = omega * (z[p, i] + bias[i])
-            k = np.floor(x * np.float32(0.31830988618) + np.float32(0.5))
-            r = (x - k * np.float32(3.140625)) - k * np.float32(9.67653589793e-4)
-            half = k * np.float32(0.5)
-            sign = np.float32(1.0) - np.float32(4.0) * (half - np.floor(half))
-            r2 = r * r
-            odd = np.float32(-1.98406e-4) + r2 * np.float32(2.71e-6)
-            odd = np.float32(1.0) + r2 * (np.float32(-1.6666666e-1) + r2 * (np.float32(8.3333310e-3) + r2 * odd))
-            even = np.float32(-1.388850e-3) + r2 * (np.float32(2.4761e-5) + r2 * np.float32(-2.6e-7))
-            even = np.float32(1.0) + r2 * (np.float32(-0.5) + r2 * (np.float32(4.16666418e-2) + r2 * even))
-            s[p, i] = sign * r * odd
-            c[p, i] = sign * even
+@numba.njit(**_FAST)
+def _outputs(net, s, p, o):
+    """Output ``o`` of the point in row ``p`` of a block."""
+    last, sines = net[3][o], s[p]
+    total = np.float32(0.0)
+    for j in range(len(last)):
+        total += last[j] * sines[j]
+    return total + net[4][o]
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _scratch(width, layers, n_in):
-    """Room for a block: ``s, c [layers, block, width]``, ``z, g [block, width]``, the gradient of a hidden and of the first layer.
+@numba.njit(**_FAST)
+def _push(net, s, p, o, push, g, grads):
+    """Adds what a gradient ``push`` by an output does: to the last layer's gradients, and to ``g``, that of the last sines."""
+    grads[4][o] += push
+    last, sines, g_last, g_row = net[3][o], s[p], grads[3][o], g[p]
+    for j in range(len(last)):
+        g_row[j] += push * last[j]
+        g_last[j] += push * sines[j]
 
-    OpenBLAS keeps to the calling thread up to 2^18 multiplications; beyond, its own threads would wait for each other.
-    Zeroed: rows past the end of a short block are multiplied by 0, which must not meet a NaN.
+
+@numba.njit(**_FAST)
+def _regress(flat, flipped, x, target, weight, shape, squash, scale, grad):
+    """Adds ``scale * d loss / d weights`` to ``grad`` (arranged) and returns ``scale * loss`` over one part of a batch.
+
+    ``loss = sum_p weight_p sum_o |y_po - target_po|`` with ``y`` the output, through a sigmoid if ``squash``.
     """
-    block = max(8, min(_BLOCK, 262_144 // (width * width) // 8 * 8))
-    s = np.zeros((layers, block, width), np.float32)
-    c = np.zeros((layers, block, width), np.float32)
-    z = np.zeros((block, width), np.float32)
-    g = np.zeros((block, width), np.float32)
-    return s, c, z, g, np.empty((width, width), np.float32), np.zeros((n_in, width), np.float32)
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _ahead(theta, w_first, x, start, m, shape, s, c, z):
-    """Sines ``s`` and cosines ``c`` of all layers for the ``m`` points from ``start`` on."""
-    n_in, width = w_first.shape
-    omega_first, omega_hidden = np.float32(shape.omega_first), np.float32(shape.omega_hidden)
-    for p in range(m):
-        for j in range(width):
-            z[p, j] = w_first[0, j] * x[start + p, 0]
-        for i in range(1, n_in):
-            for j in range(width):
-                z[p, j] += w_first[i, j] * x[start + p, i]
-    sincos(z, theta[width * n_in : width * n_in + width], omega_first, s[0], c[0])
-    for layer in range(1, shape.layers):
-        at = layer_start(n_in, width, layer)
-        np.dot(s[layer - 1], theta[at : at + width * width].reshape(width, width).T, z)
-        sincos(z, theta[at + width * width : at + width * width + width], omega_hidden, s[layer], c[layer])
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad):
-    """From ``g``, the gradient of the last sines, to those of all weights but the last layer's (added to ``grad``, the first
-    layer's to ``g_first``). Returns the gradient at the first layer's sums, ``[block, width]``."""
-    n_in, width = g_first.shape
-    layers, block = s.shape[0], s.shape[1]
-    omega_first, omega_hidden = np.float32(shape.omega_first), np.float32(shape.omega_hidden)
-    for layer in range(layers - 1, -1, -1):
-        omega = omega_hidden if layer else omega_first
-        for p in range(block):
-            for j in range(width):
-                g[p, j] *= omega * c[layer, p, j]
-        at = layer_start(n_in, width, layer)
-        if layer:
-            np.dot(g.T, s[layer - 1], g_weight)
-            flat = g_weight.reshape(-1)
-            for i in range(width * width):
-                grad[at + i] += flat[i]
-            bias_at = at + width * width
-        else:
-            for p in range(m):
-                for i in range(n_in):
-                    for j in range(width):
-                        g_first[i, j] += g[p, j] * x[start + p, i]
-            bias_at = width * n_in
-        for p in range(m):
-            for j in range(width):
-                grad[bias_at + j] += g[p, j]
-        if layer:
-            np.dot(g, theta[at : at + width * width].reshape(width, width), z)
-            g, z = z, g
-    return g
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _regress(theta, x, target, weight, shape, squash, scale, grad):
-    """Adds ``scale * d loss / d theta`` to ``grad`` and returns ``scale * loss`` over one part of a batch.
-
-    ``loss = sum_p weight_p sum_o |y_po - target_po|`` with ``y`` the output, through a sigmoid if ``squash``. ``theta`` holds
-    weight ``[out, in]`` and bias of each layer, one after the other.
-    """
-    n_points = len(x)
-    n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
-    s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
-    block = len(z)
-    last = layer_start(n_in, width, layers)
-    w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
-    w_last = theta[last : last + n_out * width].reshape(n_out, width)
-    b_last = theta[last + n_out * width :]
-    g_last = np.zeros((n_out, width), np.float32)
+    net, grads = views(flat, shape), views(grad, shape)
+    points, s = scratch(shape)
+    c = np.zeros_like(s)
+    g, r = np.zeros_like(s[0]), np.zeros_like(s[0])
     total = 0.0
-    for start in range(0, n_points, block):
-        m = min(block, n_points - start)
-        _ahead(theta, w_first, x, start, m, shape, s, c, z)
-        # Output, loss and its gradient; rows beyond m keep a gradient of zero.
-        g[:] = 0.0
+    for start in range(0, len(x), BLOCK):
+        m = min(BLOCK, len(x) - start)
+        take(x, start, m, points)
+        ahead(net, flipped, points, shape, s, c)
+        g[:] = 0.0  # rows beyond m keep it
         for p in range(m):
-            for o in range(n_out):
-                acc = b_last[o]
-                for j in range(width):
-                    acc += w_last[o, j] * s[layers - 1, p, j]
+            for o in range(shape.n_out):
+                value = _outputs(net, s[-1], p, o)
                 slope = np.float32(1.0)
                 if squash:
-                    acc = np.float32(1.0) / (np.float32(1.0) + np.exp(-acc))
-                    slope = acc * (np.float32(1.0) - acc)
-                error = acc - target[start + p, o]
+                    value = np.float32(1.0) / (np.float32(1.0) + np.exp(-value))
+                    slope = value * (np.float32(1.0) - value)
+                error = value - target[start + p, o]
                 w = weight[start + p] * scale
                 total += abs(error) * w
-                push = np.sign(error) * w * slope
-                grad[last + n_out * width + o] += push
-                for j in range(width):
-                    g[p, j] += push * w_last[o, j]
-                for j in range(width):
-                    g_last[o, j] += push * s[layers - 1, p, j]
-        _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad)
-    grad[: width * n_in] += g_first.T.copy().reshape(-1)
-    grad[last : last + n_out * width] += g_last.reshape(-1)
+                _push(net, s[-1], p, o, np.sign(error) * w * slope, g, grads)
+        back(net, points, shape, s, c, s[:0], g, r, grads)
     return total
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _evaluate(theta, x, shape, out):
-    """Writes the outputs of one network at some points."""
-    n_points = len(x)
-    n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
-    s, c, z, _g, _g_weight, _g_first = _scratch(width, layers, n_in)
-    block = len(z)
-    last = layer_start(n_in, width, layers)
-    w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
-    w_last = theta[last : last + n_out * width].reshape(n_out, width)
-    for start in range(0, n_points, block):
-        m = min(block, n_points - start)
-        _ahead(theta, w_first, x, start, m, shape, s, c, z)
+@numba.njit(**_FAST)
+def _regress_surface(flat, flipped, x, target, weight, normal, steep, shape, scale, grad):
+    """As `_regress`, for `surface_l1`."""
+    net, grads = views(flat, shape), views(grad, shape)
+    first = net[0]
+    points, s = scratch(shape)
+    c, pulled, q, d = np.zeros_like(s), np.zeros_like(s), np.zeros_like(s), np.zeros_like(s)
+    g, r, u = np.zeros_like(s[0]), np.zeros_like(s[0]), np.zeros_like(points)
+    total = 0.0
+    for start in range(0, len(x), BLOCK):
+        m = min(BLOCK, len(x) - start)
+        take(x, start, m, points)
+        ahead(net, flipped, points, shape, s, c)
+        slopes(net, shape, c, pulled, q)
+        g[:] = 0.0
+        u[:] = 0.0
         for p in range(m):
-            for o in range(n_out):
-                acc = theta[last + n_out * width + o]
-                for j in range(width):
-                    acc += w_last[o, j] * s[layers - 1, p, j]
-                out[start + p, o] = acc
+            error = _outputs(net, s[-1], p, 0) - target[start + p]
+            w = weight[start + p] * scale
+            total += abs(error) * w
+            _push(net, s[-1], p, 0, np.sign(error) * w, g, grads)
+            length = np.float32(1e-20)
+            sums = q[0, p]
+            for i in range(shape.n_in):
+                column = first[i]
+                off = -normal[start + p, i]
+                for j in range(len(sums)):
+                    off += sums[j] * column[j]
+                u[p, i] = off
+                length += off * off
+            length = np.sqrt(length)
+            v = steep[start + p] * scale
+            total += v * length
+            for i in range(shape.n_in):
+                u[p, i] *= v / length
+        tangents(net, flipped, u, shape, s, c, pulled, d)
+        back(net, points, shape, s, c, pulled, g, r, grads)
+        last = grads[3][0]
+        for p in range(m):
+            for j in range(len(last)):
+                last[j] += d[-1, p, j]
+        for layer in range(1, shape.layers):
+            product(q[layer].T, d[layer - 1], grads[2][layer - 1], True)
+        product(u.T, q[0], grads[0], True)
+    return total
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _pull_back(theta, x, g_out, shape, grad, g_x):
+@numba.njit(**_FAST)
+def _evaluate(flat, flipped, x, shape, out):
+    """Writes the outputs of one network at some points."""
+    net = views(flat, shape)
+    points, s = scratch(shape)
+    c = np.zeros_like(s)
+    for start in range(0, len(x), BLOCK):
+        m = min(BLOCK, len(x) - start)
+        take(x, start, m, points)
+        ahead(net, flipped, points, shape, s, c)
+        for p in range(m):
+            for o in range(shape.n_out):
+                out[start + p, o] = _outputs(net, s[-1], p, o)
+
+
+@numba.njit(**_FAST)
+def _pull_back(flat, flipped, x, g_out, shape, grad, g_x):
     """Adds to ``grad`` the gradient by the weights, and writes that by the points to ``g_x`` (unless it has no rows)."""
-    n_points = len(x)
-    n_in, n_out, width, layers = shape.n_in, shape.n_out, shape.width, shape.layers
-    s, c, z, g, g_weight, g_first = _scratch(width, layers, n_in)
-    block = len(z)
-    last = layer_start(n_in, width, layers)
-    w_first = theta[: width * n_in].reshape(width, n_in).T.copy()
-    w_last = theta[last : last + n_out * width].reshape(n_out, width)
-    g_last = np.zeros((n_out, width), np.float32)
-    for start in range(0, n_points, block):
-        m = min(block, n_points - start)
-        _ahead(theta, w_first, x, start, m, shape, s, c, z)
+    net, grads = views(flat, shape), views(grad, shape)
+    points, s = scratch(shape)
+    c = np.zeros_like(s)
+    g, r = np.zeros_like(s[0]), np.zeros_like(s[0])
+    for start in range(0, len(x), BLOCK):
+        m = min(BLOCK, len(x) - start)
+        take(x, start, m, points)
+        ahead(net, flipped, points, shape, s, c)
         g[:] = 0.0
         for p in range(m):
-            for o in range(n_out):
-                push = g_out[start + p, o]
-                grad[last + n_out * width + o] += push
-                for j in range(width):
-                    g[p, j] += push * w_last[o, j]
-                for j in range(width):
-                    g_last[o, j] += push * s[layers - 1, p, j]
-        sums = _back(theta, x, start, m, shape, s, c, z, g, g_weight, g_first, grad)
+            for o in range(shape.n_out):
+                _push(net, s[-1], p, o, g_out[start + p, o], g, grads)
+        back(net, points, shape, s, c, s[:0], g, r, grads)
         if len(g_x):
             for p in range(m):
-                for i in range(n_in):
-                    acc = np.float32(0.0)
-                    for j in range(width):
-                        acc += sums[p, j] * w_first[i, j]
-                    g_x[start + p, i] = acc
-    grad[: width * n_in] += g_first.T.copy().reshape(-1)
-    grad[last : last + n_out * width] += g_last.reshape(-1)
+                for i in range(shape.n_in):
+                    sums, column = r[p], net[0][i]
+                    total = np.float32(0.0)
+                    for j in range(len(sums)):
+                        total += sums[j] * column[j]
+                    g_x[start + p, i] = total
 
 
 @lru_cache(maxsize=1)
@@ -227,30 +191,48 @@ def spread(part: Callable[[Any], Any], jobs: Sequence[Any], n_threads: int) -> l
     return list(map(part, jobs) if n_threads == 1 else _pool(n_threads, os.getpid()).map(part, jobs))
 
 
-class _WeightedL1(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, theta, x, target, weight, shape, squash, n_threads):
-        n_nets, n_points = x.shape[:2]
-        grads = np.zeros((n_nets, PARTS, theta.shape[1]), np.float32)
-        size = -(-n_points // PARTS)
-        arrays = [t.detach().numpy() for t in (theta, x, target, weight)]
+class _Arranged:
+    """Networks arranged for the kernels, ``flat [k, size]`` and ``flipped [k, layers - 1, width, width]``."""
+
+    def __init__(self, theta: Tensor, shape: SineShape, n_threads: int) -> None:
+        rows, width = theta.detach().numpy(), padded(shape.width)
+        self.shape, self.n_threads, self.row = shape, n_threads, rows.shape[1]
+        self.flat = np.zeros((len(rows), arranged_size(shape)), np.float32)
+        self.flipped = np.zeros((len(rows), shape.layers - 1, width, width), np.float32)
+        spread(lambda k: arrange(rows[k], shape, self.flat[k], self.flipped[k]), range(len(rows)), n_threads)
+
+    def regressed(
+        self, kernel: Callable[..., float], samples: Sequence[Tensor], *options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Losses ``[k]`` and their gradients by the rows."""
+        n_nets, n_points = samples[0].shape[:2]
+        arrays = [t.detach().numpy() for t in samples]
+        size = -(-n_points // (_PARTS * BLOCK)) * BLOCK
+        grads = np.zeros((n_nets, _PARTS, self.flat.shape[1]), np.float32)
+        out = np.zeros((n_nets, self.row), np.float32)
 
         def part(job: int) -> float:
-            k, at = divmod(job, PARTS)
-            cut = slice(at * size, min((at + 1) * size, n_points))
-            th, xs, ts, ws = arrays[0][k], arrays[1][k, cut], arrays[2][k, cut], arrays[3][k, cut]
-            if len(xs) == 0:
+            k, at = divmod(job, _PARTS)
+            mine = [array[k, at * size : (at + 1) * size] for array in arrays]
+            if len(mine[0]) == 0:
                 return 0.0
-            return _regress(th, xs, ts, ws, shape, squash, np.float32(1 / n_points), grads[k, at])
+            scale = np.float32(1 / n_points)
+            return kernel(self.flat[k], self.flipped[k], *mine, self.shape, *options, scale, grads[k, at])
 
-        jobs = range(n_nets * PARTS)
-        losses = spread(part, jobs, n_threads)
-        ctx.grad = torch.from_numpy(grads.sum(1))
-        return torch.tensor(losses).reshape(n_nets, PARTS).sum(1)
+        losses = spread(part, range(n_nets * _PARTS), self.n_threads)
+        spread(lambda k: collect(grads[k], self.shape, out[k]), range(n_nets), self.n_threads)
+        return torch.tensor(losses).reshape(n_nets, _PARTS).sum(1), torch.from_numpy(out)
+
+
+class _Regression(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, kernel, samples, shape, options, n_threads):
+        loss, ctx.grad = _Arranged(theta, shape, n_threads).regressed(kernel, samples, *options)
+        return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        return ctx.grad * grad_loss[:, None].to(ctx.grad.dtype), None, None, None, None, None, None
+        return ctx.grad * grad_loss[:, None].to(ctx.grad.dtype), *[None] * 5
 
 
 def weighted_l1(
@@ -273,45 +255,71 @@ def weighted_l1(
         squash: Whether the outputs go through a sigmoid.
         n_threads: Threads to use; those of torch without.
     """
-    return _WeightedL1.apply(theta, x, target, weight, shape, squash, n_threads or torch.get_num_threads())
+    samples = x, target, weight
+    return _Regression.apply(theta, _regress, samples, shape, (squash,), n_threads or torch.get_num_threads())
+
+
+def surface_l1(
+    theta: Float[Tensor, "k n_params"],
+    x: Float[Tensor, "k n 3"],
+    target: Float[Tensor, "k n"],
+    weight: Float[Tensor, "k n"],
+    gradient: Float[Tensor, "k n 3"],
+    gradient_weight: Float[Tensor, "k n"],
+    shape: SineShape,
+    *,
+    n_threads: int | None = None,
+) -> Float[Tensor, "k"]:
+    """Mean over the points of ``weight * |net(x) - target| + gradient_weight * ||d net / d x - gradient||`` for ``k`` sine
+    networks of one output and equal shape at once.
+
+    Args:
+        theta: Numbers of each network (`objects.siren.pack`), float32 on the CPU. The only argument that gets a gradient.
+        x, target, weight, gradient, gradient_weight: Points, wanted distances and gradients, and what an error weighs; float32.
+        shape: What the numbers of a network mean.
+        n_threads: Threads to use; those of torch without.
+    """
+    samples = x, target, weight, gradient, gradient_weight
+    return _Regression.apply(theta, _regress_surface, samples, shape, (), n_threads or torch.get_num_threads())
 
 
 class _SineMlps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta, x, offsets, shape, n_threads):
-        th, xs = theta.detach().numpy(), x.detach().numpy()
+        nets, xs = _Arranged(theta, shape, n_threads), x.detach().numpy()
         out = np.empty((len(xs), shape.n_out), np.float32)
 
         def part(job: tuple[int, int, int]) -> None:
             k, lo, hi = job
-            _evaluate(th[k], xs[lo:hi], shape, out[lo:hi])
+            _evaluate(nets.flat[k], nets.flipped[k], xs[lo:hi], shape, out[lo:hi])
 
         spread(part, _jobs(offsets.numpy()), n_threads)
         ctx.save_for_backward(theta, x, offsets)
-        ctx.rest = (shape, n_threads)
+        ctx.nets = nets
         return torch.from_numpy(out)
 
     @staticmethod
     def backward(ctx, g_out):
         theta, x, offsets = ctx.saved_tensors
-        shape, n_threads = ctx.rest
+        nets: _Arranged = ctx.nets
         pushed = g_out.contiguous().numpy()
         rows = np.flatnonzero(pushed.any(1))  # points that nothing depends on aren't asked again
         pushed, xs = pushed[rows], x.detach().numpy()[rows]
-        jobs, th = _jobs(np.searchsorted(rows, offsets.numpy())), theta.detach().numpy()
+        jobs = _jobs(np.searchsorted(rows, offsets.numpy()))
         wanted = ctx.needs_input_grad[1]
         g_x = np.empty_like(xs) if wanted else xs[:0]
-        grads = np.zeros((len(jobs), theta.shape[1]), np.float32)
+        grads = np.zeros((len(jobs), nets.flat.shape[1]), np.float32)
 
         def part(number: int) -> None:
             k, lo, hi = jobs[number]
             g = g_x[lo:hi] if wanted else g_x
-            _pull_back(th[k], xs[lo:hi], pushed[lo:hi], shape, grads[number], g)
+            _pull_back(nets.flat[k], nets.flipped[k], xs[lo:hi], pushed[lo:hi], nets.shape, grads[number], g)
 
-        spread(part, range(len(jobs)), n_threads)
+        spread(part, range(len(jobs)), nets.n_threads)
         grad = np.zeros(theta.shape, np.float32)
-        for (k, _, _), share in zip(jobs, grads, strict=True):
-            grad[k] += share
+        for k in range(len(grad)):
+            if len(mine := [number for number, job in enumerate(jobs) if job[0] == k]):
+                collect(grads[mine[0] : mine[-1] + 1], nets.shape, grad[k])
         g_points = None
         if wanted:
             g_points = torch.zeros_like(x)

@@ -17,30 +17,34 @@ import torch
 from torch import Tensor
 
 from objects.fused import spread
+from objects.products import padded, product
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1
 _STEPS = 5
-_ROWS = 32  # of a product at a time: larger ones OpenBLAS hands to threads of its own
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _combine(a, x, b, y, out):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = a * x[i, j] + b * y[i, j]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _product(a, b, out):
-    for at in range(0, len(a), _ROWS):
-        np.dot(a[at : at + _ROWS], b, out[at : at + _ROWS])
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _orthogonalize(g, out, steps, c0, c1, c2):
-    """Writes to ``out [n, n]`` the matrix ``g [n, n]`` with its singular values brought near to 1."""
-    x = g / (np.sqrt((g * g).sum()) + np.float32(1e-7))
-    gram, square, mixed = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+def _orthogonalize(g, out, size, steps, c0, c1, c2):
+    """Writes to ``out [n, n]`` the matrix ``g [n, n]`` with its singular values brought near to 1; products are ``size`` wide."""
+    n = len(g)
+    x = np.zeros((size, size), np.float32)
+    x[:n, :n] = g / (np.sqrt((g * g).sum()) + np.float32(1e-7))
+    flipped, gram, square = np.empty_like(x), np.empty_like(x), np.empty_like(x)
     for _ in range(steps):
-        _product(x, x.T, gram)
-        _product(gram, gram, square)
-        mixed = c1 * gram + c2 * square
-        _product(mixed, x, square)
-        x = c0 * x + square
-    out[:] = x
+        flipped[:] = x.T
+        product(x, flipped, gram, False)
+        product(gram, gram, square, False)
+        _combine(c1, gram, c2, square, gram)
+        product(gram, x, square, False)
+        _combine(c0, x, np.float32(1), square, x)
+    out[:] = x[:n, :n]
 
 
 def orthogonalized(matrices: Tensor, n_threads: int = 1) -> Tensor:
@@ -49,7 +53,8 @@ def orthogonalized(matrices: Tensor, n_threads: int = 1) -> Tensor:
     flat = matrices.detach().contiguous().reshape(-1, *matrices.shape[-2:]).numpy()
     out = np.empty_like(flat)
     a, b, c = (np.float32(v) for v in _COEFFICIENTS)
-    spread(lambda k: _orthogonalize(flat[k], out[k], _STEPS, a, b, c), range(len(flat)), n_threads)
+    size = padded(flat.shape[-1])
+    spread(lambda k: _orthogonalize(flat[k], out[k], size, _STEPS, a, b, c), range(len(flat)), n_threads)
     return torch.from_numpy(out).reshape(matrices.shape)
 
 

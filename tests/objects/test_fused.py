@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from objects.fused import sine_mlps
-from objects.fused_surface import surface_l1
+from objects.fused import sine_mlps, surface_l1
 from objects.siren import SineMlp
 from objects.siren_layout import SineShape
 
