@@ -253,16 +253,29 @@ def _solid(field: Field) -> np.ndarray | None:
     return np.r_[kind, rotation.ravel(), translation, scale, np.pad(sizes, (0, 4 - len(sizes)))]
 
 
-def _manifold(field: Field, time: float | None) -> manifold3d.Manifold:
-    """The solid as a manifold; exact but for the segments of what is round, where it is made of exact solids."""
+def manifold_of(field: Field, time: float | None, cells: int = _CELLS, simpler: float = 0.0) -> manifold3d.Manifold:
+    """The solid at a time (seconds, where it deforms) as a manifold, in the object frame; empty where it has no inside.
+
+    What is made of exact solids is exact but for the segments of what is round (256 a circle). All else is the zero set by
+    marching cubes.
+
+    Args:
+        field: Any field.
+        time: Seconds; None for 0.
+        cells: Along the longest edge of the box of what isn't exact.
+        simpler: How far simplifying may move what isn't exact, as a share of its box diagonal.
+
+    Raises:
+        ValueError: The field gives values that are not finite.
+    """
     m3 = manifold3d.Manifold
     if type(field) in (Union, Intersection, Difference) and float(field.get_buffer("smooth")) == 0:
-        a, b = (_manifold(cast(Field, child), time) for child in (field.a, field.b))
+        a, b = (manifold_of(cast(Field, child), time, cells, simpler) for child in (field.a, field.b))
         return a + b if type(field) is Union else a ^ b if type(field) is Intersection else a - b
     if type(field) is Placed:
         turn = rotation_from_quat(field.quat_wxyz.double()).numpy()
         pose = np.column_stack([float(field.scale) * turn, field.translation.double().numpy()])
-        return _manifold(cast(Field, field.child), time).transform(pose)
+        return manifold_of(cast(Field, field.child), time, cells, simpler).transform(pose)
     if type(field) is Sphere:
         return m3.sphere(float(field.radius), _CURVED)
     if type(field) is Box and float(field.rounding) == 0:
@@ -270,10 +283,10 @@ def _manifold(field: Field, time: float | None) -> manifold3d.Manifold:
     if type(field) is Cylinder:
         radius = float(field.radius)
         return m3.cylinder(float(field.height), radius, radius, _CURVED, True)
-    return _sampled(field, time)
+    return _sampled(field, time, cells, simpler)
 
 
-def _sampled(field: Field, time: float | None) -> manifold3d.Manifold:
+def _sampled(field: Field, time: float | None, cells: int, simpler: float) -> manifold3d.Manifold:
     """The zero set of a field by marching cubes; nothing where it has none."""
     batch = FieldBatch([field])
 
@@ -283,20 +296,21 @@ def _sampled(field: Field, time: float | None) -> manifold3d.Manifold:
 
     try:
         with torch.no_grad():
-            vertices, faces = zero_set(field, float(field.bounds.size.max()) / _CELLS, ask)
+            vertices, faces = zero_set(field, float(field.bounds.size.max()) / cells, ask)
     except ValueError as error:
         if "no surface" not in str(error):
             raise
         return manifold3d.Manifold()
     mesh = manifold3d.Mesh64(vertices.double().numpy(), faces.astype(np.uint64))
-    return manifold3d.Manifold(mesh).simplify(_SIMPLER * field.bounds.diagonal)
+    made = manifold3d.Manifold(mesh)
+    return made.simplify(simpler * field.bounds.diagonal) if simpler else made
 
 
 # -- the tree ----------------------------------------------------------------------------------------------------------
 
 
 def _built(field: Field, time: float | None) -> AssetSurface:
-    mesh = _manifold(field, time).to_mesh64()
+    mesh = manifold_of(field, time, simpler=_SIMPLER).to_mesh64()
     vertices = np.asarray(mesh.vert_properties, dtype=np.float64)[:, :3]
     faces = np.asarray(mesh.tri_verts).astype(np.int64)
     return _surface(field, np.r_[TRIANGLES if len(faces) else NOTHING, np.zeros(17)], vertices, faces)
