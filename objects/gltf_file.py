@@ -23,6 +23,7 @@ from jaxtyping import Float
 from objects.mesh_parts import decoded
 
 LIGHTS = "KHR_lights_punctual"
+OWN = "sirenscape"  # key of ``extras`` under which exported files hold what glTF has no place for
 DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}  # by componentType
 SAME = 1e-6  # numbers of a file (float32) this close are equal
 MAX_KEYS = 100_000  # of a resampled animation
@@ -350,6 +351,13 @@ def extension(item: Any, name: str) -> dict[str, Any] | None:
     """What an extension says of an object of the file, if it says anything."""
     found = item.extensions.get(name) if isinstance(item.extensions, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def own_extras(item: Any) -> dict[str, Any]:
+    """What an exported file says of an object in ``extras``."""
+    extras = getattr(item, "extras", None)
+    found = extras.get(OWN) if isinstance(extras, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def fields_of(item: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scenes.graph import SceneGraph
+    from scenes.io.export import export_scene
     from scenes.io.scene_folder import SceneFileError, load_scene, save_scene
     from scenes.track import Track
 
-__all__ = ["SceneFileError", "SceneGraph", "Track", "load_scene", "save_scene"]
+__all__ = ["SceneFileError", "SceneGraph", "Track", "export_scene", "load_scene", "save_scene"]
 
-_HOME = {"SceneGraph": "graph", "Track": "track"}  # the others live in io.scene_folder
+_HOME = {"SceneGraph": "graph", "Track": "track", "export_scene": "io.export"}  # the others live in io.scene_folder
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from scenes import paths
+from scenes.export_verb import export
 from scenes.fit_verb import fit
 from scenes.paths import Report, Settings, defaults_of, flat, folder_for, output_file, user_path
 from scenes.verbs import build, edit, info, render
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[[Settings], Report]] = {
     "edit": edit,
     "render": render,
     "info": info,
+    "export": export,
 }
 
 

@@ -38,7 +38,7 @@ _TOPICS = {
     ("Posed pictures, and learning from them", "rendering"): (
         "load_views Views View ViewError fit_views ViewsConfig LearnedViews align_cameras refine_poses PosesConfig"
     ),
-    ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError",
+    ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene",
 }  # fmt: skip
 _HOME = {name: package for (_, package), names in _TOPICS.items() for name in names.split()}
 

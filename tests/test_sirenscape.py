@@ -28,7 +28,14 @@ def test_it_has_the_public_names_of_all_packages():
 
 def test_help_lists_them_by_topic():
     topics = dict(re.findall(r"^(\w.*) \(`\w+`\):\n((?: {4}.*\n)+)", ss.__doc__, re.MULTILINE))
-    assert topics["Scenes"].split() == ["SceneGraph", "Track", "load_scene", "save_scene", "SceneFileError"]
+    assert topics["Scenes"].split() == [
+        "SceneGraph",
+        "Track",
+        "load_scene",
+        "save_scene",
+        "SceneFileError",
+        "export_scene",
+    ]
     assert sorted(name for names in topics.values() for name in names.split()) == dir(ss)
     assert pydoc.plain(pydoc.render_doc(ss)).count("\n") < 70
 

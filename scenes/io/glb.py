@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from objects.gltf_file import (
     clean,
     numbers,
     one_line,
+    own_extras,
     pick,
 )
 from objects.gltf_mesh import Meshes
@@ -36,7 +38,8 @@ from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
 from scenes.io.plan import Plan
-from scenes.track import Interpolation, Quat, Track, quat_multiply, rotate, unit_quat
+from scenes.node import camera_in_world, light_in_world, word_set
+from scenes.track import Interpolation, Quat, Sim3, Track, quat_multiply, rotate, unit_quat
 
 _IMAGE_HEIGHT, _MAX_WIDTH = 480, 32_768
 
@@ -89,6 +92,7 @@ class _Reader:
 
     def scene(self) -> tuple[list[Plan], list[str]]:
         plans: list[Plan] = []
+        places: dict[str, int] = {}
         todo = [(i, name, _Frame()) for i, name in self._nodes.named(self._nodes.roots())][::-1]
         while todo:
             i, name, above = todo.pop()
@@ -97,8 +101,14 @@ class _Reader:
                     f"{self._nodes.label(i)}: nodes are nested deeper than {MAX_DEPTH}; flatten the hierarchy"
                 )
             plan, frame = self._plan(i, f"{above.path}/{name}" if above.path else name, above)
+            children = self._nodes.children(i)
+            if above.path and not children and own_extras(self._nodes.node(i)).get("part") in ("light", "camera"):
+                place = places[above.path]
+                plans[place] = _with_part(plans[place], plan)
+                continue
+            places[plan.path] = len(plans)
             plans.append(plan)
-            todo += [(child, name, frame) for child, name in self._nodes.named(self._nodes.children(i))][::-1]
+            todo += [(child, name, frame) for child, name in self._nodes.named(children)][::-1]
         if not plans:
             self._note("file", "its scene has no nodes")
         self._meshes.tell()
@@ -153,6 +163,7 @@ class _Reader:
             light=self._light(i, path, residual),
             lit=shape is None or self._meshes.lit(i),
             camera=None if node.camera is None else self._camera(node.camera, path, label, residual),
+            tags=self._tags(node, path),
         )
         return plan, _Frame(path, residual, cause, above.depth + 1)
 
@@ -178,7 +189,16 @@ class _Reader:
         focal = 0.5 * _IMAGE_HEIGHT / math.tan(fov / 2)
         quat = quat_multiply(_straightened(residual), (0.0, 1.0, 0.0, 0.0))  # from y up, looking along -z
         pose = SE3(torch.tensor(quat, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
-        return Camera(pose, focal, focal, 0.5 * width, 0.5 * _IMAGE_HEIGHT, width, _IMAGE_HEIGHT)
+        plain = Camera(pose, focal, focal, 0.5 * width, 0.5 * _IMAGE_HEIGHT, width, _IMAGE_HEIGHT)
+        return _as_exported(plain, own_extras(entry), fov, aspect)
+
+    def _tags(self, node: gl.Node, path: str) -> tuple[str, ...]:
+        tags = node.extras.get("tags") if isinstance(node.extras, dict) else None
+        try:
+            return word_set(tags) if isinstance(tags, list) else ()
+        except ValueError:
+            self._note(path, "its tags were left out: not all are words")
+            return ()
 
     def _light(self, i: int, path: str, residual: np.ndarray | None) -> Light | None:
         """The light in the node's frame. A surface of albedo a shows a*E/pi in glTF and a*E here."""
@@ -271,7 +291,29 @@ class _Reader:
             places = curves["translation"].at(times)
         if not _turns(quats) and (np.abs(places - places[0]) <= SAME * np.abs(places[0]).max()).all():
             times, quats, places = times[:1], quats[:1], places[:1]  # exporters write keys for what stands still, too
+        start = own_extras(next(iter(paths.values()))[0]).get("start", 0.0)
+        times = times + numbers([start], 1, "animation: extras: start")[0]
         return times, quats, places, "step" if stepped else "linear", linear
+
+
+def _with_part(plan: Plan, part: Plan) -> Plan:
+    """A node with the light or camera that an export put beneath it."""
+    pose = Sim3(*part.track.at(0.0))
+    if part.light is not None:
+        plan = replace(plan, light=light_in_world(part.light, pose))
+    return plan if part.camera is None else replace(plan, camera=camera_in_world(part.camera, pose))
+
+
+def _as_exported(camera: Camera, lens: dict[str, Any], fov: float, aspect: float) -> Camera:
+    """The camera with the lens that an export wrote beside it, unless another program changed its view since."""
+    try:
+        found = replace(camera, **{key: lens[key] for key in ("fx", "fy", "cx", "cy", "width", "height")})
+    except (KeyError, TypeError, ValueError):
+        return camera
+    near = abs(2 * math.atan(0.5 * found.height / found.fy) - fov) < 1e-4 * fov
+    return (
+        found if near and abs(found.width * found.fy / (found.height * found.fx) - aspect) < 1e-4 * aspect else camera
+    )
 
 
 # -- rotations ---------------------------------------------------------------------------------------------------------

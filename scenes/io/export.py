@@ -1,0 +1,216 @@
+"""Scenes written for other programs: what all formats share, and the choice of one by the suffix of a name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from objects.field import TINT, Field
+from objects.files import field_hash
+from objects.progress import Bar
+from scenes.graph import SceneGraph
+from scenes.io.asset_mesh import TOLERANCE, AssetMesh, asset_mesh
+from scenes.io.motion import Motion, local_pose, motion_of
+from scenes.node import ROOT, Node
+from scenes.paths import one_of
+from scenes.timeline import world_pose
+from scenes.track import Sim3, number
+
+SUFFIXES = (".glb", ".ply", ".obj")
+_WRITERS = {".glb": "glb_writer", ".ply": "plain_writers", ".obj": "plain_writers", "": "plain_writers"}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A visible node. ``parent`` is the place of the node above it among the parts, -1 at the top; ``mesh`` that of its shape
+    among the meshes, -1 without one."""
+
+    path: str
+    node: Node
+    parent: int
+    mesh: int
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What is written: visible nodes, parents before children, and the mesh of each distinct shape.
+
+    Attributes:
+        parts: The nodes.
+        meshes: In object frames; parts name them by their places.
+        time: Seconds: where things stand in files that show one time, and at rest.
+        span: First and last time (seconds).
+        physics: Whether objects are wanted as rigid bodies.
+        notes: One line for each thing that the file shows otherwise than the scene; writers add theirs.
+    """
+
+    parts: list[Part]
+    meshes: list[AssetMesh]
+    time: float
+    span: tuple[float, float]
+    physics: bool
+    nodes: dict[int, Node]
+    notes: list[str] = field(default_factory=list)
+
+    def pose(self, part: Part) -> Sim3:
+        """Under its parent, at `time`."""
+        return local_pose(self.nodes, part.node, self.time)
+
+    def world(self, part: Part) -> Sim3:
+        """In the world (z up), at `time`."""
+        return world_pose(self.nodes, part.node.id, self.time)
+
+    def motion(self, part: Part, *, in_world: bool = False) -> Motion:
+        """Under its parent (or in the world), over time."""
+        return motion_of(self.nodes, part.node, self.span, ROOT if in_world else None)
+
+    def note_motions(self, motions: list[tuple[Part, Motion]]) -> None:
+        """Tells which motions a file shows by keys that are not their own."""
+        if baked := [(part, m) for part, m in motions if m.baked and m.off > 1e-9]:
+            off = max(m.off for _, m in baked)
+            text = f"motion beneath others that move was baked, to {off:.1g} m (and radians) between keys: "
+            self.notes.append(text + _listed([part.path for part, _ in baked]))
+        if loops := [part.path for part, m in motions if m.moves and part.node.track.end == "loop"]:
+            text = f"loops are written out from {self.span[0]:g} to {self.span[1]:g} s: "
+            self.notes.append(text + _listed(loops))
+        if cut := [part.path for part, m in motions if m.cut]:
+            self.notes.append(f"keys ran out before the end of the motion of {_listed(cut)}")
+
+
+def export_scene(
+    scene: SceneGraph,
+    path: str | os.PathLike[str],
+    *,
+    time: float | None = None,
+    tolerance: float | None = None,
+    physics: bool = False,
+) -> list[str]:
+    """Writes a scene for other programs, in the format that the name asks for.
+
+    * ``.glb`` (glTF 2, y up): a node for each visible node, with names, hierarchy, meshes, tracks, lights, cameras, tags.
+    * ``.ply``, ``.obj`` (z up): all objects at one time, with vertex colours; in an OBJ as named objects.
+    * a folder: ``meshes/*.ply`` for each distinct shape, object frame, and ``objects.json``: which object has which, and its pose
+      in the world over time.
+
+    Each distinct shape becomes one mesh, shared by all that have it and kept in the cache folder.
+
+    Args:
+        scene: The scene; hidden nodes are left out.
+        path: ``NAME.glb``, ``NAME.ply``, ``NAME.obj``, or a name without suffix for a folder. What is there is replaced.
+        time: Seconds: the time of formats that show one, and of deforming fields; the scene's first by default.
+        tolerance: Largest wanted distance of meshes from their fields, metres in the world. By default a thousandth of the
+            longest edge of each object's box; finer than 256 cells along it is not possible, which is noted.
+        physics: Whether objects are rigid bodies, with mass and convex hulls; USD alone has them.
+
+    Returns:
+        Notes: a line for each thing that the file shows otherwise than the scene.
+
+    Raises:
+        ValueError: An unknown suffix, a place that can't be written, nothing to write, an object without an inside.
+    """
+    if not isinstance(scene, SceneGraph):
+        raise ValueError(f"scene: expected a SceneGraph, got {type(scene).__name__}")
+    target = Path(path)
+    suffix = suffix_of(target)
+    if not os.access(target.parent, os.W_OK):
+        why = "no permission in" if target.parent.is_dir() else "there is no folder"
+        raise ValueError(f"path: {str(target)!r} cannot be written: {why} {str(target.parent)!r}")
+    if physics:
+        raise ValueError(f"physics: expected a USD file for it (.usda, .usdc), got {target.name!r}")
+    if tolerance is not None and not 0 < (tolerance := number(tolerance, "tolerance")):
+        raise ValueError(f"tolerance: expected metres above 0, got {tolerance}")
+    time = scene.span[0] if time is None else number(time, "time")
+    content = gather(scene, time, tolerance, physics)
+    getattr(import_module(f"scenes.io.{_WRITERS[suffix]}"), f"write_{suffix[1:] or 'folder'}")(content, target)
+    return content.notes
+
+
+def suffix_of(target: Path, key: str = "path") -> str:
+    """The suffix by which a format is chosen, in small letters; empty for a folder.
+
+    Raises:
+        ValueError: None that is known (the nearest one is suggested), or a place that can't be of that kind.
+    """
+    suffix, known = target.suffix.lower(), ", ".join(SUFFIXES)
+    if suffix == ".scene":
+        raise ValueError(
+            f"{key}: expected a name that ends in {known}, or a folder, got {target.name!r}; edit writes that"
+        )
+    if suffix:
+        one_of(key, suffix, SUFFIXES)
+    if suffix and target.is_dir():
+        raise ValueError(f"{key}: expected a file, got the folder {str(target)!r}")
+    if not suffix and target.is_file():
+        raise ValueError(f"{key}: expected a name that ends in {known}, or a folder, got the file {str(target)!r}")
+    return suffix
+
+
+def gather(scene: SceneGraph, time: float, tolerance: float | None, physics: bool = False) -> Content:
+    """What of a scene is written, with meshes made to a tolerance (metres).
+
+    Raises:
+        ValueError: No visible node, or an object without an inside.
+    """
+    records = scene.records()
+    nodes = {node.id: node for node in records.values()}
+    place = {ROOT: -1}
+    shapes: dict[tuple[str, float | None], tuple[Field, int]] = {}  # by content, and by time where that matters
+    keys: dict[int, tuple[str, float | None]] = {}
+    visible: list[tuple[str, Node]] = []
+    for path, node in records.items():
+        if not node.hidden and node.parent in place:
+            place[node.id] = len(visible)
+            visible.append((path, node))
+            if node.field is not None:
+                shape = node.field
+                key = keys.setdefault(id(shape), (field_hash(shape), time if shape.deforms else None))
+                shapes.setdefault(key, (shape, len(shapes)))
+    if not visible:
+        raise ValueError("scene: expected something to write, it has no visible nodes")
+    parts = [
+        Part(path, node, place[node.parent], -1 if node.field is None else shapes[keys[id(node.field)]][1])
+        for path, node in visible
+    ]
+    content = Content(parts, [], time, scene.span, physics, nodes)
+    _make_meshes(content, [shape for shape, _ in shapes.values()], tolerance)
+    _tell(content, len(records) - len(visible), [shape for shape, _ in shapes.values()])
+    return content
+
+
+def _make_meshes(content: Content, shapes: list[Field], tolerance: float | None) -> None:
+    users: list[list[Part]] = [[] for _ in shapes]
+    for part in content.parts:
+        if part.mesh >= 0:
+            users[part.mesh].append(part)
+    coarse = []
+    for shape, those in zip(Bar(shapes, desc="meshes", unit="object"), users, strict=True):
+        longest, largest = float(shape.bounds.size.max()), max(content.world(part).scale for part in those)
+        wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
+        try:
+            mesh = asset_mesh(shape, wanted, content.time)
+        except ValueError as error:
+            raise ValueError(f"{those[0].path}: {error}; hide or remove it to write the rest") from error
+        content.meshes.append(mesh)
+        if (off := float(mesh.strays[0])) > wanted:
+            coarse.append(f"{those[0].path} ({off * largest:.2g} m instead of {wanted * largest:.2g} m)")
+    if coarse:
+        content.notes.append(f"meshes stray further from their fields than the tolerance: {_listed(coarse)}")
+
+
+def _tell(content: Content, hidden: int, shapes: list[Field]) -> None:
+    if hidden:
+        content.notes.append(f"{hidden} hidden nodes were left out")
+    if any(shape.deforms for shape in shapes):
+        content.notes.append(f"deforming objects are shown as they are at {content.time:g} s")
+    if any(shape.channels.get(TINT) for shape in shapes):
+        content.notes.append("colours that change with the direction of view are their mean over all directions")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
