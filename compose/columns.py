@@ -110,6 +110,8 @@ def checked_ids(what: str, ids: Sequence[int] | Tensor | np.ndarray, count: int)
         raise ValueError(f"{what} must be whole numbers, got {given.tolist()}")
     if len(chosen) and (chosen.min() < 0 or chosen.max() >= count):
         raise ValueError(f"{what} must be from 0 to {count - 1}, got {chosen.min()}..{chosen.max()}")
-    if len(chosen) > 1 and len(np.unique(chosen)) != len(chosen):
+    named = np.zeros(count, bool)
+    named[chosen] = True
+    if np.count_nonzero(named) != len(chosen):
         raise ValueError(f"{what} must not repeat")
     return chosen
