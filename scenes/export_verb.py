@@ -9,14 +9,15 @@ from scenes.paths import Report, Settings, command, folder_for, numbers, output_
 
 
 def export(settings: Settings) -> Report:
-    """Write a scene for other programs, one node for each object: glTF (.glb), PLY, OBJ, or a folder of PLY files.
+    """Write a scene for other programs, one node for each object: glTF (.glb), USD, PLY, OBJ, or a folder of PLY files.
 
-    glTF holds names, hierarchy, motion, lights, cameras and tags; `build` reads it back. PLY and OBJ hold all objects at one
+    glTF holds names, hierarchy, motion, lights, cameras and tags; `build` reads it back. USD holds the same, and rigid bodies
+    with physics=true. PLY and OBJ hold all objects at one
     time, with vertex colours. A folder holds each distinct mesh once, and objects.json with poses over time.
     """
     source = scene_folder("scene", settings["scene"])
     if not settings["out"]:
-        raise ValueError("out: expected out=NAME.glb, NAME.ply, NAME.obj or FOLDER/")
+        raise ValueError("out: expected out=NAME.glb, NAME.usda, NAME.ply, NAME.obj or FOLDER/")
     target = user_path(settings["out"].rstrip("/"))
     if target.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"out: expected a place outside the scene {str(source)!r}, got {settings['out']!r}")
@@ -34,7 +35,8 @@ def export(settings: Settings) -> Report:
     suffix_of(target, "out")
     graph = load_scene(source)
     with folder_for(target):
-        notes = export_scene(graph, target, time=time, tolerance=tolerance)
+        keys = {key: settings[key] for key in ("physics", "density")}
+        notes = export_scene(graph, target, time=time, tolerance=tolerance, **keys)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     objects = [graph[path].field for path in graph if graph[path].field is not None]
     row = {"objects": len(objects), "meshes": len(set(map(id, objects))), "bytes": sum(f.stat().st_size for f in files)}

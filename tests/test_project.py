@@ -21,7 +21,14 @@ PROGRAMS = sorted(path for folder in ("benchmarks", "examples") for path in (ROO
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The distribution that an import comes from, where the names differ.
-DISTRIBUTIONS = {"hydra": "hydra-core", "igl": "libigl", "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "hydra": "hydra-core",
+    "igl": "libigl",
+    "skimage": "scikit-image",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "pxr": "usd-core",
+}
 # Imports that come along with a dependency which is nothing without them.
 BROUGHT_ALONG = {"omegaconf": "hydra-core", "OpenGL": "pyrender"}
 
@@ -107,7 +114,7 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     optional = {
         canonicalize_name(Requirement(line).name)
-        for extra in ("scatter", "demo", "bench")
+        for extra in ("scatter", "demo", "bench", "usd")
         for line in PROJECT["optional-dependencies"][extra]
     }
     used = {name.split(".")[0] for path in SOURCES for name in imported_modules(path.read_text(encoding="utf-8"))}

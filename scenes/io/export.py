@@ -18,8 +18,9 @@ from scenes.paths import one_of
 from scenes.timeline import world_pose
 from scenes.track import Sim3, number
 
-SUFFIXES = (".glb", ".ply", ".obj")
-_WRITERS = {".glb": "glb_writer", ".ply": "plain_writers", ".obj": "plain_writers", "": "plain_writers"}
+SUFFIXES = (".glb", ".usda", ".usdc", ".ply", ".obj")
+DENSITY = 1000.0  # kg/m^3, of what has no other
+_WRITERS = {".glb": "glb_writer", **dict.fromkeys((".usda", ".usdc"), "usd_writer")}  # all others: plain_writers
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +44,20 @@ class Content:
 
     Attributes:
         parts: The nodes.
-        meshes: In object frames; parts name them by their places.
+        shapes, meshes: Fields and their meshes, in object frames; parts name them by their places.
         time: Seconds: where things stand in files that show one time, and at rest.
         span: First and last time (seconds).
-        physics: Whether objects are wanted as rigid bodies.
+        density: kg/m^3 of objects that are wanted as rigid bodies; None where they aren't.
+        nodes: All nodes by id.
         notes: One line for each thing that the file shows otherwise than the scene; writers add theirs.
     """
 
     parts: list[Part]
+    shapes: list[Field]
     meshes: list[AssetMesh]
     time: float
     span: tuple[float, float]
-    physics: bool
+    density: float | None
     nodes: dict[int, Node]
     notes: list[str] = field(default_factory=list)
 
@@ -90,10 +93,13 @@ def export_scene(
     time: float | None = None,
     tolerance: float | None = None,
     physics: bool = False,
+    density: float = DENSITY,
 ) -> list[str]:
     """Writes a scene for other programs, in the format that the name asks for.
 
     * ``.glb`` (glTF 2, y up): a node for each visible node, with names, hierarchy, meshes, tracks, lights, cameras, tags.
+    * ``.usda``, ``.usdc`` (USD, z up): the same with time samples; needs the extra ``usd``. With ``physics`` each object is a
+      rigid body with convex hulls (by coacd); one that moves is kinematic, one with the tag ``static`` is only in the way.
     * ``.ply``, ``.obj`` (z up): all objects at one time, with vertex colours; in an OBJ as named objects.
     * a folder: ``meshes/*.ply`` for each distinct shape, object frame, and ``objects.json``: which object has which, and its pose
       in the world over time.
@@ -106,13 +112,15 @@ def export_scene(
         time: Seconds: the time of formats that show one, and of deforming fields; the scene's first by default.
         tolerance: Largest wanted distance of meshes from their fields, metres in the world. By default a thousandth of the
             longest edge of each object's box; finer than 256 cells along it is not possible, which is noted.
-        physics: Whether objects are rigid bodies, with mass and convex hulls; USD alone has them.
+        physics: Whether objects are rigid bodies, with mass and convex hulls; in USD alone.
+        density: kg/m^3, from which and the volume the masses come.
 
     Returns:
         Notes: a line for each thing that the file shows otherwise than the scene.
 
     Raises:
-        ValueError: An unknown suffix, a place that can't be written, nothing to write, an object without an inside.
+        ValueError: An unknown suffix, a place that can't be written, nothing to write, an object without an inside, a library
+            that isn't installed.
     """
     if not isinstance(scene, SceneGraph):
         raise ValueError(f"scene: expected a SceneGraph, got {type(scene).__name__}")
@@ -121,13 +129,19 @@ def export_scene(
     if not os.access(target.parent, os.W_OK):
         why = "no permission in" if target.parent.is_dir() else "there is no folder"
         raise ValueError(f"path: {str(target)!r} cannot be written: {why} {str(target.parent)!r}")
-    if physics:
+    if physics and _WRITERS.get(suffix) != "usd_writer":
         raise ValueError(f"physics: expected a USD file for it (.usda, .usdc), got {target.name!r}")
+    if not 0 < (density := number(density, "density")):
+        raise ValueError(f"density: expected kg/m^3 above 0, got {density}")
     if tolerance is not None and not 0 < (tolerance := number(tolerance, "tolerance")):
         raise ValueError(f"tolerance: expected metres above 0, got {tolerance}")
     time = scene.span[0] if time is None else number(time, "time")
-    content = gather(scene, time, tolerance, physics)
-    getattr(import_module(f"scenes.io.{_WRITERS[suffix]}"), f"write_{suffix[1:] or 'folder'}")(content, target)
+    try:
+        writer = import_module(f"scenes.io.{_WRITERS.get(suffix, 'plain_writers')}")
+    except ImportError as error:
+        raise ValueError(f"path: {suffix} needs a library: pip install 'sirenscape[usd]' ({error})") from error
+    content = gather(scene, time, tolerance, density if physics else None)
+    getattr(writer, f"write_{suffix[1:] or 'folder'}")(content, target)
     return content.notes
 
 
@@ -151,7 +165,7 @@ def suffix_of(target: Path, key: str = "path") -> str:
     return suffix
 
 
-def gather(scene: SceneGraph, time: float, tolerance: float | None, physics: bool = False) -> Content:
+def gather(scene: SceneGraph, time: float, tolerance: float | None, density: float | None = None) -> Content:
     """What of a scene is written, with meshes made to a tolerance (metres).
 
     Raises:
@@ -177,19 +191,19 @@ def gather(scene: SceneGraph, time: float, tolerance: float | None, physics: boo
         Part(path, node, place[node.parent], -1 if node.field is None else shapes[keys[id(node.field)]][1])
         for path, node in visible
     ]
-    content = Content(parts, [], time, scene.span, physics, nodes)
-    _make_meshes(content, [shape for shape, _ in shapes.values()], tolerance)
-    _tell(content, len(records) - len(visible), [shape for shape, _ in shapes.values()])
+    content = Content(parts, [shape for shape, _ in shapes.values()], [], time, scene.span, density, nodes)
+    _make_meshes(content, tolerance)
+    _tell(content, len(records) - len(visible))
     return content
 
 
-def _make_meshes(content: Content, shapes: list[Field], tolerance: float | None) -> None:
-    users: list[list[Part]] = [[] for _ in shapes]
+def _make_meshes(content: Content, tolerance: float | None) -> None:
+    users: list[list[Part]] = [[] for _ in content.shapes]
     for part in content.parts:
         if part.mesh >= 0:
             users[part.mesh].append(part)
     coarse = []
-    for shape, those in zip(Bar(shapes, desc="meshes", unit="object"), users, strict=True):
+    for shape, those in zip(Bar(content.shapes, desc="meshes", unit="object"), users, strict=True):
         longest, largest = float(shape.bounds.size.max()), max(content.world(part).scale for part in those)
         wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
         try:
@@ -203,12 +217,12 @@ def _make_meshes(content: Content, shapes: list[Field], tolerance: float | None)
         content.notes.append(f"meshes stray further from their fields than the tolerance: {_listed(coarse)}")
 
 
-def _tell(content: Content, hidden: int, shapes: list[Field]) -> None:
+def _tell(content: Content, hidden: int) -> None:
     if hidden:
         content.notes.append(f"{hidden} hidden nodes were left out")
-    if any(shape.deforms for shape in shapes):
+    if any(shape.deforms for shape in content.shapes):
         content.notes.append(f"deforming objects are shown as they are at {content.time:g} s")
-    if any(shape.channels.get(TINT) for shape in shapes):
+    if any(shape.channels.get(TINT) for shape in content.shapes):
         content.notes.append("colours that change with the direction of view are their mean over all directions")
 
 

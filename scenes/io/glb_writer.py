@@ -21,12 +21,12 @@ from rendering.atomic import replacing
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, PointLight, linear_from_srgb
 from scenes.io.asset_mesh import AssetMesh
+from scenes.io.axes import camera_pose, toward
 from scenes.io.export import Content, Part
-from scenes.track import Quat, Sim3, quat_multiply, quat_of, rotate, unit_quat, vec_of
+from scenes.track import Sim3, quat_multiply, rotate, unit_quat
 
 _HALF = math.sqrt(0.5)
 _Y_UP = Sim3((_HALF, -_HALF, 0.0, 0.0))  # (x, y, z) -> (x, z, -y)
-_HALF_TURN_X: Quat = (0.0, 1.0, 0.0, 0.0)  # camera axes: OpenCV to OpenGL
 _NEAR = 0.01  # metres, of cameras
 _SAME = 1e-9
 _FLOAT, _SHORT, _INT = 5126, 5123, 5125
@@ -129,7 +129,7 @@ class _Writer:
         if not isinstance(light, DirectionalLight | PointLight):
             raise ValueError(f"{part.path}: expected a directional or point light, got {type(light).__name__}")
         kind = "point" if isinstance(light, PointLight) else "directional"
-        pose = Sim3(trans=light.position) if isinstance(light, PointLight) else Sim3(_toward(light.direction))
+        pose = Sim3(trans=light.position) if isinstance(light, PointLight) else Sim3(toward(light.direction))
         color = linear_from_srgb(torch.tensor(light.color, dtype=torch.float64)).tolist()
         # A surface of albedo a shows a*E/pi in glTF and a*E here.
         self.lights.append({"type": kind, "color": color, "intensity": light.intensity * math.pi, "name": part.name})
@@ -139,10 +139,7 @@ class _Writer:
         camera = part.node.camera
         if camera is None:
             return
-        pose = camera.T_world_cam
-        self._beside(i, "camera", Sim3(quat_multiply(quat_of(pose), _HALF_TURN_X), vec_of(pose)))["camera"] = len(
-            self.gltf["cameras"]
-        )
+        self._beside(i, "camera", camera_pose(camera))["camera"] = len(self.gltf["cameras"])
         if max(abs(camera.cx - 0.5 * camera.width), abs(camera.cy - 0.5 * camera.height)) > _SAME:
             self._skewed.append(part.path)
         self.gltf["cameras"].append(_camera(camera, part.name))
@@ -276,12 +273,6 @@ def _camera(camera: Camera, name: str) -> dict[str, Any]:
     lens = {key: getattr(camera, key) for key in ("fx", "fy", "cx", "cy", "width", "height")}
     perspective = {"yfov": fov, "aspectRatio": aspect, "znear": _NEAR}
     return {"name": name, "type": "perspective", "perspective": perspective, "extras": {OWN: lens}}
-
-
-def _toward(direction: tuple[float, float, float]) -> Quat:
-    """The shortest turn of -z to a direction."""
-    x, y, z = (v / math.hypot(*direction) for v in direction)
-    return _HALF_TURN_X if z > 1 - 1e-12 else unit_quat((1 - z, y, -x, 0.0))
 
 
 def _linear_colors(mesh: AssetMesh) -> np.ndarray:

@@ -114,7 +114,7 @@ def test_the_verb_writes_and_says_what_it_left_out(graph, tmp_path, capsys):
     for arguments, text in (
         (
             [f"out={tmp_path / 'a.glp'}", scene],
-            "out: expected one of .glb, .ply, .obj, got '.glp'; did you mean '.glb'?",
+            "out: expected one of .glb, .usda, .usdc, .ply, .obj, got '.glp'; did you mean '.glb'?",
         ),
         ([scene], "out: expected out=NAME.glb"),
         ([f"out={tmp_path / 'a.scene/a.glb'}", scene], "outside the scene"),
