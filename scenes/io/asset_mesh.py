@@ -100,29 +100,33 @@ def _read(path: Path) -> AssetMesh | None:
 
 
 def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
-    """Half of the tolerance goes to the cells, half to simplifying; where one takes more, it is given less next time."""
+    """Half of the tolerance goes to the cells, nearly half to simplifying; where one takes more, it is given less next time."""
     longest = float(field.bounds.size.max())
     # A chord of length h sags by h^2 / 8r on a radius of r; cells as in `objects.meshing.grid_cell`.
     cells = min(max(math.ceil(3 / math.sqrt(0.5 * tolerance / longest)), 24), _MOST_CELLS)
-    simpler, best = 0.5 * tolerance, None
+    simpler, best, whole = 0.4 * tolerance, None, None
     for _ in range(_TRIES):
-        solid = manifold_of(field, time, cells)
-        if solid.status() != manifold3d.Error.NoError:  # marching cubes may leave an edge with four faces: other cells
-            cells += 7
-            continue
-        if solid.is_empty():
-            raise ValueError("it has no inside: its distance is nowhere negative within its box")
-        whole = _arrays(solid)
-        part = _simplified(field, whole, simpler, time)
-        first, then = _off(field, whole, time), _off(field, part, time)
-        then = max(then, _gap(whole[0], part))
+        if whole is None:
+            solid = manifold_of(field, time, cells)
+            if (
+                solid.status() != manifold3d.Error.NoError
+            ):  # marching cubes may leave an edge with four faces: other cells
+                cells += 7
+                continue
+            if solid.is_empty():
+                raise ValueError("it has no inside: its distance is nowhere negative within its box")
+            whole = _arrays(solid)
+            bands = _bands(field, *whole, time)
+            first = _off(field, whole, time)
+        part = _simplified(whole, bands, simpler)
+        then = max(_off(field, part, time), _gap(whole[0], part))
         if best is None or then < best[0]:
             best = then, part
         if then <= tolerance or (first > tolerance and cells >= _MOST_CELLS):
             break
-        if first > 0.5 * tolerance:
-            cells = min(math.ceil(1.5 * cells), _MOST_CELLS)
-        if first <= 0.5 * tolerance or cells == _MOST_CELLS:
+        if first > 0.6 * tolerance and cells < _MOST_CELLS:
+            cells, whole = min(math.ceil(1.5 * cells), _MOST_CELLS), None
+        else:
             simpler *= 0.5
     if best is None:
         raise ValueError("its surface could not be closed: some edge has more than two faces")
@@ -137,13 +141,16 @@ def _arrays(solid: manifold3d.Manifold) -> _Mesh:
     return np.array(mesh.vert_properties[:, :3], np.float64, order="C"), np.array(mesh.tri_verts, np.int64, order="C")
 
 
-def _simplified(field: Field, mesh: _Mesh, by: float, time: float | None) -> _Mesh:
-    """Fewer triangles, moved by less than ``by`` (object units), whose colours are nearly even."""
+def _bands(field: Field, vertices: np.ndarray, faces: np.ndarray, time: float | None) -> Int[np.ndarray, "t"]:
+    """A number for each face by its colour: equal ones are nearly even."""
+    steps = np.floor(_corner_colors(field, vertices, faces, time).mean(1) / _BAND + 0.5).astype(np.uint64)
+    return (steps * np.array([1, 256, 65536], np.uint64)).sum(1)
+
+
+def _simplified(mesh: _Mesh, bands: np.ndarray, by: float) -> _Mesh:
+    """Fewer triangles, moved by less than ``by`` (object units), none of them across colours."""
     vertices, faces = mesh
-    bands = np.floor(_corner_colors(field, vertices, faces, time).mean(1) / _BAND + 0.5).astype(np.uint64)
-    numbered = manifold3d.Mesh64(
-        vertices, faces.astype(np.uint64), face_id=(bands * np.array([1, 256, 65536], np.uint64)).sum(1)
-    )
+    numbered = manifold3d.Mesh64(vertices, faces.astype(np.uint64), face_id=bands)
     solid = manifold3d.Manifold(numbered).simplify(by)
     usable = solid.status() == manifold3d.Error.NoError and not solid.is_empty()
     return _arrays(solid) if usable else mesh
