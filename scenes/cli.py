@@ -239,7 +239,7 @@ def _execute(verb: str, settings: Settings) -> None:
 def _summary_file(summary: str, settings: Settings) -> Path:
     """Where the summary goes, if that is no place that the verb reads or writes itself."""
     path = user_path(summary)
-    for key in ("mesh", "points", "init", "scene", "out", "sheet"):
+    for key in ("mesh", "points", "init", "scene", "out", "sheet", "graph"):
         given = settings.get(key)
         for value in given if isinstance(given, list) else [given]:
             other = user_path(value).resolve() if value else None

@@ -219,13 +219,11 @@ def render(settings: Settings) -> Report:
 
 
 def info(settings: Settings) -> Report:
-    """Show what is in a scene: its tree, its objects, what overlaps; with sheet=FILE.png as pictures, too."""
+    """Show what is in a scene: its tree, its objects, what overlaps; sheet=FILE.png and graph=FILE.svg draw it."""
     source = scene_folder("scene", settings["scene"])
-    sheet = output_file("sheet", settings["sheet"]) if settings["sheet"] else None
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise ValueError(f"sheet: expected a name that ends in .png, got {settings['sheet']!r}")
-    if sheet is not None and sheet.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"sheet: expected a place outside the scene {str(source)!r}, got {settings['sheet']!r}")
+    sheet, drawing = (
+        _drawing(key, settings[key], suffix, source) for key, suffix in (("sheet", ".png"), ("graph", ".svg"))
+    )
     if settings["min_depth"] < 0 or settings["lines"] < 1:
         raise ValueError("min_depth, lines: expected a depth of 0 or more and at least 1 line")
 
@@ -277,6 +275,11 @@ def info(settings: Settings) -> Report:
 
         with folder_for(sheet):
             save_sheet(graph, users, sheet, time)
+    if drawing is not None:
+        from scenes.graph_picture import save_graph
+
+        with folder_for(drawing):
+            save_graph(graph, drawing)
     details = {
         "counts": counts,
         "tree": list(graph),
@@ -308,6 +311,18 @@ def _scene_target(out: str | None, inputs: list[Path]) -> Path:
 
         check_target(path)
     return path
+
+
+def _drawing(key: str, value: str | None, suffix: str, source: Path) -> Path | None:
+    """The picture of a scene that a key asks for, if it does."""
+    if not value:
+        return None
+    file = output_file(key, value)
+    if file.suffix.lower() != suffix:
+        raise ValueError(f"{key}: expected a name that ends in {suffix}, got {value!r}")
+    if file.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{key}: expected a place outside the scene {str(source)!r}, got {value!r}")
+    return file
 
 
 def _counts(graph: SceneGraph) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The verbs build, edit, render and info, as a user types them."""
 
 import json
+from xml.etree import ElementTree
 
 import imageio_ffmpeg
 import numpy as np
@@ -176,6 +177,21 @@ def test_info_tells_tree_sizes_and_overlaps_and_draws_a_sheet(folder, capsys):
     sheet = load_png("sheet.png")
     assert sheet.shape[1] == 2 * 320 + 4
     assert sheet[:240, :320].std() > 0.05
+
+
+def test_info_draws_the_graph(folder, capsys):
+    do = "move table/ball by 0 0 1 time 2; reparent table/twin to / from 1.5; tag table with wood <&>; hide lamp"
+    code, _, err = run(capsys, "edit", "scene=room.scene", f"do={do}")
+    assert code == 0, err
+    code, _, err = run(capsys, "info", "scene=room.scene", "graph=pictures/graph.svg")
+    assert code == 0, err
+    svg = ElementTree.parse(folder / "pictures/graph.svg").getroot()
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    nodes = ["table  #<&>  #wood", "ball  (2 of this shape)", "twin  (2 of this shape)", "lamp  hidden", "front"]
+    assert [text for text in texts if text in nodes] == nodes
+    assert "until 1.5 s" in texts and "2 s" in texts
+    code, _, err = run(capsys, "info", "scene=room.scene", "graph=graph.png")
+    assert code == 2 and "graph: expected a name that ends in .svg" in err
 
 
 @pytest.mark.parametrize(
