@@ -27,10 +27,12 @@ from objects.jobs import Job, Processes, run_jobs
 # A narrow network, few samples, and next to nothing for colour.
 SMALL = FitConfig(
     width=48,
+    layers=3,
     omega_first=20.0,
     steps=1200,
     batch=1024,
-    pool=32_768,
+    pool=16_384,
+    surface_pool=16_384,
     falloff=0.4,
     color_width=8,
     color_layers=1,

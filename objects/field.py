@@ -140,6 +140,8 @@ class Field(nn.Module, ABC):
     box_lo: Tensor
     box_hi: Tensor
     lipschitz_estimate: Tensor
+    # What a learned field misses, by name, measured where it wasn't learned from (`objects.shaping.errors_of`); files keep it.
+    measured: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
         self, bounds: Aabb, lipschitz: float = 1.0, feature_width: int = 0, channels: Mapping[str, int] | None = None

@@ -108,10 +108,10 @@ def load_lazily(path: str | os.PathLike[str], sha256: str) -> Field:
     if hashlib.sha256(data).hexdigest() != sha256:
         _decoded(data, path)  # what is wrong with it, if it is no field
         _fail(path, "holds another field than its name says (changed or swapped)")
-    tree, _ = _described(data, path)
+    tree, _, measured = _described(data, path)
     cls = _unread_class(KINDS[tree["kind"]].cls)
     field = cls.__new__(cls)
-    vars(field).update(_bytes=data, _path=path)
+    vars(field).update(_bytes=data, _path=path, measured=measured)
     return field
 
 
@@ -178,6 +178,8 @@ def _encoded(field: Field, path: Path) -> bytes:
         _fail(path, f"expected a field of at most {MAX_DEPTH} levels, got one nested far deeper")
     names = {torch.float32: "F32", torch.float64: "F64"}
     metadata = {"format": FORMAT, "version": str(tree_version(tree)), "tree": _json(tree)}
+    if field.measured:
+        metadata["measured"] = _json(dict(field.measured))
     header: dict[str, Any] = {"__metadata__": metadata}
     chunks, offset = [], 0
     for name, tensor in sorted(tensors.items()):
@@ -197,12 +199,13 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The tree and the tensors of a file; what it claims is checked against its size."""
+def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, float]]:
+    """The tree, the tensors and the measured errors of a file; what it claims is checked against its size."""
     if len(data) > MAX_FILE_BYTES:
         _fail(path, f"expected at most {MAX_FILE_BYTES} bytes, got more")
     header, body = _header(data, path)
-    tree, version = _tree(header.pop("__metadata__", None), path)
+    metadata = header.pop("__metadata__", None)
+    tree, version = _tree(metadata, path)
     arrays = _arrays(header, body, path)
     try:
         claimed = check_tree(tree, version)
@@ -211,11 +214,21 @@ def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.nd
     stored = sum(array.size for array in arrays.values())
     if claimed > stored:
         _fail(path, f"its tree describes at least {claimed} numbers, it holds {stored}")
-    return tree, arrays
+    return tree, arrays, _measured(metadata, path)
+
+
+def _measured(metadata: dict[str, Any], path: Path) -> dict[str, float]:
+    """The errors that were measured when the field was learned; none in files without."""
+    text = metadata.get("measured", "{}")
+    found = _parsed(text, "measured errors", path) if isinstance(text, str) else {"": text}
+    for name, value in found.items():
+        if not (name.isidentifier() and len(found) <= 16 and type(value) in (int, float) and 0 <= value < math.inf):
+            _fail(path, f"expected measured errors as at most 16 numbers by name, got {short(found)}")
+    return {name: float(value) for name, value in found.items()}
 
 
 def _decoded(data: bytes, path: Path) -> Field:
-    tree, arrays = _described(data, path)
+    tree, arrays, measured = _described(data, path)
     try:
         field = build(tree)
         if any(array.dtype == np.float64 for array in arrays.values()):
@@ -228,6 +241,8 @@ def _decoded(data: bytes, path: Path) -> Field:
         if isinstance(error, FieldFileError):
             raise
         _fail(path, str(error))
+    if measured:
+        field.measured = measured
     return field.requires_grad_(False)
 
 

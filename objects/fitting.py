@@ -23,18 +23,18 @@ from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
 from objects.coloring import draw_colors, learn_colors
 from objects.files import FieldFileError, field_hash, load_field, save_field
-from objects.fused import surface_l1, weighted_l1
 from objects.jobs import Job, Runner, run_jobs
 from objects.learned import check_sides, face_points, finish
 from objects.mending import hard_samples
 from objects.mesh import MeshSource, read_mesh
 from objects.mesh_files import Meshlike
-from objects.mesh_samples import FitConfig, Pool, cut, draw_pool, with_hard
+from objects.mesh_samples import FitConfig, Pool, draw_pool, with_hard
 from objects.meshing import grid_cell, sample_grid
-from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
-from objects.training import CheckpointError, FitError, OnStep, TrainConfig, fit
+from objects.shaping import descend, errors_of, learn_distances
+from objects.siren import SirenField, pack, unpack
+from objects.training import CheckpointError, FitError, OnStep, TrainConfig
 
-_VERSION = 6  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 7  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
@@ -212,30 +212,31 @@ def _learn(
     fields = [_start_field(source, start, config, seed) for source, start in sources]
     pools = [draw_pool(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
     color_pools = [draw_colors(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
-    checkpoint, color_checkpoint = (
-        cache_folder("checkpoints") / f"{content_key([*keys, stage])}.safetensors" for stage in ("distance", "color")
-    )
+    files: list[Path] = []
+
+    def checkpoint(some: Sequence[int], stage: str) -> Path:
+        files.append(cache_folder("checkpoints") / f"{content_key([*(keys[i] for i in some), stage])}.safetensors")
+        return files[-1]
+
     train = TrainConfig(
         steps=config.steps if sources[0][1] is None else config.warm_steps,
         learning_rate=config.learning_rate,
         seed=seed,
         label="mesh" if len(sources) == 1 else f"{len(sources)} meshes",
         progress=progress,
-        checkpoint=checkpoint,
     )
     try:
-        learn_colors(fields, color_pools, config, replace(train, checkpoint=color_checkpoint))
-        _train(fields, pools, config, train, on_step=on_step)
+        learn_colors(fields, color_pools, config, replace(train, checkpoint=checkpoint(range(len(keys)), "color")))
+        learn_distances(fields, pools, config, train, checkpoint, on_step)
     except CheckpointError:
-        checkpoint.unlink(missing_ok=True)
-        color_checkpoint.unlink(missing_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)
         return _learn(sources, keys, seed, config, progress, on_step)
     errors = [_error_of(f, pool) for f, pool in zip(fields, pools, strict=True)]
     again = replace(
         train,
         steps=max(1, round(config.mend_steps * train.steps)),
         learning_rate=config.mend_rate * config.learning_rate,
-        checkpoint=None,
     )
     best: dict[int, tuple[int, Tensor]] = {}  # flaws and weights
     for round_ in range(config.mend_rounds + 1):
@@ -254,7 +255,7 @@ def _learn(
             pools[i] = with_hard(pools[i], fields[i], *hard[1:], rng)
         if not flawed or round_ == config.mend_rounds:
             break
-        _train([fields[i] for i in flawed], [pools[i] for i in flawed], config, again)
+        descend([fields[i] for i in flawed], [pools[i] for i in flawed], config, again)
         for i in flawed:
             errors[i] = _error_of(fields[i], pools[i])
     for i, (_, weights) in best.items():
@@ -262,8 +263,10 @@ def _learn(
             continue
         unpack(weights, fields[i].distance)
         errors[i] = _error_of(fields[i], pools[i])
-    checkpoint.unlink(missing_ok=True)
-    color_checkpoint.unlink(missing_ok=True)
+    for field, pool in zip(fields, pools, strict=True):
+        field.measured = errors_of(field, pool)
+    for file in files:
+        file.unlink(missing_ok=True)
     return list(zip(fields, errors, strict=True))
 
 
@@ -291,47 +294,3 @@ def _closed(field: SirenField, source: MeshSource) -> bool:
         return False
     with torch.no_grad():
         return bool((sample_grid(field, grid_cell(field))[0] < 0).any())
-
-
-def _train(
-    fields: list[SirenField],
-    pools: list[Pool],
-    config: FitConfig,
-    train: TrainConfig,
-    *,
-    on_step: OnStep | None = None,
-) -> None:
-    """Trains the distance networks side by side, in place."""
-    surface_x, normal = torch.stack([p.surface_x for p in pools]), torch.stack([p.normal for p in pools])
-    x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
-    weight = config.falloff / (config.falloff + distance[..., 0].abs())
-    shape = config.distance_shape
-    n_surface = round(config.surface * config.batch)
-    share = n_surface / config.batch
-    zeros, ones = torch.zeros(len(fields), n_surface), torch.ones(len(fields), n_surface)
-    steep = torch.full_like(ones, config.normal_weight)
-    rest, matrices = split_matrices(pack([f.distance for f in fields]), shape)
-    params: list[dict[str, Any]] = [{"params": [rest.requires_grad_()]}]
-    if shape.layers > 1:
-        params.append({"params": [matrices.requires_grad_()], "rate": config.matrix_rate, "muon": True})
-
-    n_threads = torch.get_num_threads()
-
-    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        on = cut(surface_x.shape[1], n_surface, generator)
-        off = cut(x.shape[1], config.batch - n_surface, generator)
-        theta = join_matrices(rest, matrices, shape)
-        samples = surface_x[:, on], zeros, ones, normal[:, on], steep
-        loss = share * surface_l1(theta, *samples, shape, n_threads=n_threads).sum()
-        samples = x[:, off], distance[:, off], weight[:, off]
-        return loss + (1 - share) * weighted_l1(theta, *samples, shape, squash=False, n_threads=n_threads).sum()
-
-    # The kernel has threads of its own; torch's, asleep between tiny operations, would spin and take their cores.
-    torch.set_num_threads(1)
-    try:
-        fit(params, loss_fn, train, on_step=on_step)
-    finally:
-        torch.set_num_threads(n_threads)
-    with torch.no_grad():
-        for field, row in zip(fields, join_matrices(rest, matrices, shape), strict=True):
-            unpack(row, field.distance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from objects.siren import SirenField
 from objects.siren_layout import NetworkConfig
 from objects.solid import FACING
 
+_HELD_OUT = 4096  # samples that are never learned from
+
 
 @dataclass(frozen=True)
 class FitConfig(NetworkConfig):
@@ -26,70 +29,105 @@ class FitConfig(NetworkConfig):
         batch, color_batch: Points a step for each network.
         learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
         padding: Space between the object and its box, as a share of the object's longest edge.
-        pool: Distance samples drawn once for each mesh, in the shares ``surface``, ``near`` (normal noise of ``near_sigma``
-            about the surface), ``mid`` (likewise), and the rest uniform in the box. A batch has the same share of the surface.
+        surface: Share of a batch on the surface, drawn from ``surface_pool`` samples.
+        pool: Samples off the surface, drawn once for each mesh: in the shares ``near`` (normal noise of ``near_sigma``
+            about the surface), ``mid`` (likewise), and the rest uniform in the box.
         normal_weight: What an error of 1 in the gradient at the surface weighs beside an error of 1 in the distance.
         matrix_rate: Rate of the square matrices, which Muon learns, as a multiple of the learning rate.
         color_pool, color_sigma: Colour samples, and their noise about the surface.
         color_steps: Steps in which colours are learned, as a share of those for distances.
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
+        spread, usual_deg: An object whose normals are ``usual_deg`` off after a fifth of ``steps`` gets ``steps`` in all; others
+            get more or fewer in proportion, at most ``spread`` times as many and at least that part of them (1: all the same).
         mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
             most, for this share of the steps, at this share of the rate, with this share of its samples drawn about the flaws.
         facing, thickness, origin: How meshes are understood (see `objects.mesh.read_mesh`). A field lives in the frame of its
             file moved by ``-origin``.
     """
 
-    width: int = 72
+    width: int = 58
+    layers: int = 4
     color_omega_first: float = 35.0
-    steps: int = 2240
-    warm_steps: int = 800
+    steps: int = 3200
+    warm_steps: int = 1100
     batch: int = 2048
     color_batch: int = 1024
     learning_rate: float = 2.5e-3
     color_rate: float = 1.0
     padding: float = 0.05
-    pool: int = 131_072
     surface: float = 0.5
-    near: float = 0.18
+    surface_pool: int = 131_072
+    pool: int = 65_536
+    near: float = 0.36
     near_sigma: float = 0.01
-    mid: float = 0.1
+    mid: float = 0.2
     mid_sigma: float = 0.06
     color_pool: int = 98_304
     color_sigma: float = 0.003
-    color_steps: float = 1.0
-    falloff: float = 0.4
+    color_steps: float = 0.7
+    falloff: float = 0.2
     normal_weight: float = 0.2
     matrix_rate: float = 1.2
+    spread: float = 2.0
+    usual_deg: float = 6.0
     mend_rounds: int = 3
     mend_steps: float = 0.25
     mend_rate: float = 0.15
-    mend_share: float = 0.05
+    mend_share: float = 0.1
     facing: str = "auto"
     thickness: float = THICKNESS
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    @classmethod
+    def of(cls, quality: str = "normal", **settings: Any) -> Self:
+        """The configuration of a quality, one of `QUALITIES`; ``settings`` by name take the place of its own.
+
+        Raises:
+            ValueError: No such quality.
+        """
+        if quality not in QUALITIES:
+            raise ValueError(f"quality: expected {', '.join(QUALITIES)}, got {quality!r}")
+        return cls(**QUALITIES[quality] | settings)
+
     def __post_init__(self) -> None:
-        if min(self.surface, self.near, self.mid) < 0 or self.surface + self.near + self.mid >= 1:
-            raise ValueError("FitConfig: surface, near and mid must be shares that leave some for the uniform samples")
-        if not (1 <= self.batch <= self.pool and 1 <= self.color_batch <= self.color_pool):
-            raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most pool and color_pool")
+        if min(self.near, self.mid) < 0 or self.near + self.mid >= 1:
+            raise ValueError("FitConfig: near and mid must be shares that leave some for the uniform samples")
+        if not 0 < self.surface < 1:
+            raise ValueError(f"FitConfig: surface must be a share of the batch between 0 and 1, got {self.surface}")
+        if not (1 <= self.batch <= min(self.pool, self.surface_pool) and 1 <= self.color_batch <= self.color_pool):
+            raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most the pools")
         if not (self.padding > 0 and self.falloff > 0):
             raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
+        if not (self.spread >= 1 and self.usual_deg > 0):
+            raise ValueError(
+                f"FitConfig: expected a spread of at least 1 and a usual_deg above 0, got {self.spread} and {self.usual_deg}"
+            )
         if self.facing not in FACING:
             raise ValueError(f"facing: expected {', '.join(FACING)}, got {self.facing!r}")
         if not 0 < self.thickness < 1:
             raise ValueError(f"thickness: expected a share of the longest edge between 0 and 1, got {self.thickness}")
 
 
+# What differs from the defaults, which are the quality ``normal``.
+QUALITIES: dict[str, dict[str, Any]] = {
+    "draft": {"steps": 600, "warm_steps": 300, "mend_rounds": 1},
+    "normal": {},
+    "fine": {"width": 96, "steps": 12_000, "warm_steps": 4_000, "surface_pool": 262_144, "pool": 131_072},
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Samples of one mesh in random order, in the coordinates of its networks: on the surface with its normals, elsewhere with
-    signed distances."""
+    signed distances; and some on the surface that are held out of learning. ``extent`` is the longest edge of the object."""
 
     surface_x: Float[Tensor, "s 3"]
     normal: Float[Tensor, "s 3"]
     x: Float[Tensor, "n 3"]
     distance: Float[Tensor, "n 1"]
+    held_x: Float[Tensor, "h 3"]
+    held_normal: Float[Tensor, "h 3"]
+    extent: float
 
 
 def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: int) -> Pool:
@@ -97,21 +135,24 @@ def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: in
     rng = np.random.default_rng(seed)
     center, half = field.center.double().numpy(), float(field.half_extent)
     lo, hi = field.box_lo.double().numpy(), field.box_hi.double().numpy()
-    n_surface, n_near, n_mid = (round(share * config.pool) for share in (config.surface, config.near, config.mid))
-    n_uniform = config.pool - n_surface - n_near - n_mid
-    on_surface, outwards = source.sample(n_surface, rng)
+    n_near, n_mid = round(config.near * config.pool), round(config.mid * config.pool)
+    n_uniform = config.pool - n_near - n_mid
+    on_surface, outwards = source.sample(config.surface_pool, rng)
     near, mid = source.sample(n_near, rng)[0], source.sample(n_mid, rng)[0]
     near = near + rng.normal(0, config.near_sigma * half, near.shape)
     mid = mid + rng.normal(0, config.mid_sigma * half, mid.shape)
     off_surface = np.clip(np.concatenate([near, mid, in_box(lo, hi, n_uniform, rng)]), lo, hi)
     distance = source.signed_distance(off_surface)
-    on, off = rng.permutation(n_surface), rng.permutation(len(off_surface))
-
+    on, off = rng.permutation(len(on_surface)), rng.permutation(len(off_surface))
+    held_out, held_normal = source.sample(_HELD_OUT, np.random.default_rng((seed, _HELD_OUT)))
     return Pool(
         _tensor((on_surface[on] - center) / half),
         _tensor(outwards[on]),
         _tensor((off_surface[off] - center) / half),
         _tensor(distance[off, None] / half),
+        _tensor((held_out - center) / half),
+        _tensor(held_normal),
+        source.extent / half,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import Any
 
 from objects.siren_layout import NetworkConfig
 from scenes.paths import (
@@ -15,6 +16,7 @@ from scenes.paths import (
     Settings,
     command,
     defaults_of,
+    error_columns,
     folder_for,
     input_file,
     output_file,
@@ -23,14 +25,17 @@ from scenes.paths import (
     quality,
     solid_settings,
     user_path,
+    whole_number,
 )
 
 _NETWORKS = tuple(field.name for field in dataclasses.fields(NetworkConfig))
+# Numbers that are what suits meshes of a quality, or points, where they aren't given.
+_UNSET = ("steps", "warm_steps", "width", "layers")
 _SOLID = ("facing", "thickness", "origin")
 _FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks", "intrinsics", "depth_unit")
 # The kinds of input of `fit` that a key says something for; all, where it isn't listed.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("init", "steps", "warm_steps"), ("mesh",)),
+    **dict.fromkeys(("init", "quality", "steps", "warm_steps"), ("mesh",)),
     **dict.fromkeys(("point_steps",), ("points",)),
     **dict.fromkeys((*_NETWORKS, *_SOLID), ("mesh", "points")),
     **dict.fromkeys(_FOR_IMAGES, ("images",)),
@@ -47,7 +52,8 @@ def fit(settings: Settings) -> Report:
     if bool(meshes) + bool(clouds) + bool(settings["images"]) != 1:
         got = ", ".join(key for key in ("mesh", "points", "images") if settings[key]) or "none of them"
         raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got {got}")
-    for key, value in settings.items():
+    given: dict[str, Any] = {key: whole_number(key, settings[key]) for key in _UNSET if settings[key] is not None}
+    for key, value in (settings | given).items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (0 <= value < 2**63 if key == "seed" else value > 0):
             raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
@@ -69,16 +75,16 @@ def fit(settings: Settings) -> Report:
     from scenes.io.point_files import read_points
 
     seed = settings["seed"]
-    networks = {key: settings[key] for key in _NETWORKS} | solid_settings(settings)
+    networks = {key: settings[key] for key in _NETWORKS if key not in _UNSET} | solid_settings(settings)
     try:
         if meshes:
             start = load_field(init[0]) if init else None
             if start is not None and not isinstance(start, SirenField):
                 raise ValueError(f"init: expected a SIREN field, {settings['init']!r} is a {start.kind}")
-            config = FitConfig(steps=settings["steps"], warm_steps=settings["warm_steps"], **networks)
+            config = FitConfig.of(settings["quality"], **networks, **given)
             learned = fit_meshes(sources, seed=seed, init=[start] * len(sources), config=config)
         else:
-            config = PointsConfig(steps=settings["point_steps"], **networks)
+            config = PointsConfig(steps=settings["point_steps"], **networks, **given)
             learned = [fit_points(*read_points(source), seed=seed, config=config) for source in sources]
     except FitError as error:
         raise ValueError(f"{'mesh' if meshes else 'points'}: {error}") from error
@@ -93,6 +99,7 @@ def fit(settings: Settings) -> Report:
                 "parameters": sum(p.numel() for p in field.parameters()),
                 "bytes": target.stat().st_size,
                 "box": field.bounds.size.tolist(),
+                **error_columns(field),
                 "file": str(target),
             }
         )

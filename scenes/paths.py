@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
+    from objects import Field
     from rendering import LearnedViews
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -80,6 +81,13 @@ def quality(learned: LearnedViews, preview: Path) -> str:
     """How well pictures were learned, in words."""
     seen = f"preview: {preview}\n" if preview.is_file() else ""
     return f"{seen}the pictures are explained to {learned.psnr_db:.1f} dB (PSNR of what was learned from)"
+
+
+def error_columns(field: Field) -> dict[str, float | str]:
+    """What a learned field misses, for a table: the mean distance and the median angle of its normals; dashes where none was
+    measured."""
+    shown = {"distance error %": "distance_pct", "normal error deg": "normal_deg"}
+    return {title: field.measured.get(name, "-") for title, name in shown.items()}
 
 
 def input_file(key: str, value: str) -> Path:
@@ -195,6 +203,13 @@ def numbers(key: str, text: str, n: int) -> list[float]:
         wanted = "a number" if n == 1 else f"{n} numbers such as [{','.join('1234'[:n])}]"
         raise ValueError(f"{key}: expected {wanted}, got {text!r}")
     return values
+
+
+def whole_number(key: str, text: str) -> int:
+    """A whole number, for keys that are null without one."""
+    if not text.strip().lstrip("+-").isdecimal():
+        raise ValueError(f"{key}: expected a whole number, got {text!r}")
+    return int(text)
 
 
 LAYERS = ("rgb", "depth", "depth_npy", "depth_view", "normal", "owner", "ids", "alpha", "seen")

@@ -17,6 +17,7 @@ from scenes.paths import (
     Settings,
     command,
     dataset_folder,
+    error_columns,
     folder_for,
     layer_names,
     numbers,
@@ -56,7 +57,7 @@ def build(settings: Settings) -> Report:
     from objects import FitConfig
     from scenes.io.scene_folder import save_scene
 
-    config = FitConfig(**solid_settings(settings))
+    config = FitConfig.of(settings["quality"], **solid_settings(settings))
     replaced = _replaced(target)
     graph, notes = read_scene(source, seed=settings["seed"], config=config)
     with folder_for(target):
@@ -245,6 +246,7 @@ def info(settings: Settings) -> Report:
             "parameters": sum(p.numel() for p in field.parameters()),
             "bytes": (source / "fields" / f"{field_hash(field)}.safetensors").stat().st_size,
             "box with margin": field.bounds.size.tolist(),
+            **error_columns(field),
             "used by": paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         }
         for field, paths in users.items()

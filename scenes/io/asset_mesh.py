@@ -35,9 +35,6 @@ _TRIES = 5
 _BAND = 16 / 255  # sRGB: colours nearer than that may share a triangle
 _CREASE = 30.0  # degrees between faces from which an edge is sharp
 _SAMPLES = 20_000
-_FAR = 1000  # samples whose slope is asked, those of the largest values
-_FLAT = 0.25  # the least slope that is believed
-_STEP = 1e-3  # of the longest edge: half of what a slope is measured over
 _INSET = 0.01  # of the way to the middle of its triangle, where a corner's own colour is asked
 _CHUNK = 1 << 14
 
@@ -189,17 +186,11 @@ def _corner_colors(
 ) -> Float[np.ndarray, "t 3 3"]:
     """sRGB at the corners of faces. Of what is made of several fields each face asks a little inside of itself: where two
     of another colour meet, a vertex has two colours."""
-    if not _joined(field):
+    if not field.children_fields():
         return _colors(field, vertices, time)[faces]
     corners = vertices[faces]
     inset = corners + _INSET * (corners.mean(1, keepdims=True) - corners)
     return _colors(field, inset.reshape(-1, 3), time).reshape(-1, 3, 3)
-
-
-def _joined(field: Field) -> bool:
-    """Whether a field is made of several."""
-    children = field.children_fields()
-    return len(children) > 1 or any(map(_joined, children))
 
 
 def _colors(field: Field, p_obj: np.ndarray, time: float | None) -> Float[np.ndarray, "n 3"]:
@@ -212,23 +203,17 @@ def _colors(field: Field, p_obj: np.ndarray, time: float | None) -> Float[np.nda
 
 
 def _off(field: Field, mesh: _Mesh, time: float | None) -> float:
-    """The largest distance to the zero set of points all over a mesh, by the field's value over its slope there."""
+    """The largest distance to the zero set of points all over a mesh."""
     vertices, faces = mesh
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     rng = np.random.default_rng(0)
     chosen = corners[rng.choice(len(faces), _SAMPLES, p=area / area.sum())]
     p_obj = np.einsum("nc,ncd->nd", rng.dirichlet(np.ones(3), _SAMPLES), chosen)
-    batch = FieldBatch([field])
-
-    def ask(p: np.ndarray) -> np.ndarray:
-        return batch.sdf_sorted(np.zeros(len(p), np.int64), p, np.full(len(p), 0.0 if time is None else time))
-
-    value = np.abs(ask(p_obj))
-    far = np.argsort(value)[-_FAR:]
-    step = _STEP * float(field.bounds.size.max()) * np.eye(3)[:, None]
-    slope = np.stack([ask(p_obj[far] + h) - ask(p_obj[far] - h) for h in step], -1) / (2 * step.max())
-    return float((value[far] / np.linalg.norm(slope, axis=1).clip(_FLAT)).max())
+    distance = FieldBatch([field]).sdf_sorted(
+        np.zeros(_SAMPLES, np.int64), p_obj, np.full(_SAMPLES, 0.0 if time is None else time)
+    )
+    return float(np.abs(distance).max())
 
 
 def _gap(points: np.ndarray, mesh: _Mesh) -> float:

@@ -44,7 +44,7 @@ class Content:
 
     Attributes:
         parts: The nodes.
-        shapes, meshes: Fields (of those that deform, at which of their times) and their meshes; parts name them by their places.
+        shapes, meshes: Fields and their meshes, in object frames; parts name them by their places.
         time: Seconds: where things stand in files that show one time, and at rest.
         span: First and last time (seconds).
         density: kg/m^3 of objects that are wanted as rigid bodies; None where they aren't.
@@ -53,7 +53,7 @@ class Content:
     """
 
     parts: list[Part]
-    shapes: list[tuple[Field, float | None]]
+    shapes: list[Field]
     meshes: list[AssetMesh]
     time: float
     span: tuple[float, float]
@@ -175,10 +175,7 @@ def gather(scene: SceneGraph, time: float, tolerance: float | None, density: flo
     nodes = {node.id: node for node in records.values()}
     place = {ROOT: -1}
     shapes: dict[tuple[str, float | None], tuple[Field, int]] = {}  # by content, and by time where that matters
-    hashes: dict[int, str] = {}  # by field
-    deforming = any(node.field is not None and node.field.deforms for node in nodes.values())
-    times = {instance.name: instance.time for instance in scene.at(time).instances} if deforming else {}
-    number_of: dict[int, int] = {}  # place of a node's shape
+    keys: dict[int, tuple[str, float | None]] = {}
     visible: list[tuple[str, Node]] = []
     for path, node in records.items():
         if not node.hidden and node.parent in place:
@@ -186,15 +183,15 @@ def gather(scene: SceneGraph, time: float, tolerance: float | None, density: flo
             visible.append((path, node))
             if node.field is not None:
                 shape = node.field
-                if id(shape) not in hashes:
-                    hashes[id(shape)] = field_hash(shape)
-                number_of[node.id] = shapes.setdefault((hashes[id(shape)], times.get(path)), (shape, len(shapes)))[1]
+                key = keys.setdefault(id(shape), (field_hash(shape), time if shape.deforms else None))
+                shapes.setdefault(key, (shape, len(shapes)))
     if not visible:
         raise ValueError("scene: expected something to write, it has no visible nodes")
-    parts = [Part(path, node, place[node.parent], number_of.get(node.id, -1)) for path, node in visible]
-    content = Content(
-        parts, [(shape, at) for (_, at), (shape, _) in shapes.items()], [], time, scene.span, density, nodes
-    )
+    parts = [
+        Part(path, node, place[node.parent], -1 if node.field is None else shapes[keys[id(node.field)]][1])
+        for path, node in visible
+    ]
+    content = Content(parts, [shape for shape, _ in shapes.values()], [], time, scene.span, density, nodes)
     _make_meshes(content, tolerance)
     _tell(content, len(records) - len(visible))
     return content
@@ -206,11 +203,11 @@ def _make_meshes(content: Content, tolerance: float | None) -> None:
         if part.mesh >= 0:
             users[part.mesh].append(part)
     coarse = []
-    for (shape, at), those in zip(Bar(content.shapes, desc="meshes", unit="object"), users, strict=True):
+    for shape, those in zip(Bar(content.shapes, desc="meshes", unit="object"), users, strict=True):
         longest, largest = float(shape.bounds.size.max()), max(content.world(part).scale for part in those)
         wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
         try:
-            mesh = asset_mesh(shape, wanted, at)
+            mesh = asset_mesh(shape, wanted, content.time)
         except ValueError as error:
             raise ValueError(f"{those[0].path}: {error}; hide or remove it to write the rest") from error
         content.meshes.append(mesh)
@@ -223,9 +220,9 @@ def _make_meshes(content: Content, tolerance: float | None) -> None:
 def _tell(content: Content, hidden: int) -> None:
     if hidden:
         content.notes.append(f"{hidden} hidden nodes were left out")
-    if any(shape.deforms for shape, _ in content.shapes):
+    if any(shape.deforms for shape in content.shapes):
         content.notes.append(f"deforming objects are shown as they are at {content.time:g} s")
-    if any(shape.channels.get(TINT) for shape, _ in content.shapes):
+    if any(shape.channels.get(TINT) for shape in content.shapes):
         content.notes.append("colours that change with the direction of view are their mean over all directions")
 
 

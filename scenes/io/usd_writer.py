@@ -131,7 +131,7 @@ class _Writer:
             primvar.SetIndices(Vt.IntArray.FromNumpy(mesh.corners.ravel()))
         if self.content.density is None:
             return
-        for i, (vertices, faces) in enumerate(convex_hulls(*self.content.shapes[number])):
+        for i, (vertices, faces) in enumerate(convex_hulls(self.content.shapes[number], self.content.time)):
             hull = _mesh(self._stage, f"{place}/hull_{i}", vertices, faces)
             hull.CreatePurposeAttr(UsdGeom.Tokens.guide)
             UsdPhysics.CollisionAPI.Apply(hull.GetPrim())

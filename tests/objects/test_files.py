@@ -471,6 +471,23 @@ def test_any_json_in_any_place_is_refused_or_valid(value, spot, tmp_path):
     _survives(_edited(_placed(), edit), tmp_path)
 
 
+def test_measured_errors_come_back_and_belong_to_the_hash(tmp_path):
+    field = _siren()
+    bare = field_hash(field)
+    field.measured = {"distance_pct": 0.03, "normal_deg": 2.0}
+    save_field(field, tmp_path / "f.safetensors")
+    assert load_field(tmp_path / "f.safetensors").measured == field.measured
+    assert load_lazily(tmp_path / "f.safetensors", field_hash(field)).measured == field.measured
+    assert field_hash(field) != bare
+    save_field(_siren(), tmp_path / "f.safetensors")
+    assert not load_field(tmp_path / "f.safetensors").measured
+
+
+@pytest.mark.parametrize("value", ["3", "[1]", "{", '{"a":-1}', '{"a":"b"}', '{"a":NaN}', '{"a":true}', '{"a b":1}'])
+def test_measured_errors_that_are_no_numbers_by_name_are_refused(value, tmp_path):
+    _refused(_edited(_bytes(_siren(), tmp_path), _metadata(measured=value)), tmp_path, "measured errors")
+
+
 def test_a_field_with_a_grid_of_what_was_seen_comes_back_to_the_bit(tmp_path):
     field = SirenField(Aabb(-torch.ones(3), torch.ones(3)), width=8, color_width=8, observed=True)
     field.observed[3, 4, 5] = 0.75

@@ -19,6 +19,8 @@ import trimesh
 from objects import FitConfig, FitError, MeshError, PointsConfig, fit_mesh, fit_meshes, fit_points
 from objects.fused import weighted_l1
 from objects.jobs import Processes
+from objects.mesh import read_mesh
+from objects.shaping import steps_for
 from objects.siren import SineMlp
 from objects.siren_layout import SineShape
 
@@ -26,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 FAST = FitConfig(
     width=32, layers=2, color_width=16, color_layers=2, steps=200, warm_steps=40, batch=1024, color_batch=512,
     pool=16_384, color_pool=8_192, omega_first=10.0, omega_hidden=10.0, color_omega_first=10.0, learning_rate=1e-2,
-    surface=0.3, near=0.2, mid=0.2, falloff=1.0,
+    surface=0.3, surface_pool=8_192, near=0.3, mid=0.3, falloff=1.0, spread=1.0, color_steps=1.0,
 )  # fmt: skip
 
 
@@ -116,6 +118,51 @@ def test_batch_gives_the_bits_of_single_fits_in_any_order(tmp_path, monkeypatch)
     assert together[0] is not together[3]
 
 
+def test_hard_objects_make_more_steps_than_easy_ones_and_the_same_alone(tmp_path, monkeypatch):
+    rough = _ball()
+    rough.vertices *= 1 + 0.15 * np.sin(25 * rough.vertices[:, :1]) * np.sin(25 * rough.vertices[:, 1:2])
+    meshes, made = [_ball(), rough], []
+    config = replace(FAST, spread=2.0, usual_deg=12.0)
+    both = fit_meshes(meshes, config=config, progress=False, on_step=lambda step, _: made.append(step))
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "other"))
+    for mesh, field in zip(meshes, both, strict=True):
+        steps: list[int] = []
+        alone = fit_mesh(mesh, config=config, progress=False, on_step=lambda step, _, s=steps: s.append(step))
+        assert torch.equal(_weights(alone), _weights(field))
+        assert alone.measured == field.measured
+        made.append(len(steps))
+    assert FAST.steps / 2 <= made[-2] < made[-1] <= 2 * FAST.steps
+    assert max(made[:-2]) < made[-1]
+
+
+@pytest.mark.parametrize(("normal_deg", "share"), [(6.0, 1.0), (0.0, 0.5), (1e3, 2.0), (9.0, 2**0.5), (6.2, 1.0)])
+def test_steps_follow_from_the_error_within_bounds(normal_deg, share):
+    config = FitConfig(spread=2.0, usual_deg=6.0)
+    assert steps_for(normal_deg, 1000, config) == round(1000 * share)
+    assert steps_for(normal_deg, 1000, replace(config, spread=1.0)) == 1000
+
+
+def test_the_measured_error_is_that_of_the_field(tmp_path):
+    field = fit_mesh(_ball(), config=FAST, progress=False)
+    p, normal = read_mesh(_ball()).sample(4000, np.random.default_rng(7))
+    at = torch.from_numpy(p).float().requires_grad_()
+    sdf = field.sdf(at)
+    slope = torch.nn.functional.normalize(torch.autograd.grad(sdf.sum(), at)[0], dim=-1)
+    degrees = torch.rad2deg(torch.arccos((slope * torch.from_numpy(normal)).sum(-1).clamp(-1, 1)))
+    assert field.measured["distance_pct"] == pytest.approx(100 * float(sdf.detach().abs().mean()), rel=0.1)
+    assert field.measured["normal_deg"] == pytest.approx(float(degrees.median()), rel=0.1)
+    assert field.measured["normal_deg_90"] > field.measured["normal_deg"]
+    assert fit_mesh(_ball(), config=FAST, progress=False).measured == field.measured  # from the cache
+
+
+def test_a_quality_is_a_set_of_settings_that_others_override():
+    assert FitConfig.of("normal") == FitConfig()
+    assert FitConfig.of("draft").steps < FitConfig().steps < FitConfig.of("fine").steps
+    assert FitConfig.of("fine", width=24) == replace(FitConfig.of("fine"), width=24)
+    with pytest.raises(ValueError, match="quality: expected draft, normal, fine, got 'best'"):
+        FitConfig.of("best")
+
+
 def test_second_fit_comes_from_the_cache_and_another_seed_does_not():
     steps: list[int] = []
 
@@ -145,7 +192,7 @@ KILLED = """
     import os, signal, sys, trimesh
     from objects import FitConfig, fit_mesh
     config = FitConfig(width=16, layers=2, color_width=16, color_layers=1, steps=300, batch=256, color_batch=256,
-                       pool=4096, color_pool=4096)
+                       pool=4096, surface_pool=4096, color_pool=4096, spread=1.5)
     def on_step(step, loss):
         print(step)
         if step == int(sys.argv[1]):
@@ -168,8 +215,9 @@ def test_killed_fit_goes_on_to_the_same_bits(tmp_path):
 
     assert run("killed", 270).returncode == -signal.SIGKILL
     resumed, whole = run("killed", -1).stdout.split(), run("whole", -1).stdout.split()
-    assert resumed[0] == "250"
-    assert whole[0] == "0"
+    assert resumed[:60] == whole[:60] == [str(step) for step in range(60)]  # what tells how hard it is is short
+    assert resumed[60] == "250"
+    assert whole[60] == "0"
     assert resumed[-8:] == whole[-8:]
     assert not list((tmp_path / "killed" / "checkpoints").iterdir())
 
@@ -178,7 +226,17 @@ def test_two_processes_learn_the_bits_of_one(monkeypatch, tmp_path):
     balls = [
         trimesh.creation.icosphere(subdivisions=2, radius=0.3 + 0.01 * i) for i in range(18)
     ]  # more than one group
-    tiny = replace(FAST, width=16, color_width=8, steps=60, batch=256, color_batch=128, pool=4096, color_pool=2048)
+    tiny = replace(
+        FAST,
+        width=16,
+        color_width=8,
+        steps=60,
+        batch=256,
+        color_batch=128,
+        pool=4096,
+        surface_pool=4096,
+        color_pool=2048,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # drafts
         here = fit_meshes(balls, config=tiny, progress=False)

@@ -295,12 +295,15 @@ def test_fit_writes_fields_that_hold_the_meshes(tmp_path, monkeypatch, capsys):
     meshes = ["mesh=Kugel ä,b;c=(1).ply", "mesh=capsule.stl"]
     assert cli.main(["fit", *meshes, "out=fields/", "summary=s.json", *small]) == 0
     head, *_ = capsys.readouterr().out.splitlines()
-    assert head.split() == ["object", "parameters", "bytes", "box", "file"]
+    assert head.replace("error ", "").split() == [
+        "object", "parameters", "bytes", "box", "distance", "%", "normal", "deg", "file",
+    ]  # fmt: skip
     rows = json.loads(Path("s.json").read_text())["rows"]
     assert [row["file"] for row in rows] == ["fields/Kugel ä,b;c=(1).safetensors", "fields/capsule.safetensors"]
     for row in rows:
         assert row["bytes"] == Path(row["file"]).stat().st_size
     ball = load_field(rows[0]["file"])
+    assert rows[0]["distance error %"] == ball.measured["distance_pct"] > 0
     p = 0.5 * torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
     assert float(ball.sdf(0.8 * p).max()) < 0 < float(ball.sdf(1.2 * p).min())
 
@@ -337,11 +340,13 @@ def test_fit_refuses_a_bad_mesh_in_one_line(tmp_path, monkeypatch, capsys, conte
 
 def test_the_defaults_of_fit_are_those_of_the_library():
     defaults = paths.defaults_of("fit")
-    for config, names in (
-        (FitConfig(), {"steps": "steps", "warm_steps": "warm_steps"}),
-        (PointsConfig(), {"steps": "point_steps"}),
-    ):
-        shaping = [key for key in defaults if "width" in key or "layers" in key or "omega" in key]
+    assert FitConfig.of(defaults["quality"]) == FitConfig()
+    unset = ("steps", "warm_steps", "width", "layers")  # what suits is taken
+    assert [defaults[key] for key in unset] == [None] * 4
+    for config, names in ((FitConfig(), {}), (PointsConfig(), {"steps": "point_steps"})):
+        shaping = [
+            key for key in defaults if "_width" in key or "_layers" in key or "_omega" in key or key == "omega_hidden"
+        ]
         networks = {key: key for key in shaping if not key.startswith("image_")}
         assert {key: defaults[name] for key, name in (networks | names).items()} == {
             key: getattr(config, key) for key in networks | names

@@ -173,6 +173,7 @@ def test_info_tells_tree_sizes_and_overlaps_and_draws_a_sheet(folder, capsys):
     assert "overlap: table and table/ball, 100.0 mm deep" in out
     details = json.loads((folder / "i.json").read_text())
     assert details["tree"] == ["table", "table/ball", "table/twin", "lamp", "front"]
+    assert [row["normal error deg"] for row in details["rows"]] == ["-", "-"]  # nothing was measured
     assert details["overlaps"][0]["first"] == "table"
     sheet = load_png("sheet.png")
     assert sheet.shape[1] == 2 * 320 + 4
