@@ -35,6 +35,9 @@ _TRIES = 5
 _BAND = 16 / 255  # sRGB: colours nearer than that may share a triangle
 _CREASE = 30.0  # degrees between faces from which an edge is sharp
 _SAMPLES = 20_000
+_FAR = 1000  # samples whose slope is asked, those of the largest values
+_FLAT = 0.25  # the least slope that is believed
+_STEP = 1e-3  # of the longest edge: half of what a slope is measured over
 _INSET = 0.01  # of the way to the middle of its triangle, where a corner's own colour is asked
 _CHUNK = 1 << 14
 
@@ -117,9 +120,9 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
                 raise ValueError("it has no inside: its distance is nowhere negative within its box")
             whole = _arrays(solid)
             bands = _bands(field, *whole, time)
-            first = _off(field, whole, time)
+            first = off(field, whole, time)
         part = _simplified(whole, bands, simpler)
-        then = max(_off(field, part, time), _gap(whole[0], part))
+        then = max(off(field, part, time), _gap(whole[0], part))
         if best is None or then < best[0]:
             best = then, part
         if then <= tolerance or (first > tolerance and cells >= _MOST_CELLS):
@@ -130,7 +133,7 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
             simpler *= 0.5
     if best is None:
         raise ValueError("its surface could not be closed: some edge has more than two faces")
-    return _finished(field, *best[1], best[0], time)
+    return finished(field, *best[1], best[0], time)
 
 
 _Mesh = tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "t 3"]]
@@ -156,11 +159,9 @@ def _simplified(mesh: _Mesh, bands: np.ndarray, by: float) -> _Mesh:
     return _arrays(solid) if usable else mesh
 
 
-def _finished(field: Field, vertices: np.ndarray, faces: np.ndarray, strays: float, time: float | None) -> AssetMesh:
-    normals = np.asarray(igl.per_corner_normals(vertices, faces, _CREASE)).reshape(-1, 3)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    good = np.isfinite(length[:, 0]) & (length[:, 0] > 1e-9)  # a sliver has none
-    normals = np.where(good[:, None], normals / np.where(good[:, None], length, 1), [0.0, 0.0, 1.0])
+def finished(field: Field, vertices: np.ndarray, faces: np.ndarray, strays: float, time: float | None) -> AssetMesh:
+    """A mesh with normals, and colours of the field at a time (seconds, if it deforms)."""
+    normals = _normals(vertices, faces)
     rgb = _corner_colors(field, vertices, faces, time).reshape(-1, 3)
     key = faces.ravel()
     for values, steps in ((0.5 * normals + 0.5, 100), (rgb, 255)):
@@ -178,6 +179,20 @@ def _finished(field: Field, vertices: np.ndarray, faces: np.ndarray, strays: flo
     )
 
 
+def corner_normals(vertices: np.ndarray, faces: np.ndarray, mesh: AssetMesh) -> Float[np.ndarray, "n 3"]:
+    """Normals of a mesh's corners with its vertices elsewhere."""
+    first = np.unique(mesh.corners.ravel(), return_index=True)[1]
+    return _normals(vertices, faces)[first]
+
+
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> Float[np.ndarray, "c 3"]:
+    """One for each corner of each face: the mean over the faces at its vertex that look about the same way."""
+    normals = np.asarray(igl.per_corner_normals(vertices, faces, _CREASE)).reshape(-1, 3)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    good = np.isfinite(length[:, 0]) & (length[:, 0] > 1e-9)  # a sliver has none
+    return np.where(good[:, None], normals / np.where(good[:, None], length, 1), [0.0, 0.0, 1.0])
+
+
 # -- colours and distances ---------------------------------------------------------------------------------------------
 
 
@@ -186,11 +201,17 @@ def _corner_colors(
 ) -> Float[np.ndarray, "t 3 3"]:
     """sRGB at the corners of faces. Of what is made of several fields each face asks a little inside of itself: where two
     of another colour meet, a vertex has two colours."""
-    if not field.children_fields():
+    if not _joined(field):
         return _colors(field, vertices, time)[faces]
     corners = vertices[faces]
     inset = corners + _INSET * (corners.mean(1, keepdims=True) - corners)
     return _colors(field, inset.reshape(-1, 3), time).reshape(-1, 3, 3)
+
+
+def _joined(field: Field) -> bool:
+    """Whether a field is made of several."""
+    children = field.children_fields()
+    return len(children) > 1 or any(map(_joined, children))
 
 
 def _colors(field: Field, p_obj: np.ndarray, time: float | None) -> Float[np.ndarray, "n 3"]:
@@ -202,18 +223,24 @@ def _colors(field: Field, p_obj: np.ndarray, time: float | None) -> Float[np.nda
     return torch.cat(found).double().numpy()
 
 
-def _off(field: Field, mesh: _Mesh, time: float | None) -> float:
-    """The largest distance to the zero set of points all over a mesh."""
+def off(field: Field, mesh: _Mesh, time: float | None) -> float:
+    """The largest distance to the zero set of points all over a mesh, by the field's value over its slope there."""
     vertices, faces = mesh
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     rng = np.random.default_rng(0)
     chosen = corners[rng.choice(len(faces), _SAMPLES, p=area / area.sum())]
     p_obj = np.einsum("nc,ncd->nd", rng.dirichlet(np.ones(3), _SAMPLES), chosen)
-    distance = FieldBatch([field]).sdf_sorted(
-        np.zeros(_SAMPLES, np.int64), p_obj, np.full(_SAMPLES, 0.0 if time is None else time)
-    )
-    return float(np.abs(distance).max())
+    batch = FieldBatch([field])
+
+    def ask(p: np.ndarray) -> np.ndarray:
+        return batch.sdf_sorted(np.zeros(len(p), np.int64), p, np.full(len(p), 0.0 if time is None else time))
+
+    value = np.abs(ask(p_obj))
+    far = np.argsort(value)[-_FAR:]
+    step = _STEP * float(field.bounds.size.max()) * np.eye(3)[:, None]
+    slope = np.stack([ask(p_obj[far] + h) - ask(p_obj[far] - h) for h in step], -1) / (2 * step.max())
+    return float((value[far] / np.linalg.norm(slope, axis=1).clip(_FLAT)).max())
 
 
 def _gap(points: np.ndarray, mesh: _Mesh) -> float:

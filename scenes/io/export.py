@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from objects.field import TINT, Field
 from objects.files import field_hash
 from objects.progress import Bar
+from objects.warped import Warped
 from scenes.graph import SceneGraph
 from scenes.io.asset_mesh import TOLERANCE, AssetMesh, asset_mesh
+from scenes.io.deforming import MOST_KEYS, Bending, bending_mesh
 from scenes.io.motion import Motion, local_pose, motion_of
 from scenes.node import ROOT, Node
 from scenes.paths import one_of
@@ -44,17 +48,19 @@ class Content:
 
     Attributes:
         parts: The nodes.
-        shapes, meshes: Fields and their meshes, in object frames; parts name them by their places.
+        shapes, meshes: Fields (of those that deform, at which of their times) and their meshes; parts name them by their places.
         time: Seconds: where things stand in files that show one time, and at rest.
         span: First and last time (seconds).
+        bendings: Of each mesh, how its vertices move, where the file shows that.
         density: kg/m^3 of objects that are wanted as rigid bodies; None where they aren't.
         nodes: All nodes by id.
         notes: One line for each thing that the file shows otherwise than the scene; writers add theirs.
     """
 
     parts: list[Part]
-    shapes: list[Field]
+    shapes: list[tuple[Field, float | None]]
     meshes: list[AssetMesh]
+    bendings: list[Bending | None]
     time: float
     span: tuple[float, float]
     density: float | None
@@ -97,9 +103,11 @@ def export_scene(
 ) -> list[str]:
     """Writes a scene for other programs, in the format that the name asks for.
 
-    * ``.glb`` (glTF 2, y up): a node for each visible node, with names, hierarchy, meshes, tracks, lights, cameras, tags.
-    * ``.usda``, ``.usdc`` (USD, z up): the same with time samples; needs the extra ``usd``. With ``physics`` each object is a
-      rigid body with convex hulls (by coacd); one that moves is kinematic, one with the tag ``static`` is only in the way.
+    * ``.glb`` (glTF 2, y up): a node for each visible node, with names, hierarchy, meshes, tracks, lights, cameras, tags;
+      what bends (`Warped`) has morph targets.
+    * ``.usda``, ``.usdc`` (USD, z up): the same with time samples, also of vertices; needs the extra ``usd``. With ``physics``
+      each object is a rigid body with convex hulls (by coacd); one that moves is kinematic, one with the tag ``static`` is only in
+      the way.
     * ``.ply``, ``.obj`` (z up): all objects at one time, with vertex colours; in an OBJ as named objects.
     * a folder: ``meshes/*.ply`` for each distinct shape, object frame, and ``objects.json``: which object has which, and its pose
       in the world over time.
@@ -140,7 +148,8 @@ def export_scene(
         writer = import_module(f"scenes.io.{_WRITERS.get(suffix, 'plain_writers')}")
     except ImportError as error:
         raise ValueError(f"path: {suffix} needs a library: pip install 'sirenscape[usd]' ({error})") from error
-    content = gather(scene, time, tolerance, density if physics else None)
+    moving = suffix in _WRITERS  # plain files hold one time
+    content = gather(scene, time, tolerance, density=density if physics else None, bends=moving)
     getattr(writer, f"write_{suffix[1:] or 'folder'}")(content, target)
     return content.notes
 
@@ -165,8 +174,10 @@ def suffix_of(target: Path, key: str = "path") -> str:
     return suffix
 
 
-def gather(scene: SceneGraph, time: float, tolerance: float | None, density: float | None = None) -> Content:
-    """What of a scene is written, with meshes made to a tolerance (metres).
+def gather(
+    scene: SceneGraph, time: float, tolerance: float | None, *, density: float | None = None, bends: bool = False
+) -> Content:
+    """What of a scene is written, with meshes made to a tolerance (metres); with ``bends`` how their vertices move, too.
 
     Raises:
         ValueError: No visible node, or an object without an inside.
@@ -174,8 +185,16 @@ def gather(scene: SceneGraph, time: float, tolerance: float | None, density: flo
     records = scene.records()
     nodes = {node.id: node for node in records.values()}
     place = {ROOT: -1}
-    shapes: dict[tuple[str, float | None], tuple[Field, int]] = {}  # by content, and by time where that matters
-    keys: dict[int, tuple[str, float | None]] = {}
+    shapes: dict[tuple[str, float | None, str], tuple[Field, int]] = {}  # by content, and by time where that matters
+    hashes: dict[int, str] = {}  # by field
+
+    @cache
+    def times_at(seconds: float) -> dict[str, float | None]:
+        return {instance.name: instance.time for instance in scene.at(seconds).instances}
+
+    deforming = any(node.field is not None and node.field.deforms for node in nodes.values())
+    times = times_at(time) if deforming else {}
+    number_of: dict[int, int] = {}  # place of a node's shape
     visible: list[tuple[str, Node]] = []
     for path, node in records.items():
         if not node.hidden and node.parent in place:
@@ -183,46 +202,63 @@ def gather(scene: SceneGraph, time: float, tolerance: float | None, density: flo
             visible.append((path, node))
             if node.field is not None:
                 shape = node.field
-                key = keys.setdefault(id(shape), (field_hash(shape), time if shape.deforms else None))
-                shapes.setdefault(key, (shape, len(shapes)))
+                if id(shape) not in hashes:
+                    hashes[id(shape)] = field_hash(shape)
+                alone = path if bends and isinstance(shape, Warped) else ""  # each has its own times
+                key = (hashes[id(shape)], times.get(path), alone)
+                number_of[node.id] = shapes.setdefault(key, (shape, len(shapes)))[1]
     if not visible:
         raise ValueError("scene: expected something to write, it has no visible nodes")
-    parts = [
-        Part(path, node, place[node.parent], -1 if node.field is None else shapes[keys[id(node.field)]][1])
-        for path, node in visible
-    ]
-    content = Content(parts, [shape for shape, _ in shapes.values()], [], time, scene.span, density, nodes)
-    _make_meshes(content, tolerance)
+    parts = [Part(path, node, place[node.parent], number_of.get(node.id, -1)) for path, node in visible]
+    content = Content(
+        parts, [(shape, key[1]) for key, (shape, _) in shapes.items()], [], [], time, scene.span, density, nodes
+    )
+    _make_meshes(content, tolerance, times_at if bends else None)
     _tell(content, len(records) - len(visible))
     return content
 
 
-def _make_meshes(content: Content, tolerance: float | None) -> None:
+def _make_meshes(
+    content: Content, tolerance: float | None, times_at: Callable[[float], dict[str, float | None]] | None
+) -> None:
     users: list[list[Part]] = [[] for _ in content.shapes]
     for part in content.parts:
         if part.mesh >= 0:
             users[part.mesh].append(part)
     coarse = []
-    for shape, those in zip(Bar(content.shapes, desc="meshes", unit="object"), users, strict=True):
+    for (shape, at), those in zip(Bar(content.shapes, desc="meshes", unit="object"), users, strict=True):
         longest, largest = float(shape.bounds.size.max()), max(content.world(part).scale for part in those)
         wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
         try:
-            mesh = asset_mesh(shape, wanted, content.time)
+            if times_at is not None and isinstance(shape, Warped):
+                path, span = those[0].path, _joint(content.span, shape.warp.span)
+                mesh, bending = bending_mesh(shape, wanted, content.time, span, lambda t, p=path: times_at(t)[p])
+            else:
+                mesh, bending = asset_mesh(shape, wanted, at), None
         except ValueError as error:
             raise ValueError(f"{those[0].path}: {error}; hide or remove it to write the rest") from error
         content.meshes.append(mesh)
+        content.bendings.append(bending if bending is not None and len(bending.times) > 1 else None)
+        if bending is not None and bending.cut:
+            content.notes.append(f"{those[0].path}: {MOST_KEYS} keys are too few to bend within the tolerance")
         if (off := float(mesh.strays[0])) > wanted:
             coarse.append(f"{those[0].path} ({off * largest:.2g} m instead of {wanted * largest:.2g} m)")
     if coarse:
         content.notes.append(f"meshes stray further from their fields than the tolerance: {_listed(coarse)}")
 
 
+def _joint(scene: tuple[float, float], field: tuple[float, float]) -> tuple[float, float]:
+    """From when to when something happens: in a scene at rest, that of the field."""
+    return (min(scene[0], field[0]), max(scene[1], field[1])) if scene[1] > scene[0] else field
+
+
 def _tell(content: Content, hidden: int) -> None:
     if hidden:
         content.notes.append(f"{hidden} hidden nodes were left out")
-    if any(shape.deforms for shape in content.shapes):
+    pairs = zip(content.shapes, content.bendings, strict=True)
+    if any(shape.deforms and bending is None for (shape, _), bending in pairs):
         content.notes.append(f"deforming objects are shown as they are at {content.time:g} s")
-    if any(shape.channels.get(TINT) for shape in content.shapes):
+    if any(shape.channels.get(TINT) for shape, _ in content.shapes):
         content.notes.append("colours that change with the direction of view are their mean over all directions")
 
 

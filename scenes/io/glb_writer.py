@@ -161,6 +161,15 @@ class _Writer:
             primitive = {"attributes": attributes, "indices": indices, "material": self._material(lit)}
             self._known[key] = len(meshes)
             meshes.append({"name": name, "primitives": [primitive]})
+            if (bending := self.content.bendings[number]) is not None:
+                primitive["targets"] = [
+                    {
+                        "POSITION": self._accessor((p - mesh.vertices)[mesh.of], bounds=True),
+                        "NORMAL": self._accessor(n - mesh.normals),
+                    }
+                    for p, n in zip(bending.vertices, bending.normals, strict=True)
+                ]
+                meshes[-1]["weights"] = [0.0] * len(bending.times)
         return self._known[key]
 
     def _material(self, lit: bool) -> int:
@@ -210,9 +219,11 @@ class _Writer:
         moving = [(i, part, content.motion(part)) for i, part in enumerate(content.parts) if part.node.moves]
         content.note_motions([(part, motion) for _, part, motion in moving])
         moving = [one for one in moving if one[2].moves]
-        if not moving:
+        bending = [(i, content.bendings[part.mesh]) for i, part in enumerate(content.parts) if part.mesh >= 0]
+        firsts = [float(one[2].times[0]) for one in moving] + [float(b.times[0]) for _, b in bending if b is not None]
+        if not firsts:
             return
-        start = min(0.0, *(float(motion.times[0]) for _, _, motion in moving))
+        start = min(0.0, *firsts)
         clip: dict[str, Any] = {"name": "scene", "channels": [], "samplers": []}
         if start < 0:  # no glTF begins before 0
             clip["extras"] = {OWN: {"start": start}}
@@ -229,16 +240,28 @@ class _Writer:
                 values["scale"] = np.repeat(motion.scales[rows, None], 3, 1)
                 growing.append(part.path)
             for name in [name for name, v in values.items() if np.ptp(v, 0).max() > 0] or ["translation"]:
-                sampler = {
-                    "input": self._accessor(times, target=None, bounds=True),
-                    "output": self._accessor(values[name].astype(np.float32), target=None),
-                    "interpolation": "STEP" if motion.interpolation == "step" else "LINEAR",
-                }
-                clip["channels"].append({"sampler": len(clip["samplers"]), "target": {"node": i, "path": name}})
-                clip["samplers"].append(sampler)
+                self._channel(
+                    clip, i, name, times, values[name], "STEP" if motion.interpolation == "step" else "LINEAR"
+                )
+        for i, shown in bending:
+            if shown is not None:  # each key is a target, shown whole at its time
+                times, rows = _key_times(shown.times - start)
+                self._channel(clip, i, "weights", times, np.eye(len(shown.times))[rows].ravel(), "LINEAR")
         if growing:
             content.notes.append(f"carriers of other sizes became animated scale: {', '.join(growing)}")
         self.gltf["animations"] = [clip]
+
+    def _channel(
+        self, clip: dict[str, Any], node: int, path: str, times: np.ndarray, values: np.ndarray, interpolation: str
+    ) -> None:
+        clip["channels"].append({"sampler": len(clip["samplers"]), "target": {"node": node, "path": path}})
+        clip["samplers"].append(
+            {
+                "input": self._accessor(times, target=None, bounds=True),
+                "output": self._accessor(values.astype(np.float32), target=None),
+                "interpolation": interpolation,
+            }
+        )
 
 
 def _key_times(times: Float[np.ndarray, "k"]) -> tuple[np.ndarray, np.ndarray]:

@@ -129,9 +129,16 @@ class _Writer:
             primvar = primvars.CreatePrimvar(name, kind, UsdGeom.Tokens.faceVarying)
             primvar.Set(Vt.Vec3fArray.FromNumpy(values))
             primvar.SetIndices(Vt.IntArray.FromNumpy(mesh.corners.ravel()))
+        if (bending := self.content.bendings[number]) is not None:
+            normals = primvars.GetPrimvar("normals")
+            for seconds, p, n in zip(bending.times.tolist(), bending.vertices, bending.normals, strict=True):
+                code = Usd.TimeCode(seconds * _RATE)
+                made.GetPointsAttr().Set(Vt.Vec3fArray.FromNumpy(p), code)
+                made.GetExtentAttr().Set(Vt.Vec3fArray.FromNumpy(np.stack([p.min(0), p.max(0)])), code)
+                normals.Set(Vt.Vec3fArray.FromNumpy(n), code)
         if self.content.density is None:
             return
-        for i, (vertices, faces) in enumerate(convex_hulls(self.content.shapes[number], self.content.time)):
+        for i, (vertices, faces) in enumerate(convex_hulls(*self.content.shapes[number])):
             hull = _mesh(self._stage, f"{place}/hull_{i}", vertices, faces)
             hull.CreatePurposeAttr(UsdGeom.Tokens.guide)
             UsdPhysics.CollisionAPI.Apply(hull.GetPrim())

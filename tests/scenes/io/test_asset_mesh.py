@@ -48,7 +48,8 @@ def points_on(mesh, n=2000):
 def test_a_mesh_is_closed_and_within_the_tolerance(field, tolerance):
     mesh = asset_mesh(field, tolerance)
     assert closed(mesh)
-    assert float(field.sdf(points_on(mesh)[0]).abs().max()) <= mesh.strays[0] + 1e-6 <= tolerance + 1e-6
+    off = float(field.sdf(points_on(mesh)[0]).abs().max())
+    assert off <= tolerance and off <= 1.05 * mesh.strays[0] + 1e-6
 
 
 def test_a_larger_tolerance_gives_fewer_triangles():

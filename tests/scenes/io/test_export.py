@@ -8,7 +8,9 @@ import pytest
 import torch
 import trimesh
 
-from objects import Box, Cylinder, Sphere
+from objects import Box, Cylinder, Sphere, Warped
+from objects.aabb import Aabb
+from objects.analytic_warps import Twist
 from rendering import PointLight
 from scenes import SceneGraph, Track, export_scene, save_scene
 from tests.scenes.helpers import at, run, turned
@@ -76,6 +78,22 @@ def test_a_tolerance_is_metres_in_the_world(tmp_path):
         return len(trimesh.load(tmp_path / "a.ply").faces)
 
     assert faces(10.0, 0.1) == faces(1.0, 0.01) < faces(1.0, 0.001) == faces(10.0, 0.01)
+
+
+def test_a_deforming_object_is_shown_as_it_is_at_the_time(tmp_path):
+    bar = Box((0.2, 0.2, 1.0), color=RED)
+    box = Aabb([-0.3, -0.3, -0.6], [0.3, 0.3, 0.6])
+    graph = SceneGraph()
+    graph.add("bar", Warped(bar, Twist(box, (0, 0, 1), (0, 0, 0), (0, 1), (0, 1.5))), pose=at(0, 0, 1))
+    faces = []
+    for time in (0.0, 1.0):
+        notes = export_scene(graph, tmp_path / "a.ply", time=time, tolerance=0.004)
+        assert sum("deforming objects are shown as they are" in note for note in notes) == 1
+        mesh = trimesh.load(tmp_path / "a.ply")
+        assert float(graph.at(time).query(torch.tensor(mesh.vertices).float()).sdf.abs().max()) < 4e-3
+        faces.append(mesh)
+    assert mesh.is_watertight and faces[0].volume == pytest.approx(mesh.volume, rel=0.02)
+    assert faces[0].extents[0] < 0.21 < 0.22 < mesh.extents[0]
 
 
 def test_bad_input_says_what_is_wrong(graph, tmp_path):
