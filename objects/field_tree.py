@@ -65,7 +65,13 @@ KINDS: dict[str, Kind] = {
     **{cls.kind: Kind(cls, 2, {}) for cls in (Union, Intersection, Difference)},
     Placed.kind: Kind(Placed, 1, {}),
     Warped.kind: Kind(Warped, 1, {}),
-    SirenField.kind: Kind(SirenField, 0, _FEATURES | _NETWORK, {"observed": _Number(int, 1, 1)}, has_channels=True),
+    SirenField.kind: Kind(
+        SirenField,
+        0,
+        _FEATURES | _NETWORK,
+        {"observed": _Number(int, 1, 1), "color_parts": _Number(int, 2, 4096)},
+        has_channels=True,
+    ),
 }
 
 _KEYS = {"keys": _Number(int, 1, 1_000_000)}
@@ -77,7 +83,8 @@ WARPS: dict[str, WarpKind] = {
 
 def tree_version(tree: dict[str, Any]) -> int:
     """The least version that can say all of it."""
-    own = 3 if "warp" in tree else 2 if "channels" in tree["config"] else 1
+    config = tree["config"]
+    own = 4 if "color_parts" in config else 3 if "warp" in tree else 2 if "channels" in config else 1
     return max([own, *(tree_version(child) for child in tree.get("children", []))])
 
 
@@ -170,7 +177,8 @@ def _least_numbers(config: dict[str, Any]) -> int:
     if "width" not in config:
         return n_features
     network = NetworkConfig(**{name: config[name] for name in _NETWORK})
-    n_networks = network.distance_shape.n_numbers + network.color_shape(n_features).n_numbers
+    n_networks = network.distance_shape.n_numbers
+    n_networks += config.get("color_parts", 1) * network.color_shape(n_features).n_numbers
     return n_networks + OBSERVED_CELLS**3 * config.get("observed", 0)
 
 

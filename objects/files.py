@@ -23,15 +23,19 @@ import torch
 
 from objects.field import Field, structure
 from objects.field_tree import KINDS, MAX_DEPTH, MAX_NUMBERS, WARPS, build, check_tree, short, tree_version
+from objects.rounding import as_bytes, from_bytes
+from objects.siren import SineParts
 from objects.warp import Warp
 
-# Version 2 has channels by name, version 3 warps; a field is written as the least version that can say all of it.
-FORMAT, VERSION = "sirenscape.field", 3
+# Version 2 has channels by name, version 3 warps, version 4 parts, whose weights may be bytes; a field is written as the least
+# version that can say all of it.
+FORMAT, VERSION = "sirenscape.field", 4
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
 
-_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
+_SCALE = ".scale"  # of a tensor of bytes
 
 
 class FieldFileError(ValueError):
@@ -182,17 +186,51 @@ def _encoded(field: Field, path: Path) -> bytes:
         metadata["measured"] = _json(dict(field.measured))
     header: dict[str, Any] = {"__metadata__": metadata}
     chunks, offset = [], 0
-    for name, tensor in sorted(tensors.items()):
+    stored: dict[str, tuple[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
         if tensor.dtype not in names:
             _fail(path, f"expected weights in float32 or float64, got {tensor.dtype} in {name}")
-        dtype = names[tensor.dtype]
-        chunks.append(tensor.detach().cpu().numpy().astype(_DTYPES[dtype]).tobytes())
+        stored[name] = names[tensor.dtype], tensor.detach().cpu().numpy()
+    for prefix, part in field.named_modules():
+        if isinstance(part, SineParts) and part.half_extent.dtype == torch.float32:
+            for k in range(len(part.weights)):
+                _shorten(f"{prefix}.weights.{k}", f"{prefix}.biases.{k}", stored)
+    for name, (dtype, array) in sorted(stored.items()):
+        chunks.append(array.astype(_DTYPES[dtype]).tobytes())
         end = offset + len(chunks[-1])
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, end]}
         offset = end
     head = _json(header).encode()
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head + b"".join(chunks)
+
+
+def _shorten(weight: str, bias: str, stored: dict[str, tuple[str, np.ndarray]]) -> None:
+    """Has the numbers of a layer of parts stored in bytes and half precision, where these say the same."""
+    if (found := as_bytes(stored[weight][1])) is not None:
+        stored[weight], stored[weight + _SCALE] = ("I8", found[0]), ("F32", found[1])
+    with np.errstate(over="ignore"):
+        half = stored[bias][1].astype(np.float16)
+    if np.array_equal(half.astype(np.float32), stored[bias][1]):
+        stored[bias] = "F16", half
+
+
+def _widened(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """All in the one precision that a field is made of."""
+    found = {}
+    for name, array in arrays.items():
+        if array.dtype == np.int8:
+            scale = arrays.get(name + _SCALE)
+            if scale is None or array.ndim == 0 or scale.shape != array.shape[:1] or scale.dtype != np.float32:
+                _fail(path, f"tensor {name}: expected bytes with a scale for each of {list(array.shape)[:1]} slices")
+            found[name] = from_bytes(array, scale)
+        elif array.dtype == np.float16:
+            found[name] = array.astype(np.float32)
+        elif not (name.endswith(_SCALE) and name.removesuffix(_SCALE) in arrays):
+            found[name] = array
+    if len({array.dtype for array in found.values()}) > 1:
+        _fail(path, "expected all tensors of one dtype, got F32 and F64")
+    return found
 
 
 def _json(value: Any) -> str:
@@ -211,6 +249,7 @@ def _described(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.nd
         claimed = check_tree(tree, version)
     except ValueError as error:
         _fail(path, str(error))
+    arrays = _widened(arrays, path)
     stored = sum(array.size for array in arrays.values())
     if claimed > stored:
         _fail(path, f"its tree describes at least {claimed} numbers, it holds {stored}")
@@ -306,7 +345,10 @@ def _arrays(header: dict[str, Any], body: memoryview, path: Path) -> dict[str, n
         shape, offsets = entry["shape"], entry["data_offsets"]
         dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
         if dtype is None:
-            _fail(path, f"tensor {short(name)}: expected dtype F32 or F64, got {short(entry['dtype'])}")
+            _fail(
+                path,
+                f"tensor {short(name)}: expected dtype F32 or F64 (I8 or F16 in parts), got {short(entry['dtype'])}",
+            )
         if not _is_counts(shape) or len(shape) > 4 or not _is_counts(offsets) or len(offsets) != 2:
             _fail(path, f"tensor {short(name)}: expected whole numbers in {expected}, got {short(entry)}")
         start, end = offsets
@@ -317,8 +359,6 @@ def _arrays(header: dict[str, Any], body: memoryview, path: Path) -> dict[str, n
             )
         places.append((start, end))
         arrays[name] = np.frombuffer(body[start:end], dtype).reshape(shape)
-    if len({array.dtype for array in arrays.values()}) > 1:
-        _fail(path, "expected all tensors of one dtype, got F32 and F64")
     reached = 0
     for start, end in sorted(places):
         if start != reached:

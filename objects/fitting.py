@@ -21,7 +21,7 @@ from torch import Tensor
 
 from objects.aabb import Aabb
 from objects.cache import cache_folder, content_key
-from objects.coloring import draw_colors, learn_colors
+from objects.coloring import Colors, divide, draw_colors, learn_colors
 from objects.files import FieldFileError, field_hash, load_field, save_field
 from objects.jobs import Job, Runner, run_jobs
 from objects.learned import check_sides, face_points, finish
@@ -34,7 +34,7 @@ from objects.shaping import descend, errors_of, learn_distances
 from objects.siren import SirenField, pack, unpack
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig
 
-_VERSION = 7  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 9  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it
@@ -136,8 +136,9 @@ def _check_init(start: SirenField | None, config: FitConfig) -> None:
     if not isinstance(start, SirenField):
         raise ValueError(f"init: expected a SirenField, got {type(start).__name__}")
     wanted = SirenField(Aabb(-torch.ones(3), torch.ones(3)), config).config()
-    if start.config() != wanted:
-        raise ValueError(f"init: expected a field with the make-up of config, {wanted}, got {start.config()}")
+    got = {key: value for key, value in start.config().items() if key != "color_parts"}
+    if got != wanted:
+        raise ValueError(f"init: expected a field with the make-up of config, {wanted}, got {got}")
 
 
 class _Learned(NamedTuple):
@@ -189,15 +190,20 @@ def _keep(field: SirenField, path: Path) -> None:
 # -- learning --------------------------------------------------------------------------------------------------------
 
 
-def _start_field(source: MeshSource, start: SirenField | None, config: FitConfig, seed: int) -> SirenField:
+def _begin(source: MeshSource, start: SirenField | None, config: FitConfig, seed: int) -> tuple[SirenField, Colors]:
+    """A field to begin with, and the colours that it will learn, which say how many networks share them."""
     pad = config.padding * source.extent
     box = Aabb(torch.from_numpy(source.lo - pad), torch.from_numpy(source.hi + pad))
     if start is None:
-        return SirenField(box, config, seed=seed).requires_grad_(False)
+        colors = draw_colors(source, box.center, 0.5 * box.size.max(), config, seed)
+        n_parts = colors.n_parts(config.color_parts)
+        field = SirenField(box, config, color_parts=n_parts, seed=seed).requires_grad_(False)
+        divide(field, colors)
+        return field, colors
     field = copy.deepcopy(start).float().requires_grad_(False)
     field.box_lo.copy_(box.lo)
     field.box_hi.copy_(box.hi)
-    return field
+    return field, draw_colors(source, field.center, field.half_extent, config, seed)
 
 
 def _learn(
@@ -209,9 +215,9 @@ def _learn(
     on_step: OnStep | None,
 ) -> list[tuple[SirenField, FitError | None]]:
     """The learned fields, and what their last check found wrong."""
-    fields = [_start_field(source, start, config, seed) for source, start in sources]
+    begun = [_begin(*source, config, seed) for source in sources]
+    fields, colors = [field for field, _ in begun], [colors for _, colors in begun]
     pools = [draw_pool(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
-    color_pools = [draw_colors(source, field, config, seed) for (source, _), field in zip(sources, fields, strict=True)]
     files: list[Path] = []
 
     def checkpoint(some: Sequence[int], stage: str) -> Path:
@@ -226,7 +232,7 @@ def _learn(
         progress=progress,
     )
     try:
-        learn_colors(fields, color_pools, config, replace(train, checkpoint=checkpoint(range(len(keys)), "color")))
+        learn_colors(fields, colors, config, replace(train, checkpoint=checkpoint(range(len(keys)), "color")))
         learn_distances(fields, pools, config, train, checkpoint, on_step)
     except CheckpointError:
         for file in files:

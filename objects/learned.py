@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from objects.paint import GREY
-from objects.siren import SirenField
+from objects.siren import SineParts, SirenField
 from objects.training import FitError
 
 _LIPSCHITZ_MARGIN = 1.05
@@ -20,10 +20,11 @@ GREY_RGB = torch.full((3,), GREY)
 
 def paint_flat(field: SirenField, rgb: Float[Tensor, "3"]) -> None:
     """Gives a field one colour everywhere."""
-    last = field.appearance.last
+    net = field.appearance
+    weight, bias = (net.weights[-1], net.biases[-1]) if isinstance(net, SineParts) else (net.last.weight, net.last.bias)
     with torch.no_grad():
-        last.weight.zero_()
-        last.bias[:3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
+        weight.zero_()
+        bias[..., :3] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4))
 
 
 def face_points(lo: Float[Tensor, "3"], hi: Float[Tensor, "3"], n: int = 33) -> Float[Tensor, "6*n*n 3"]:

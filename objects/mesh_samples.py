@@ -34,8 +34,11 @@ class FitConfig(NetworkConfig):
             about the surface), ``mid`` (likewise), and the rest uniform in the box.
         normal_weight: What an error of 1 in the gradient at the surface weighs beside an error of 1 in the distance.
         matrix_rate: Rate of the square matrices, which Muon learns, as a multiple of the learning rate.
-        color_pool, color_sigma: Colour samples, and their noise about the surface.
+        color_parts: Most networks that share the appearance of one mesh (see `objects.coloring`), each of ``color_width``.
+        color_pool, color_sigma: Colour samples of a mesh, and their noise about the surface.
+        color_samples: Samples of each network; where it has fewer, they are repeated.
         color_steps: Steps in which colours are learned, as a share of those for distances.
+        color_matrix_rate: As ``matrix_rate``, of the colour networks.
         falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
         spread, usual_deg: An object whose normals are ``usual_deg`` off after a fifth of ``steps`` gets ``steps`` in all; others
             get more or fewer in proportion, at most ``spread`` times as many and at least that part of them (1: all the same).
@@ -47,13 +50,14 @@ class FitConfig(NetworkConfig):
 
     width: int = 58
     layers: int = 4
+    color_width: int = 32
     color_omega_first: float = 35.0
     steps: int = 3200
     warm_steps: int = 1100
     batch: int = 2048
-    color_batch: int = 1024
+    color_batch: int = 512
     learning_rate: float = 2.5e-3
-    color_rate: float = 1.0
+    color_rate: float = 1.4
     padding: float = 0.05
     surface: float = 0.5
     surface_pool: int = 131_072
@@ -62,9 +66,12 @@ class FitConfig(NetworkConfig):
     near_sigma: float = 0.01
     mid: float = 0.2
     mid_sigma: float = 0.06
-    color_pool: int = 98_304
+    color_parts: int = 14
+    color_pool: int = 393_216
+    color_samples: int = 32_768
     color_sigma: float = 0.003
-    color_steps: float = 0.7
+    color_steps: float = 0.45
+    color_matrix_rate: float = 1.2
     falloff: float = 0.2
     normal_weight: float = 0.2
     matrix_rate: float = 1.2
@@ -94,8 +101,10 @@ class FitConfig(NetworkConfig):
             raise ValueError("FitConfig: near and mid must be shares that leave some for the uniform samples")
         if not 0 < self.surface < 1:
             raise ValueError(f"FitConfig: surface must be a share of the batch between 0 and 1, got {self.surface}")
-        if not (1 <= self.batch <= min(self.pool, self.surface_pool) and 1 <= self.color_batch <= self.color_pool):
-            raise ValueError("FitConfig: batch and color_batch must be at least 1 and at most the pools")
+        if not (1 <= self.batch <= min(self.pool, self.surface_pool) and 1 <= self.color_batch <= self.color_samples):
+            raise ValueError(
+                "FitConfig: batch and color_batch must be at least 1 and at most the pools and color_samples"
+            )
         if not (self.padding > 0 and self.falloff > 0):
             raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
         if not (self.spread >= 1 and self.usual_deg > 0):
@@ -112,7 +121,14 @@ class FitConfig(NetworkConfig):
 QUALITIES: dict[str, dict[str, Any]] = {
     "draft": {"steps": 600, "warm_steps": 300, "mend_rounds": 1},
     "normal": {},
-    "fine": {"width": 96, "steps": 12_000, "warm_steps": 4_000, "surface_pool": 262_144, "pool": 131_072},
+    "fine": {
+        "width": 96,
+        "color_parts": 16,
+        "steps": 12_000,
+        "warm_steps": 4_000,
+        "surface_pool": 262_144,
+        "pool": 131_072,
+    },
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from objects.aabb import Aabb, without_origin
 from objects.cloud import Cloud, read_cloud
+from objects.coloring import Colors, colors_at, divide, learn_colors
 from objects.learned import GREY_RGB, check_sides, finish, in_box, paint_flat
+from objects.mesh_samples import FitConfig
 from objects.siren import SirenField
 from objects.siren_layout import NetworkConfig
 from objects.solid import FACING
@@ -35,6 +38,7 @@ class PointsConfig(NetworkConfig):
     """
 
     width: int = 72
+    color_width: int = 32
     color_omega_first: float = 35.0
     steps: int = 800
     batch: int = 1024
@@ -92,7 +96,10 @@ def fit_points(
     cloud = read_cloud(places, normals.numpy(), facing=config.facing, wall=config.thickness * extent, name="points")
     pad = config.padding * extent + cloud.wall
     box = Aabb(torch.from_numpy(places.min(0) - pad), torch.from_numpy(places.max(0) + pad))
-    field = SirenField(box, config, seed=seed)
+    colored = _colored(config)
+    painted = None if colors is None else _colors(cloud, box, torch.as_tensor(colors), seed)
+    n_parts = 1 if painted is None else painted.n_parts(colored.color_parts)
+    field = SirenField(box, config, color_parts=n_parts, seed=seed)
     half = float(field.half_extent)
     x_on = ((torch.from_numpy(cloud.points) - field.center) / half).float()
     normals = torch.from_numpy(cloud.normals).float()
@@ -105,9 +112,14 @@ def fit_points(
     torch.set_num_threads(1)  # tensors are small, and threads that wait for each other lose more than they gain
     try:
         _learn_distance(field, (x_on, normals), (x_off, distance), vague, config, train)
-        _learn_color(field, x_on, colors, train, config.batch)
     finally:
         torch.set_num_threads(n_threads)
+    if painted is None:
+        paint_flat(field, GREY_RGB)
+    else:
+        field.requires_grad_(False)
+        divide(field, painted)
+        learn_colors([field], [painted], colored, train)
     finish(field, torch.from_numpy(cloud.points).float())
     clear = distance.abs() > 2 * vague
     check_sides(field, (x_off * half + field.center)[clear], distance[clear] < 0)
@@ -144,19 +156,15 @@ def _learn_distance(
     fit(field.distance.parameters(), loss_fn, train)
 
 
-def _learn_color(
-    field: SirenField, x_on: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"] | None, train: TrainConfig, batch: int
-) -> None:
-    if colors is None:
-        paint_flat(field, GREY_RGB)
-        return
-    rgb = torch.as_tensor(colors).detach().float()
+def _colored(config: PointsConfig) -> FitConfig:
+    """How colours are learned: as those of meshes."""
+    numbers: dict[str, Any] = config.network_numbers()
+    return FitConfig(**numbers, color_steps=1.0)
 
-    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(x_on), (batch,), generator=generator)
-        return (field.appearance(x_on[pick]).sigmoid() - rgb[pick]).abs().mean()
 
-    fit(field.appearance.parameters(), loss_fn, train)
+def _colors(cloud: Cloud, box: Aabb, rgb: Tensor, seed: int) -> Colors:
+    x = (cloud.points - box.center.double().numpy()) / float(0.5 * box.size.max())
+    return colors_at(x, rgb.detach().double().numpy(), np.random.default_rng((seed, 1)))
 
 
 def _off_surface(cloud: Cloud, field: SirenField, config: PointsConfig, seed: int) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objects.aabb import Aabb
+from objects.blend_tree import BlendTree
 from objects.field import FEATURE, Field, FieldSample
+from objects.rounding import rounded
 from objects.siren_layout import NetworkConfig, SineShape
 
 OBSERVED_CELLS = 16
+_CHUNK = 8192  # points that all parts of a network are asked at once
 
 
 class _Linear(nn.Linear):
@@ -75,6 +78,77 @@ class SineMlp(nn.Module):
         return self.last(x)
 
 
+class SineParts(nn.Module):
+    """Many small sine networks of one shape, each in a part of space; where parts meet, their outputs are blended.
+
+    Args:
+        n_parts: How many there are.
+        shape: Their shape.
+        generator: Source of the initial weights.
+
+    Attributes:
+        tree: Which part says how much at a point.
+        center, half_extent: What each part takes off a point, and divides it by.
+    """
+
+    center: Tensor
+    half_extent: Tensor
+
+    def __init__(self, n_parts: int, shape: SineShape, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.tree = BlendTree(n_parts)
+        self.register_buffer("center", torch.zeros(n_parts, 3))
+        self.register_buffer("half_extent", torch.ones(n_parts))
+        linears = [
+            [cast(nn.Linear, x) for x in SineMlp(**shape._asdict(), generator=generator).linears]
+            for _ in range(n_parts)
+        ]
+        layers = list(zip(*linears, strict=True))
+        self.weights = nn.ParameterList([torch.stack([x.weight.detach() for x in layer]) for layer in layers])
+        self.biases = nn.ParameterList([torch.stack([x.bias.detach() for x in layer]) for layer in layers])
+
+    @property
+    def n_parts(self) -> int:
+        """How many parts there are."""
+        return len(self.half_extent)
+
+    def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n o"]:
+        """Every part is asked at every point, and most have no weight: `compose.cpu.siren_kernel` asks those that have some."""
+        flat = x.reshape(-1, 3)
+        parts = (
+            [self._blended(some) for some in flat.split(_CHUNK)] if len(flat) else [flat.new_zeros(0, self.shape.n_out)]
+        )
+        return torch.cat(parts).reshape(*x.shape[:-1], self.shape.n_out)
+
+    def _blended(self, x: Tensor) -> Tensor:
+        h = (x - self.center[:, None]) / self.half_extent[:, None, None]
+        for omega, weight, bias in zip([*self.shape.omegas, 0.0], self.weights, self.biases, strict=True):
+            h = torch.baddbmm(bias[:, None], h, weight.transpose(1, 2))
+            h = torch.sin(omega * h) if omega else h
+        return (self.tree(x).T[..., None] * h).sum(0)
+
+    def rows(self, multiple: int = 64) -> Float[Tensor, "k n_row"]:
+        """The numbers of each part, as `pack` gives those of networks."""
+        parts = [t.detach().flatten(1) for pair in zip(self.weights, self.biases, strict=True) for t in pair]
+        return nn.functional.pad(torch.cat(parts, 1), (0, -self.shape.n_numbers % multiple))
+
+    def shorten(self) -> None:
+        """Rounds its numbers to what field files hold in one byte (weights) and two (biases)."""
+        with torch.no_grad():
+            for weight, bias in zip(self.weights, self.biases, strict=True):
+                weight.copy_(rounded(weight))
+                bias.copy_(bias.half())
+
+    def set_rows(self, rows: Float[Tensor, "k n_row"]) -> None:
+        """Writes the numbers of each part, in place (see `unpack`)."""
+        with torch.no_grad():
+            for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                at = self.shape.weight(layer)
+                weight.copy_(rows[:, at].view_as(weight))
+                bias.copy_(rows[:, at.stop : at.stop + bias.shape[1]])
+
+
 def pack(networks: Sequence[SineMlp], multiple: int = 64) -> Float[Tensor, "k n_row"]:
     """The numbers of networks of one shape, a row each (see `objects.siren_layout`), filled up with zeros to a multiple: where rows
     are whole vector registers, each gets equal arithmetic whatever stands before it."""
@@ -126,6 +200,7 @@ class SirenField(Field):
         network: The make-up of its networks; ``numbers`` of `NetworkConfig` by name (``width=32``) take the place of its own.
         feature_width: Width of the channel ``feature``, 0 for none.
         channels: Widths of other channels by name. `objects.field.TINT` lets colour depend on the direction of view.
+        color_parts: How many networks share the appearance, each in a part of space (`SineParts`); one network, where it is 1.
         observed: Whether the field carries a coarse grid (`OBSERVED_CELLS` cells along each edge of its box) of how well each
             part was seen by the pictures that it was learned from, 0 to 1; it begins with 0 everywhere.
         seed: Seed of the initial weights.
@@ -146,6 +221,7 @@ class SirenField(Field):
         *,
         feature_width: int = 0,
         channels: Mapping[str, int] | None = None,
+        color_parts: int = 1,
         observed: bool = False,
         seed: int = 0,
         **numbers: float,
@@ -158,10 +234,25 @@ class SirenField(Field):
         self.network = NetworkConfig(**made)
         color = self.network.color_shape(sum(self.channels.values()))
         self.distance = SineMlp(**self.network.distance_shape._asdict(), generator=generator)
-        self.appearance = SineMlp(**color._asdict(), generator=generator)
+        self.appearance: SineMlp | SineParts = (
+            SineMlp(**color._asdict(), generator=generator)
+            if color_parts == 1
+            else SineParts(color_parts, color, generator)
+        )
         self.has_observed = observed
         if observed:
             self.register_buffer("observed", torch.zeros((OBSERVED_CELLS,) * 3))
+
+    @property
+    def whole_appearance(self) -> SineMlp:
+        """The appearance where it is one network.
+
+        Raises:
+            ValueError: Parts share it.
+        """
+        if isinstance(self.appearance, SineParts):
+            raise ValueError(f"siren: expected one network of appearance, got {self.appearance.n_parts} parts")
+        return self.appearance
 
     def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
         x = (p_obj - self.center) / self.half_extent
@@ -177,6 +268,10 @@ class SirenField(Field):
         super().check_values()
         if self.has_observed and not bool(((self.observed >= 0) & (self.observed <= 1)).all()):
             raise ValueError("siren: observed must lie in 0..1")
+        if isinstance(self.appearance, SineParts) and not bool(
+            (self.appearance.half_extent > 0).all() and (self.appearance.tree.blend > 0).all()
+        ):
+            raise ValueError("siren: half_extent and blend of its parts must be greater than 0")
         if not 0 < float(self.half_extent) < math.inf:
             raise ValueError(f"siren: half_extent must be finite and greater than 0, got {float(self.half_extent)}")
 
@@ -188,6 +283,8 @@ class SirenField(Field):
         found: dict[str, Any] = self.network.network_numbers() | {"feature_width": self.feature_width}
         if others := {name: width for name, width in self.channels.items() if name != FEATURE}:
             found["channels"] = others
+        if isinstance(self.appearance, SineParts):
+            found["color_parts"] = self.appearance.n_parts
         return found | ({"observed": 1} if self.has_observed else {})
 
     @classmethod

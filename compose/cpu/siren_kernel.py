@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -22,12 +23,13 @@ from torch import nn
 
 from compose.cpu.inlined import FAST, inlined
 from objects.field import Field
-from objects.siren import SineMlp, SirenField
-from objects.siren_layout import layer_at
+from objects.siren import SineMlp, SineParts, SirenField
+from objects.siren_layout import SineShape, layer_at
 
 LANES = 16  # points computed together; 8 where fewer than 9 are left
 _BLOCK = 64  # most pairs of one asset that a thread takes at a time
 _HEAD = 10  # numbers of an asset before its networks
+_NODE, _PART = 5, 4  # numbers of a node of a tree, and of a part before its network
 _layer_at = inlined(layer_at)
 
 
@@ -35,12 +37,16 @@ class Nets(NamedTuple):
     """The networks of all assets, packed.
 
     A row of ``weights`` holds the box (lo, hi), centre, half extent, then for each layer of the distance network and then of the
-    colour network the bias and the transposed weight, a sine layer's multiplied by its frequency over ``2 pi``.
+    colour network the bias and the transposed weight, a sine layer's multiplied by its frequency over ``2 pi``. Where parts share
+    the colour, their tree stands before them (of each node normal, offset and the inverse of twice its blend), and before each
+    its centre and half.
     """
 
     weights: np.ndarray  # [k] float32
     at: np.ndarray  # [a] where an asset's row starts, -1 for an asset that the kernel can't serve
-    shape: np.ndarray  # [a, 5] width and layers of the distance network, those of the colour network, its outputs
+    shape: (
+        np.ndarray
+    )  # [a, 6] width and layers of the distance network, those of the colour network, its outputs and parts
 
 
 def serves(field: Field) -> bool:
@@ -51,32 +57,57 @@ def serves(field: Field) -> bool:
 def pack(fields: Sequence[Field]) -> Nets:
     """Packs what the kernel serves; weights are taken as they are now."""
     served = [cast(SirenField, f) if serves(f) else None for f in fields]
-    numbers = [0 if f is None else _HEAD + f.distance.shape.n_numbers + f.appearance.shape.n_numbers for f in served]
+    numbers = [0 if f is None else _HEAD + f.distance.shape.n_numbers + _look_numbers(f) for f in served]
     weights, at, shape, first = np.empty(sum(numbers), dtype=np.float32), [], [], 0
     for siren, n in zip(served, numbers, strict=True):
         if siren is None:
             at.append(-1)
-            shape.append([0] * 5)
+            shape.append([0] * 6)
             continue
         parts = [v.detach().reshape(-1).numpy() for v in (siren.box_lo, siren.box_hi, siren.center, siren.half_extent)]
-        np.concatenate([*parts, *_packed(siren.distance), *_packed(siren.appearance)], out=weights[first : first + n])
+        look = siren.appearance
+        n_parts = look.n_parts if isinstance(look, SineParts) else 1
+        looks = _packed_parts(look) if isinstance(look, SineParts) else _packed(look)
+        np.concatenate([*parts, *_packed(siren.distance), *looks], out=weights[first : first + n])
         at.append(first)
         d, c = siren.distance.shape, siren.appearance.shape
-        shape.append([d.width, d.layers, c.width, c.layers, c.n_out])
+        shape.append([d.width, d.layers, c.width, c.layers, c.n_out, n_parts])
         first += n
-    return Nets(weights, np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 5))
+    return Nets(weights, np.array(at, dtype=np.int64), np.array(shape, dtype=np.int64).reshape(len(at), 6))
+
+
+def _look_numbers(field: SirenField) -> int:
+    """Numbers of its colour network, or of all its parts and their tree."""
+    look = field.appearance
+    if not isinstance(look, SineParts):
+        return look.shape.n_numbers
+    return (look.n_parts - 1) * _NODE + look.n_parts * (_PART + look.shape.n_numbers)
 
 
 def _packed(net: SineMlp) -> list[np.ndarray]:
+    linears = cast(list[nn.Linear], list(net.linears))
+    return _layers(net.shape, [(x.weight.detach().numpy(), x.bias.detach().numpy()) for x in linears])
+
+
+def _packed_parts(look: SineParts) -> list[np.ndarray]:
+    tree = look.tree
+    nodes = torch.cat([tree.normal, tree.offset[:, None], 0.5 / tree.blend[:, None]], 1)
+    weights, biases = ([t.detach().numpy() for t in tensors] for tensors in (look.weights, look.biases))
+    found = [nodes.numpy().ravel()]
+    for k in range(look.n_parts):
+        layers = [(w[k], b[k]) for w, b in zip(weights, biases, strict=True)]
+        found += [look.center[k].numpy(), look.half_extent[k : k + 1].numpy(), *_layers(look.shape, layers)]
+    return found
+
+
+def _layers(shape: SineShape, layers: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Of each layer, given as weight and bias, the bias and the transposed weight, multiplied by its frequency over ``2 pi``."""
     turns = 1 / (2 * np.pi)
-    factors = [omega * turns for omega in net.shape.omegas] + [1.0]
-    parts = []
-    for linear, factor in zip(cast(list[nn.Linear], list(net.linears)), factors, strict=True):
-        parts += [
-            factor * linear.bias.detach().double().numpy(),
-            factor * linear.weight.detach().double().numpy().T.ravel(),
-        ]
-    return parts
+    factors = [omega * turns for omega in shape.omegas] + [1.0]
+    found = []
+    for (weight, bias), factor in zip(layers, factors, strict=True):
+        found += [factor * bias.astype(np.float64), factor * weight.astype(np.float64).T.ravel()]
+    return found
 
 
 def siren_sdf(nets: Nets, asset: np.ndarray, p_obj: np.ndarray) -> np.ndarray:
@@ -127,11 +158,13 @@ def _all_distances(nets, starts, asset, p_obj, out):
 
 @numba.njit(cache=True, parallel=True)
 def _all_surfaces(nets, starts, asset, p_obj, distance, gradient, sdf, grad, look):
-    width, deepest = widest(nets), 1
+    width, deepest, parts = widest(nets), 1, 1
     for a in range(len(nets.at)):
         deepest = max(deepest, nets.shape[a, 1])
+        parts = max(parts, nets.shape[a, 5])
     for r in numba.prange(len(starts) - 1):
         room = np.empty((3, width * LANES), dtype=np.float32)
+        shares = np.empty((2 * parts + 2, LANES), dtype=np.float32)
         slopes = np.empty((deepest, width * LANES), dtype=np.float32)
         for k in range(starts[r], starts[r + 1], LANES):
             n = min(LANES, starts[r + 1] - k)
@@ -139,7 +172,7 @@ def _all_surfaces(nets, starts, asset, p_obj, distance, gradient, sdf, grad, loo
                 _distances_and_gradients(nets, asset[k], p_obj, k, n, room, slopes, sdf[k : k + n], grad[k : k + n])
             elif distance:
                 distances(nets, asset[k], p_obj, k, n, room, sdf[k : k + n])
-            _looks(nets, asset[k], p_obj, k, n, room, look[k : k + n])
+            _looks(nets, asset[k], p_obj, k, n, room, shares, look[k : k + n])
 
 
 @inlined
@@ -213,16 +246,53 @@ def _distances_and_gradients(nets, a, p_obj, first, n, room, slopes, out, grad):
 
 
 @inlined(fastmath=FAST)
-def _looks(nets, a, p_obj, first, n, room, look):
+def _looks(nets, a, p_obj, first, n, room, shares, look):
     w, row, channels = nets.weights, nets.at[a], nets.shape[a, 4]
     lanes = 8 if n <= 8 else 16
     _enter(w, row, p_obj, first, n, room[0], lanes)
     width, layers = nets.shape[a, 0], nets.shape[a, 1]
     behind = row + _HEAD + _layer_at(3, width, layers) + width + 1
-    _forward(w, behind, nets.shape[a, 2], nets.shape[a, 3], channels, room, lanes)
+    width, layers, parts = nets.shape[a, 2], nets.shape[a, 3], nets.shape[a, 5]
+    if parts > 1:
+        _blend(w, behind, parts, room[0], shares, lanes)
+        behind += (parts - 1) * _NODE
+        size = _layer_at(3, width, layers) + (width + 1) * channels
+        for part in range(parts):
+            leaf, largest = parts - 1 + part, np.float32(0.0)
+            for i in range(n):
+                largest = max(largest, shares[leaf, i])
+            if largest > 0:
+                for k in range(3):
+                    for i in range(lanes):
+                        room[0, k * lanes + i] = (shares[2 * parts - 1 + k, i] - w[behind + k]) / w[behind + 3]
+                _forward(w, behind + _PART, width, layers, channels, room, lanes)
+                for i in range(n):
+                    for c in range(channels):
+                        look[i, c] += shares[leaf, i] * room[0, c * lanes + i]
+            behind += _PART + size
+        return
+    _forward(w, behind, width, layers, channels, room, lanes)
     for i in range(n):
         for c in range(channels):
             look[i, c] = room[0, c * lanes + i]
+
+
+@inlined(fastmath=FAST)
+def _blend(w, at, parts, x, shares, lanes):
+    """The weight of each node of a tree (`objects.blend_tree`) that starts at ``at`` in row ``node`` of ``shares``, and the points
+    ``x`` in the last three."""
+    for i in range(lanes):
+        shares[0, i] = np.float32(1.0)
+        for k in range(3):
+            shares[2 * parts - 1 + k, i] = x[k * lanes + i]
+    for node in range(parts - 1):
+        for i in range(lanes):
+            side = w[at] * x[i] + w[at + 1] * x[lanes + i] + w[at + 2] * x[2 * lanes + i] - w[at + 3]
+            t = min(max(np.float32(0.5) - side * w[at + 4], np.float32(0.0)), np.float32(1.0))
+            before = t * t * (np.float32(3.0) - np.float32(2.0) * t)
+            shares[2 * node + 1, i] = shares[node, i] * before
+            shares[2 * node + 2, i] = shares[node, i] * (np.float32(1.0) - before)
+        at += _NODE
 
 
 @inlined

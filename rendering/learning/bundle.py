@@ -96,10 +96,11 @@ class Bundle:
             for i, box in enumerate(boxes)
         ]
         for field in fields:  # no tint but what polishing finds
-            field.appearance.last.weight[3:] = field.appearance.last.bias[3:] = 0.0
+            last = field.whole_appearance.last
+            last.weight[3:] = last.bias[3:] = 0.0
         if T_world_obj is None:
             T_world_obj = SE3.from_translation(torch.stack([box.center for box in boxes]).float().double()[:, None])
-        theta, color = pack([f.distance for f in fields], 1), pack([f.appearance for f in fields], 1)
+        theta, color = pack([f.distance for f in fields], 1), pack([f.whole_appearance for f in fields], 1)
         return Bundle(config, tuple(fields), theta, color, T_world_obj, torch.get_num_threads())
 
     # -- where objects stand -----------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ class Bundle:
         """Puts the rows of parameters into the fields."""
         for i, field in enumerate(self.fields):
             unpack(self.theta[i], field.distance)
-            unpack(self.color[i], field.appearance)
+            unpack(self.color[i], field.whole_appearance)
 
 
 def ends_of(rows: Int[Tensor, "k"], n: int) -> Int[Tensor, "n_plus_1"]:

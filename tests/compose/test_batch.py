@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,13 +35,24 @@ class Breathing(Field):
         return FieldSample(p_obj.norm(dim=-1) - 0.5 - 0.2 * time.sin(), p_obj.sigmoid(), p_obj[:, :0])
 
 
+def place_parts(field, blend):
+    """Spreads the parts of a field's appearance over its box."""
+    g = torch.Generator().manual_seed(7)
+    look = field.appearance
+    look.tree.split(torch.rand(500, 3, generator=g).numpy() * 2 - 1, np.ones(500), blend)
+    look.center.copy_(torch.rand(look.n_parts, 3, generator=g) - 0.5)
+    look.half_extent.copy_(torch.rand(look.n_parts, generator=g) + 0.3)
+
+
 @pytest.fixture(scope="module")
 def mixed(fields):
     half = Aabb(torch.full((3,), -0.4), torch.full((3,), 0.6))
     more = [
         SirenField(half, width=24, layers=2, color_width=16, color_layers=1, omega_first=8, omega_hidden=20, seed=9)
     ]
-    return [*fields, *more, Sphere(0.35).double(), Stranger(0.0), Stranger(0.1)]
+    parts = SirenField(half, width=16, layers=2, color_width=12, color_parts=5, feature_width=2, seed=4)
+    place_parts(parts, 0.1)
+    return [*fields, *more, Sphere(0.35).double(), Stranger(0.0), Stranger(0.1), parts]
 
 
 def _pairs(n_assets, n, seed=0):

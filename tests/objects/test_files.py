@@ -40,8 +40,17 @@ def _siren(seed=0):
     return field
 
 
+def _parts(short=False):
+    field = SirenField(BOX, width=8, layers=1, color_width=6, color_layers=2, color_parts=3, seed=5)
+    if short:
+        field.appearance.shorten()
+    return field
+
+
 FIELDS = {
     "siren": _siren(),
+    "parts": _parts(),
+    "short parts": _parts(short=True),
     "sphere": Sphere(1.0, color=(0.1, 0.2, 0.3), feature=[1.0, 2.0]),
     "box": Box((1.0, 2.0, 3.0), rounding=0.2),
     "cylinder": Cylinder(1.0, 0.5),
@@ -87,8 +96,24 @@ def test_other_safetensors_readers_see_the_same_tensors(field, tmp_path):
     _bytes(field, tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "f.safetensors")
     state = field.state_dict()
+    small = [name for name, tensor in tensors.items() if tensor.dtype == torch.int8]
+    scales = {f"{name}.scale": tensors.pop(f"{name}.scale") for name in small}
     assert tensors.keys() == state.keys()
-    assert all(torch.equal(tensors[name], state[name]) for name in state)
+    for name, tensor in state.items():
+        scale = scales[f"{name}.scale"][:, None, None] if f"{name}.scale" in scales else 1
+        assert torch.equal(tensors[name].to(tensor.dtype) * scale, tensor)
+
+
+def _header(data):
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+
+
+def test_numbers_rounded_for_it_take_a_byte_or_two_each(tmp_path):
+    long, short = (_header(_bytes(_parts(k), tmp_path)) for k in (False, True))
+    kinds = {name: entry["dtype"] for name, entry in short.items() if name.startswith("appearance.")}
+    assert {kinds[f"appearance.weights.{k}"] for k in range(3)} == {"I8"}
+    assert {kinds[f"appearance.biases.{k}"] for k in range(3)} == {"F16"}
+    assert all(entry["dtype"] == "F32" for name, entry in long.items() if name != "__metadata__")
 
 
 def test_files_written_by_the_safetensors_library_are_read(tmp_path):
@@ -319,7 +344,7 @@ def _put(name, value):
 
 
 HOSTILE = {
-    "newer version": (_metadata(version="4"), "newer program"),
+    "newer version": (_metadata(version="5"), "newer program"),
     "version 0": (_metadata(version="0"), "version from 1"),
     "odd version": (_metadata(version="1.0"), "version number"),
     "version as a number": (_metadata(version=1), "version number"),
@@ -364,6 +389,27 @@ HOSTILE = {
     "lipschitz of 0": (_put("lipschitz_estimate", 0.0), "lipschitz"),
     "half extent of 0": (_put("half_extent", 0.0), "half_extent"),
 }
+
+
+def _unscaled(header, tree, body):
+    header["appearance.weights.1.scales"] = header.pop("appearance.weights.1.scale")
+
+
+HOSTILE_PARTS = {
+    "no scale": (_unscaled, "expected bytes with a scale"),
+    "scale of another shape": (_entry("appearance.weights.1.scale", shape=[1, 3]), "expected bytes with a scale"),
+    "many parts": (_config(color_parts=4000), "it holds"),
+    "one part": (_config(color_parts=1), "color_parts"),
+    "other parts": (_config(color_parts=2), "expected shape"),
+    "blend of 0": (_put("appearance.tree.blend", 0.0), "blend of its parts"),
+    "half extent of 0": (_put("appearance.half_extent", 0.0), "half_extent"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_PARTS)
+def test_hostile_parts_are_refused(name, tmp_path):
+    edit, message = HOSTILE_PARTS[name]
+    _refused(_edited(_bytes(_parts(short=True), tmp_path), edit), tmp_path, message)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -6,7 +6,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from objects.aabb import Aabb
 from objects.field import structure
-from objects.siren import SineMlp, SirenField
+from objects.siren import SineMlp, SirenField, unpack
 
 BOX = Aabb(torch.tensor([-1.0, -2.0, 0.0]), torch.tensor([1.0, 2.0, 1.0]))
 
@@ -71,6 +71,58 @@ def test_field_is_the_network_written_out():
     torch.testing.assert_close(sample.rgb, 1 / (1 + torch.exp(-look[:, :3])))
     torch.testing.assert_close(sample.feature, look[:, 3:])
     torch.testing.assert_close(field.sdf(p), sample.sdf)
+
+
+def _parted(dtype=torch.float64, blend=0.1):
+    """A field of appearance in five parts that stand apart."""
+    g = torch.Generator().manual_seed(1)
+    field = SirenField(BOX, width=8, layers=1, color_width=12, color_parts=5, feature_width=2, seed=3)
+    field.requires_grad_(False)
+    look = field.appearance
+    look.tree.split(2 * torch.rand(500, 3, generator=g).numpy() - 1, torch.ones(500).numpy(), blend)
+    look.center.copy_(torch.rand(5, 3, generator=g) - 0.5)
+    look.half_extent.copy_(torch.rand(5, generator=g) + 0.5)
+    return field.to(dtype)
+
+
+def test_parts_are_networks_blended_by_their_tree():
+    field = _parted()
+    look, x = field.appearance, _inputs(300).double()
+    share, total = look.tree(x), 0
+    for k, row in enumerate(look.rows()):
+        net = SineMlp(**look.shape._asdict()).double()
+        unpack(row, net)
+        total = total + share[:, k : k + 1] * net((x - look.center[k]) / look.half_extent[k])
+    torch.testing.assert_close(look(x), total.detach())
+    p = torch.lerp(field.box_lo, field.box_hi, 0.5 * x + 0.5)
+    torch.testing.assert_close(field(p).feature, look((p - field.center) / field.half_extent)[:, 3:])
+    assert look(x.reshape(3, 100, 3)).shape == (3, 100, 5) and look(x[:0]).shape == (0, 5)
+
+
+def test_rows_of_parts_can_be_written_back():
+    a, b = _parted(), _parted()
+    a.appearance.set_rows(torch.zeros_like(b.appearance.rows()))
+    assert not a.appearance.rows().any()
+    a.appearance.set_rows(b.appearance.rows())
+    assert torch.equal(a.appearance.rows(), b.appearance.rows())
+
+
+def test_parts_meet_without_seams_in_value_and_gradient():
+    look = _parted(blend=0.05).appearance
+    line = torch.linspace(-1, 1, 40_001, dtype=torch.float64)[:, None] * torch.tensor([[0.8, -0.6, 0.7]]).double()
+    line.requires_grad_()
+    out = look(line)[:, 0]
+    (slope,) = torch.autograd.grad(out.sum(), line)
+    values, slopes = out.detach().diff().abs(), slope.diff(dim=0).norm(dim=1)
+    for step in (values, slopes):  # steps of a continuous line shrink with its spacing; a jump would stand out
+        assert float(step.max()) < 30 * float(step.mean())
+
+
+def test_an_appearance_of_parts_is_no_single_network():
+    with pytest.raises(ValueError, match="5 parts"):
+        _ = _parted().whole_appearance
+    assert _parted().config()["color_parts"] == 5
+    assert "color_parts" not in SirenField(BOX).config()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
