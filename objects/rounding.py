@@ -31,7 +31,8 @@ def as_bytes(weights: np.ndarray) -> tuple[Int[np.ndarray, "k *n"], Float[np.nda
 
 def from_bytes(whole: Int[np.ndarray, "k *n"], scale: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k *n"]:
     """The float32 weights of which `as_bytes` gave the parts."""
-    return whole.astype(np.float32) * scale.reshape(-1, *[1] * (whole.ndim - 1))
+    with np.errstate(over="ignore", invalid="ignore"):  # of damaged files
+        return whole.astype(np.float32) * scale.reshape(-1, *[1] * (whole.ndim - 1))
 
 
 def _largest(weights: np.ndarray) -> np.ndarray:
