@@ -72,7 +72,8 @@ def check_views(views: Views, where: str = "views") -> None:
     blind = [v.name for v in views if "depth" in v.stored and not bool(known_depth(v).any())]
     if blind:
         warnings.warn(f"{where}: the depth is missing all over in {listed(blind)}", stacklevel=3)
-    _check_axes_and_unit(views, where)
+    if all(view.posed for view in views):
+        _check_axes_and_unit(views, where)
 
 
 def listed(names: Sequence[str]) -> str:

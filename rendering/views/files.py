@@ -69,6 +69,7 @@ def load_views(
     every: int = 1,
     depth_unit: float | None = None,
     intrinsics: Sequence[float] | None = None,
+    unposed: bool = False,
 ) -> Views:
     """Reads posed pictures, and checks that they make sense together (see `check_views`).
 
@@ -86,8 +87,7 @@ def load_views(
 
     Which kinds of pictures, depth and masks can be read is listed in `rendering.views.pictures` and `rendering.views.layers`.
     Photos are turned by their EXIF orientation; pictures of a ``transforms.json`` where its ``w`` and ``h`` say so. Pictures are
-    undistorted by reading them: bilinear; depth, ids and masks by the nearest pixel. What lies beyond the lens is not ``valid``.
-    Nothing is written to the folder.
+    undistorted: bilinear; depth, ids and masks by the nearest pixel. Beyond the lens nothing is ``valid``. Nothing is written.
 
     Args:
         folder: The folder, or a ``transforms*.json`` itself.
@@ -95,14 +95,14 @@ def load_views(
             ``transforms.json`` lists. By default ``transforms.json`` whole, else ``transforms_train.json``.
         depth: False leaves depth unread.
         masks: What 0 in a ``mask_path`` means. ``"ignore"``: nothing is to be learned from there (not ``valid``), as nerfstudio has
-            it. ``"empty"``: nothing is there; the mask is joined with the picture's alpha, which always means that. None: as
-            nerfstudio has it, which is said.
-        instances: A folder (relative to the data) with an id picture for each picture, of the same name but for the
-            suffix; for sets whose frames have no ``instance_path``.
+            it. ``"empty"``: nothing is there; the mask joins the picture's alpha. None: as nerfstudio has it, which is said.
+        instances: A folder (relative to the data) with id pictures, named like the pictures but for the suffix; for sets
+            whose frames have no ``instance_path``.
         every: Take every n-th frame only.
         depth_unit: Metres for each step of the depth files, instead of what the files say.
         intrinsics: For TUM folders without ``calibration.txt`` (a line ``fx fy cx cy [k1 k2 p1 p2 k3]``): these numbers in
             this order, as published, which is pixels counted from the centre of the first pixel.
+        unposed: Frames of a ``transforms.json`` may lack their ``transform_matrix`` (`View.posed`).
 
     Warns:
         UserWarning: What files say and isn't taken, or is read under another name; frames, depth and ids that are missing or
@@ -122,7 +122,7 @@ def load_views(
         raise ViewError(f"{path}: expected a folder of pictures or a transforms.json, got another file")
     if depth_unit is not None and not (math.isfinite(depth_unit) and depth_unit > 0):
         raise ViewError(f"load_views: depth_unit must be finite and greater than 0, got {depth_unit}")
-    options, notes = ReadOptions(depth, masks, instances, depth_unit), Notes()
+    options, notes = ReadOptions(depth, masks, instances, depth_unit, unposed), Notes()
     root = path.parent if path.is_file() else path
     transforms = path if path.is_file() else transforms_of(path, split)
     landmarks = applied = None

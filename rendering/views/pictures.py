@@ -38,6 +38,7 @@ class ReadOptions:
     masks: Literal["ignore", "empty"] | None
     instances: str | None
     depth_unit: float | None
+    unposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Shot:
     mask: Path | None = None
     ids: Path | None = None
     upright: bool = False
+    posed: bool = True
 
 
 class Notes:
@@ -155,6 +157,7 @@ def _view(shot: Shot, options: ReadOptions, notes: Notes) -> View:
         name=shot.name,
         time=shot.time,
         depth_unit=options.depth_unit or shot.depth_unit,
+        posed=shot.posed,
         **tensors,
     )
 

@@ -164,12 +164,14 @@ def _shot(frame: Mapping[str, Any], picture: Path, root: Path, where: str, optio
         raise
     except ViewError as error:
         raise ViewError(f"{where}: {error}") from None
-    if "transform_matrix" not in frame:
+    posed = "transform_matrix" in frame
+    if not posed and not options.unposed:
         raise ViewError(
             f"{where}: has no transform_matrix, so its camera's pose is unknown; add it, or give the bare pictures as a "
             "folder of photos, to have the cameras found"
         )
-    camera = replace(camera, T_world_cam=_pose(frame["transform_matrix"], where, opencv=frame["opencv"]))
+    if posed:
+        camera = replace(camera, T_world_cam=_pose(frame["transform_matrix"], where, opencv=frame["opencv"]))
     time = None if frame.get("time") is None else number(frame, "time", where)
     files = {}
     for key in LAYERS:
@@ -180,7 +182,7 @@ def _shot(frame: Mapping[str, Any], picture: Path, root: Path, where: str, optio
         files[key] = None if at is None else located(root, at) or root / at
     depth = files["depth_file_path"] if frame["with_depth"] else None
     ids = ids_beside(root, name, options) or files["instance_path"]
-    return Shot(name, picture, camera, lens, time, depth, frame["depth_unit"], files["mask_path"], ids, upright)
+    return Shot(name, picture, camera, lens, time, depth, frame["depth_unit"], files["mask_path"], ids, upright, posed)
 
 
 def _camera(frame: Mapping[str, Any], picture: Path, name: str, notes: Notes) -> tuple[Camera, Lens, bool]:

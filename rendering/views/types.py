@@ -50,13 +50,14 @@ class View:
         depth_unit: Metres for each step.
         ids: Instance ids, 0 for none (background).
         valid: False where the picture holds nothing to learn from (ignored, or beyond the lens); None for valid all over.
+        posed: False where nobody knows from where it was taken; the camera then stands at the origin.
 
     Raises:
         ViewError: Shapes that differ from the camera's image, colours beyond 0..1 or NaN, negative depth or ids, a unit that
             is not finite and positive, or a time that is not finite.
     """
 
-    __slots__ = ("camera", "depth_unit", "name", "stored", "time")
+    __slots__ = ("camera", "depth_unit", "name", "posed", "stored", "time")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class View:
         depth_unit: float = 1.0,
         ids: Tensor | None = None,
         valid: Tensor | None = None,
+        posed: bool = True,
     ) -> None:
         size = (camera.height, camera.width)
         for key, value, shape in (
@@ -91,7 +93,7 @@ class View:
             raise ViewError(f"View {name!r}: ids must be whole numbers of at least 0, got {ids.dtype}")
         if valid is not None and valid.dtype != torch.bool:
             raise ViewError(f"View {name!r}: valid must be bool, got {valid.dtype}")
-        self.camera, self.name, self.time, self.depth_unit = camera, name, time, float(depth_unit)
+        self.camera, self.name, self.time, self.depth_unit, self.posed = camera, name, time, float(depth_unit), posed
         self.stored = {"rgb": _as_bytes(rgb, f"View {name!r}: rgb")}
         """The layers that the picture has, by name, in the number types in which they are kept."""
         if alpha is not None:
