@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from scenes import paths
+from scenes.decompose_verb import decompose
 from scenes.export_verb import export
 from scenes.fit_verb import fit
 from scenes.paths import Report, Settings, defaults_of, flat, folder_for, output_file, user_path
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[[Settings], Report]] = {
     "render": render,
     "info": info,
     "export": export,
+    "decompose": decompose,
 }
 
 
@@ -239,7 +241,7 @@ def _execute(verb: str, settings: Settings) -> None:
 def _summary_file(summary: str, settings: Settings) -> Path:
     """Where the summary goes, if that is no place that the verb reads or writes itself."""
     path = user_path(summary)
-    for key in ("mesh", "points", "init", "scene", "out", "sheet", "graph"):
+    for key in ("mesh", "points", "init", "scene", "video", "out", "sheet", "graph"):
         given = settings.get(key)
         for value in given if isinstance(given, list) else [given]:
             other = user_path(value).resolve() if value else None

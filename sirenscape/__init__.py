@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from objects import *  # noqa: F403
     from rendering import *  # noqa: F403
     from scenes import *  # noqa: F403
+    from scenes.video import *  # noqa: F403
 
 _TOPICS = {
     ("Poses and boxes", "objects"): "SE3 Aabb",
@@ -38,6 +39,7 @@ _TOPICS = {
     ("Posed pictures, and learning from them", "rendering"): (
         "load_views Views View ViewError fit_views ViewsConfig LearnedViews align_cameras refine_poses PosesConfig"
     ),
+    ("From video to objects", "scenes.video"): "decompose Decomposition FoundObject Carrying Clip load_clip",
     ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene",
 }  # fmt: skip
 _HOME = {name: package for (_, package), names in _TOPICS.items() for name in names.split()}

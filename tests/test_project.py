@@ -22,6 +22,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The distribution that an import comes from, where the names differ.
 DISTRIBUTIONS = {
+    "cv2": "opencv-python-headless",
     "hydra": "hydra-core",
     "igl": "libigl",
     "skimage": "scikit-image",

@@ -12,9 +12,10 @@ import compose
 import objects
 import rendering
 import scenes
+import scenes.video
 import sirenscape as ss
 
-PACKAGES = (objects, compose, rendering, scenes)
+PACKAGES = (objects, compose, rendering, scenes, scenes.video)
 
 
 def test_it_has_the_public_names_of_all_packages():
@@ -27,7 +28,7 @@ def test_it_has_the_public_names_of_all_packages():
 
 
 def test_help_lists_them_by_topic():
-    topics = dict(re.findall(r"^(\w.*) \(`\w+`\):\n((?: {4}.*\n)+)", ss.__doc__, re.MULTILINE))
+    topics = dict(re.findall(r"^(\w.*) \(`[\w.]+`\):\n((?: {4}.*\n)+)", ss.__doc__, re.MULTILINE))
     assert topics["Scenes"].split() == [
         "SceneGraph",
         "Track",

@@ -1,0 +1,99 @@
+"""The camera's path where it isn't given: the largest rigid motion between neighbouring frames is that of the still world."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from objects.progress import Bar
+from scenes.video.labels import HIDDEN_WORLD, track_costs
+from scenes.video.maps import Maps
+from scenes.video.rigid import align, kabsch, solve_track
+
+_TRIALS = 200
+_STILL = 0.25  # cost of a pixel up to which it is taken for a part of the still world
+
+
+def points_of(maps: Maps, t: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Camera frame [n 3] of pixels of frame t; NaN where depth is missing."""
+    fx, fy, cx, cy = maps.lens
+    z = maps.depth[t, y, x].astype(np.float64)
+    z = np.where(z > 0, z, np.nan)
+    return np.stack([(x + 0.5 - cx) / fx * z, (y + 0.5 - cy) / fy * z, z], -1)
+
+
+def lifted_flow(maps: Maps, t: int, way: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels [n 2] (y, x) of a mask whose flow is known, their points in frame t and those that the flow leads to in t ± 1.
+
+    ``way``: 0 for the next frame, 1 for the previous one.
+    """
+    s = t + 1 - 2 * way
+    height, width = mask.shape
+    y, x = np.nonzero(mask & np.isfinite(maps.flows[way, t, ..., 0]))
+    flow = maps.flows[way, t, y, x]
+    u, v = np.floor(x + 0.5 + flow[:, 0]), np.floor(y + 0.5 + flow[:, 1])
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    y, x, flow, u, v = y[inside], x[inside], flow[inside], u[inside].astype(int), v[inside].astype(int)
+    p, q = points_of(maps, t, y, x), points_of(maps, s, v, u)
+    # On the ray of the exact place, at the depth of its pixel.
+    fx, fy, cx, cy = maps.lens
+    q[:, 0] = (x + 0.5 + flow[:, 0] - cx) / fx * q[:, 2]
+    q[:, 1] = (y + 0.5 + flow[:, 1] - cy) / fy * q[:, 2]
+    good = np.isfinite(p).all(1) & np.isfinite(q).all(1)
+    return np.stack([y, x], -1)[good], p[good], q[good]
+
+
+def largest_motion(
+    maps: Maps, p: np.ndarray, q: np.ndarray, rng: np.random.Generator, near: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rigid motion that most pairs of points follow, and which do (RANSAC with three pairs, then least squares).
+
+    ``near`` [n 2]: pixels; then the three pairs come from one neighbourhood, so that small things have a chance.
+    """
+    z = p[:, 2]
+    tolerance = 0.002 + 3 * (maps.noise[0] + maps.noise[1] * z * z) + 0.7 * z / maps.lens[0]
+    n = len(p)
+    first = rng.integers(n, size=_TRIALS)
+    if near is None:
+        others = rng.integers(n, size=(_TRIALS, 2))
+    else:
+        others = np.empty((_TRIALS, 2), int)
+        for i, a in enumerate(first):
+            close = np.flatnonzero((np.abs(near - near[a]).max(1) <= 12) & (np.abs(z - z[a]) < 0.06 * z[a]))
+            others[i] = rng.choice(close, 2)
+    triples = np.concatenate([first[:, None], others], 1)
+    T = kabsch(p[triples], q[triples])
+    some = np.arange(n) if n < 800 else rng.choice(n, 800, replace=False)
+    off = np.linalg.norm(np.einsum("kij,nj->kni", T[:, :3, :3], p[some]) + T[:, None, :3, 3] - q[some], axis=-1)
+    score = np.clip(1 - (off / tolerance[some]) ** 2, 0, None).sum(1)
+    best = T[np.argmax(score)]
+    inside = np.zeros(n, bool)
+    for _ in range(4):
+        off = np.linalg.norm(p @ best[:3, :3].T + best[:3, 3] - q, axis=-1)
+        inside = off < tolerance
+        if inside.sum() < 3:
+            break
+        best = kabsch(p[inside], q[inside])
+    return best, inside
+
+
+def find_cameras(maps: Maps, refs: np.ndarray) -> np.ndarray:
+    """World to camera [F 4 4]; the world is the frame of the first camera."""
+    n = len(maps.depth)
+    rng = np.random.default_rng(0)
+    poses = np.tile(np.eye(4), (n, 1, 1))
+    everything = (maps.depth > 0) & (maps.normal[..., 2] != 0)
+    have = np.zeros(n, bool)
+    have[0] = True
+    still = everything.copy()
+    for t in Bar(range(n - 1), desc="cameras", unit="frame"):
+        _, p, q = lifted_flow(maps, t, 0, everything[t])
+        step, _ = largest_motion(maps, p, q, rng) if len(p) >= 50 else (np.eye(4), None)
+        poses[t + 1] = step @ poses[t]
+        poses[t + 1] = align(maps, still, [t], t + 1, poses, most=2000, rounds=4).T_s_t
+        have[t + 1] = True
+    for _ in range(2):
+        cost = track_costs(maps, poses, have, np.arange(n), refs, hidden=HIDDEN_WORLD)
+        still = everything & (cost < _STILL)
+        fixed = np.arange(n) == 0
+        poses, _ = solve_track(maps, still, poses, have, fixed=fixed, most=1500, outlined=False)
+    return poses

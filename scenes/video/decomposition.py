@@ -1,0 +1,168 @@
+"""From a clip to its moving objects: ids, poses over time, cameras, who carries whom."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from objects.progress import Bar
+from rendering.atomic import replacing
+from scenes.video.camera import find_cameras
+from scenes.video.clip import Clip, check_for_cuts
+from scenes.video.filling import fill
+from scenes.video.labels import references
+from scenes.video.maps import halved, measure
+from scenes.video.motion import carried, rested, steady
+from scenes.video.rigid import inverse
+from scenes.video.state import State
+from scenes.video.tracks import find_tracks, mend, merge, refine, splice
+
+_WORK_WIDTH = 160  # pixels to which frames are reduced while tracks are sought
+_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """One thing that moves."""
+
+    id: int
+    name: str
+    rigid: bool
+    poses: tuple[Float[np.ndarray, "4 4"] | None, ...]
+    """Object to world in each frame; None where it isn't seen or is lost. The object's frame is the world's at its first pose."""
+    confidence: Float[np.ndarray, "f"]
+    """0 to 1: how far the frame's pixels agree with the other frames; 0 without a pose."""
+
+
+@dataclass(frozen=True)
+class Carrying:
+    """Two objects that move as one in the frames ``first`` to ``last`` (inclusive)."""
+
+    child: int
+    parent: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """What moves in a clip, and what doesn't."""
+
+    ids: Int[np.ndarray, "f h w"]
+    """Number of the object at each pixel, 0 for the background; uint8."""
+    objects: tuple[FoundObject, ...]
+    cameras: Float[np.ndarray, "f 4 4"]
+    """Camera to world, OpenCV axes. Found cameras: the world is the frame of the first one."""
+    carryings: tuple[Carrying, ...]
+    notes: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Writes ``masks/``, ``objects.json`` and ``cameras.json`` (OpenGL camera axes) into a folder."""
+        (folder / "masks").mkdir(parents=True, exist_ok=True)
+        for t, ids in enumerate(self.ids):
+            with replacing(folder / f"masks/{t:05d}.png") as path:
+                Image.fromarray(ids).save(path, format="png")
+        for old in sorted((folder / "masks").glob("*.png")):
+            if old.stem.isdecimal() and int(old.stem) >= len(self.ids):
+                old.unlink()
+        objects = [
+            {
+                "id": o.id,
+                "name": o.name,
+                "rigid": o.rigid,
+                "poses": [None if pose is None else pose.tolist() for pose in o.poses],
+                "confidence": [round(float(c), 4) for c in o.confidence],
+            }
+            for o in self.objects
+        ]
+        intervals = [{"child": c.child, "parent": c.parent, "from": c.first, "to": c.last} for c in self.carryings]
+        data = {"objects": objects, "parent_intervals": intervals, "notes": list(self.notes)}
+        _write(folder / "objects.json", data)
+        _write(folder / "cameras.json", {"frames": (self.cameras @ _OPENGL).tolist()})
+
+
+def _write(file: Path, data: dict) -> None:
+    with replacing(file) as path:
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def decompose(clip: Clip) -> Decomposition:
+    """Finds what moves rigidly in a clip, without masks, boxes or names.
+
+    The still world is the largest rigid motion (the camera's path, where it isn't given). What it can't explain, as it would
+    stand in free space, seeds tracks; each is followed through the clip, and poses and labels refine each other.
+
+    Raises:
+        ValueError: A cut in the middle of the clip.
+    """
+    step = max(1, round(clip.depth.shape[2] / _WORK_WIDTH))
+    rgb, depth, lens = halved(clip.rgb, clip.depth, clip.lens, step)
+    maps = measure(rgb, depth, lens)
+    check_for_cuts(clip, maps.flows)
+    notes = list(clip.notes)
+    if clip.cameras is None:
+        world_to_cam = find_cameras(maps, references(len(clip)))
+        notes.append("the cameras were found from the pictures; the world is the frame of the first one")
+    else:
+        world_to_cam = inverse(clip.cameras)
+    state = State.start(maps, world_to_cam)
+    find_tracks(state)
+    refine(state, rounds=1, camera=clip.cameras is None)
+    merge(state)
+    mend(state)
+    splice(state)
+    find_tracks(state)
+    refine(state, camera=clip.cameras is None)
+    if step > 1:
+        fine = State.start(measure(clip.rgb, clip.depth, clip.lens), state.to_cam[0])
+        for k in range(1, len(state.to_cam)):
+            fine.add(state.to_cam[k], state.have[k], _enlarged(state.ids == k, fine.ids.shape))
+        fine.relabel()
+        state = fine
+        refine(state, rounds=1, camera=clip.cameras is None)
+    return _finished(clip, state, notes)
+
+
+def _enlarged(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Masks at the size of frames that have more pixels."""
+    rows, columns = (np.minimum(np.arange(n) * m // n, m - 1) for n, m in zip(shape[1:], masks.shape[1:], strict=True))
+    return masks[:, rows[:, None], columns]
+
+
+def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
+    cameras = inverse(state.to_cam[0])
+    world = cameras @ state.to_cam
+    ids = state.ids.copy()
+    for k in range(1, len(world)):
+        seen = state.have[k] & (ids == k).any((1, 2))
+        if steady(state, world, k, seen):
+            ids[ids == k] = 0
+    kept = [k for k in range(1, len(world)) if (ids == k).any()]
+    number = np.full(len(world) + 1, 0, np.int32)
+    number[-1] = -1
+    number[kept] = np.arange(1, len(kept) + 1)
+    objects = []
+    for k in kept:
+        world[k], share = rested(state, world, k), state.share[k]
+        size = (state.ids == k).sum((1, 2))
+        known = state.have[k] & (size >= 8)
+        first = int(np.flatnonzero(known)[0]) if known.any() else 0
+        home = inverse(world[k][first])
+        poses = tuple(world[k][t] @ home if known[t] else None for t in range(len(clip)))
+        confidence = np.where(known, np.clip((share - 0.3) / 0.6, 0, 1), 0.0)
+        i = int(number[k])
+        objects.append(FoundObject(i, f"object_{i}", bool(np.median(share[known]) > 0.5), poses, confidence))
+    carryings = tuple(
+        Carrying(int(number[c]), int(number[p]), first, last) for c, p, first, last in carried(state, world, kept)
+    )
+    ids = number[ids]
+    soft = clip.rgb.astype(np.float32) / 255
+    full = np.stack([fill(frame, rgb) for frame, rgb in zip(ids, Bar(soft, desc="filling", unit="frame"), strict=True)])
+    if not objects:
+        notes.append("nothing moves: everything is background")
+    return Decomposition(full.astype(np.uint8), tuple(objects), cameras, carryings, tuple(notes))

@@ -1,0 +1,147 @@
+"""What is measured on the frames of a clip before anything moves: planes, noise, smooth colours, flow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float32
+from scipy import ndimage
+
+from objects.progress import Bar
+from scenes.video.planes import local_planes
+
+_FLOW_AGREES = 1.0  # pixels, and a tenth of the way
+_TEXTURE = 0.02  # slope of colours (a pixel) at which a displacement counts half
+_CLEAN = 0.0012  # metres: depth with more noise is smoothed over a wider window
+_SMOOTHED = 0.4  # of the noise that is left then
+
+
+class Maps(NamedTuple):
+    """Frames of a clip, as the compiled loops takes them."""
+
+    depth: Float32[np.ndarray, "f h w"]
+    """Metres along the optical axis, smoothed by local planes, 0 where missing."""
+    normal: Float32[np.ndarray, "f h w 3"]
+    """Camera frame, towards the camera; 0 where unknown."""
+    rgb: Float32[np.ndarray, "f h w 3"]
+    """sRGB in 0..1, slightly blurred."""
+    slope: Float32[np.ndarray, "f h w 3 2"]
+    """Derivatives of ``rgb`` along x and y, per pixel."""
+    flows: Float32[np.ndarray, "two f h w 2"]
+    """Displacement in pixels to the next and to the previous frame, NaN where both directions disagree."""
+    tensor: Float32[np.ndarray, "f h w 3"]
+    """How well colours tell a displacement: symmetric matrices xx, xy, yy with eigenvalues in 0..1."""
+    lens: np.ndarray
+    """fx, fy, cx, cy in pixels."""
+    noise: np.ndarray
+    """a, b: the deviation of depth is about ``a + b z^2`` metres."""
+
+
+def measure(rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray) -> Maps:
+    """The maps of a clip.
+
+    Args:
+        rgb: [F H W 3] uint8, sRGB.
+        depth: [F H W] float32, metres, 0 where missing.
+        lens: fx, fy, cx, cy in pixels.
+    """
+    smooth, normal, off = local_planes(depth, lens, 2, 0.02)
+    noise = _noise(depth, off)
+    typical = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
+    kept = depth
+    if noise[0] + noise[1] * typical**2 > _CLEAN:
+        smooth, normal, _ = local_planes(depth, lens, 3, 0.03)
+        kept = np.where(smooth > 0, smooth, depth)
+        noise = noise * _SMOOTHED
+    soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 0.8) for frame in rgb.astype(np.float32) / 255])
+    slope = np.stack([ndimage.sobel(soft, axis=2) / 8, ndimage.sobel(soft, axis=1) / 8], -1)
+    return Maps(
+        kept.astype(np.float32), normal, soft, slope.astype(np.float32), flow_of(rgb), tensor_of(slope), lens, noise
+    )
+
+
+def _noise(depth: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """Deviation of depth from local planes as ``a + b z^2``, from the medians of slices of equal numbers of pixels."""
+    known = np.isfinite(off)
+    z, e = depth[known], np.abs(off[known])
+    if len(z) < 100:
+        return np.array([0.001, 0.0])
+    order = np.argsort(z, kind="stable")
+    slices = np.array_split(order, 12)
+    zs = np.array([np.median(z[s]) for s in slices])
+    es = np.array([1.48 * np.median(e[s]) for s in slices]) * 1.05  # the plane takes some of the noise
+    a, b = np.linalg.lstsq(np.stack([np.ones(12), zs**2], -1) / es[:, None], np.ones(12), rcond=None)[0]
+    if b < 0:
+        a, b = np.median(es), 0.0
+    elif a < 0:
+        a, b = 0.0, float(np.median(es / zs**2))
+    return np.array([max(a, 0.0005), b])
+
+
+def tensor_of(slope: np.ndarray) -> np.ndarray:
+    """Square roots of structure tensors, each eigenvalue of which goes from 0 (no texture) to 1 (`Maps.tensor`)."""
+    x, y = slope[..., 0], slope[..., 1]
+    window = (0, 1.5, 1.5)
+    xx, xy, yy = (ndimage.gaussian_filter(a.sum(-1), window) for a in (x * x, x * y, y * y))
+    half, apart = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    strong, weak = (np.sqrt(e / (e + _TEXTURE**2)) for e in (half + apart, np.maximum(half - apart, 0)))
+    # The matrix with the same eigenvectors: mean + difference along the first one.
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)
+    mean, spread = (strong + weak) / 2, (strong - weak) / 2
+    out = np.stack(
+        [mean + spread * np.cos(2 * angle), spread * np.sin(2 * angle), mean - spread * np.cos(2 * angle)], -1
+    )
+    return out.astype(np.float32)
+
+
+def flow_of(rgb: np.ndarray) -> np.ndarray:
+    """Optical flow between neighbouring frames, both ways, kept where the ways agree.
+
+    Dense inverse search: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016 (OpenCV).
+    """
+    n, height, width = rgb.shape[:3]
+    found = np.full((2, n, height, width, 2), np.nan, np.float32)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(0)
+    dis.setPatchSize(8)
+    dis.setPatchStride(3)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
+    v, u = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
+    for t in Bar(range(n - 1), desc="optical flow", unit="frame"):
+        ahead = dis.calc(grey[t], grey[t + 1], None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        back = dis.calc(grey[t + 1], grey[t], None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        for way, here, there, frame in ((0, ahead, back, t), (1, back, ahead, t + 1)):
+            again = cv2.remap(
+                there,
+                u + here[..., 0],
+                v + here[..., 1],
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=(1e6, 1e6, 0, 0),
+            )
+            apart = np.linalg.norm(here + again, axis=-1)
+            agree = apart < _FLOW_AGREES + 0.1 * np.linalg.norm(here, axis=-1)
+            found[way, frame] = np.where(agree[..., None], here, np.nan)
+    return found
+
+
+def halved(
+    rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray, step: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames of fewer pixels: colours averaged over ``step`` x ``step`` pixels, depth of the pixel nearest to the centre."""
+    if step == 1:
+        return rgb, depth, lens
+    n, height, width = depth.shape
+    h, w = height // step, width // step
+    small = rgb[:, : h * step, : w * step].reshape(n, h, step, w, step, 3).astype(np.float32).mean((2, 4))
+    blocks = depth[:, : h * step, : w * step].reshape(n, h, step, w, step).transpose(0, 1, 3, 2, 4).reshape(n, h, w, -1)
+    # Averages would put points into the air between things: the median is a depth that was measured.
+    known = np.where(blocks > 0, blocks, np.nan)
+    count = (blocks > 0).sum(-1)
+    ordered = np.sort(known, -1)
+    pick = np.maximum((count - 1) // 2, 0)
+    middle = np.take_along_axis(ordered, pick[..., None], -1)[..., 0]
+    less = np.where(count > 0, middle, 0).astype(np.float32)
+    return np.rint(small).astype(np.uint8), np.ascontiguousarray(less), lens / step

@@ -1,0 +1,272 @@
+"""Rigid motions between frames, and poses of one track over the whole clip, from pixels that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from scenes.video.maps import Maps
+from scenes.video.regions import nearest
+from scenes.video.residuals import residuals
+
+_GATES = (0.03, 0.012, 0.006)  # metres, from coarse to fine
+_DEVIATION_RGB, _DEVIATION_FLOW = 0.04, 0.7
+_LEAST_COSINE = 0.5
+_JUDGED = 0.008  # metres, beside the noise: what counts as consistent
+
+
+class Fit(NamedTuple):
+    """How well pixels of one frame agree with another after the motion that was found."""
+
+    T_s_t: np.ndarray
+    agree: float
+    """Share of what is not hidden that is consistent."""
+    n: int
+    """Consistent pixels."""
+    cost: float
+    """Mean cost of what is not hidden, 0 to 1."""
+
+
+def exp(twist: np.ndarray) -> np.ndarray:
+    """Rotation vector and translation as matrices [... 4 4] (first order in the translation, exact in the rotation)."""
+    T = np.zeros((*twist.shape[:-1], 4, 4))
+    T[..., :3, :3] = Rotation.from_rotvec(twist[..., :3].reshape(-1, 3)).as_matrix().reshape(*twist.shape[:-1], 3, 3)
+    T[..., :3, 3] = twist[..., 3:]
+    T[..., 3, 3] = 1
+    return T
+
+
+def inverse(T: np.ndarray) -> np.ndarray:
+    """Of rigid matrices [... 4 4]."""
+    out = np.zeros_like(T)
+    R = np.swapaxes(T[..., :3, :3], -1, -2)
+    out[..., :3, :3] = R
+    out[..., :3, 3] = -np.einsum("...ij,...j->...i", R, T[..., :3, 3])
+    out[..., 3, 3] = 1
+    return out
+
+
+def adjoint(T: np.ndarray) -> np.ndarray:
+    """[6 6], for twists of rotation, then translation: ``exp(Ad x) T = T exp(x)``."""
+    R, p = T[:3, :3], T[:3, 3]
+    cross = np.array([[0, -p[2], p[1]], [p[2], 0, -p[0]], [-p[1], p[0], 0]])
+    out = np.zeros((6, 6))
+    out[:3, :3] = out[3:, 3:] = R
+    out[3:, :3] = cross @ R
+    return out
+
+
+def kabsch(p: np.ndarray, q: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The rigid matrices [... 4 4] that take points p [... n 3] to q with the least squares (Kabsch 1976)."""
+    w = np.ones(p.shape[:-1]) if weights is None else weights
+    w = w / w.sum(-1, keepdims=True)
+    a, b = (np.einsum("...n,...ni->...i", w, x) for x in (p, q))
+    S = np.einsum("...n,...ni,...nj->...ij", w, p - a[..., None, :], q - b[..., None, :])
+    U, _, Vt = np.linalg.svd(S)
+    flip = np.ones(S.shape[:-1])
+    flip[..., 2] = np.sign(np.linalg.det(U) * np.linalg.det(Vt))
+    R = np.einsum("...ji,...j,...kj->...ik", Vt, flip, U)
+    T = np.zeros((*S.shape[:-2], 4, 4))
+    T[..., :3, :3] = R
+    T[..., :3, 3] = b - np.einsum("...ij,...j->...i", R, a)
+    T[..., 3, 3] = 1
+    return T
+
+
+class Pixels(NamedTuple):
+    """Pixels of all frames, in order."""
+
+    numbers: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, masks: np.ndarray, most: int) -> Pixels:
+        """At most ``most`` pixels of each mask [F H W], evenly over the mask."""
+        numbers, starts = [], [0]
+        for mask in masks:
+            found = np.flatnonzero(mask)
+            if len(found) > most:
+                # Evenly, but not along columns: the fractional part of multiples of the golden ratio orders them.
+                order = np.argsort((np.arange(len(found)) * 0.6180339887) % 1.0, kind="stable")[:most]
+                found = found[np.sort(order)]
+            numbers.append(found)
+            starts.append(starts[-1] + len(found))
+        return cls(np.concatenate(numbers).astype(np.int64), np.array(starts, np.int64))
+
+
+def outline_of(masks: np.ndarray) -> np.ndarray:
+    """[F H W 2] the way from each pixel to the nearest of the mask, x and y in pixels; NaN where a mask is empty."""
+    out = np.full((*masks.shape, 2), np.nan, np.float32)
+    v, u = np.indices(masks.shape[1:])
+    for t in np.flatnonzero(masks.any((1, 2))):
+        _, row, column = nearest(masks[t])
+        out[t, ..., 0], out[t, ..., 1] = column - u, row - v
+    return out
+
+
+def _no_outline(maps: Maps) -> np.ndarray:
+    """An outline that draws nothing."""
+    return np.full((*maps.depth.shape, 2), np.nan, np.float32)
+
+
+def _normal_equations(
+    maps: Maps,
+    pixels: Pixels,
+    outline: np.ndarray,
+    pairs: np.ndarray,
+    motions: np.ndarray,
+    gate: float,
+    *,
+    flow: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    weights = np.array([gate, _DEVIATION_RGB, _DEVIATION_FLOW if flow else 0.0, _LEAST_COSINE])
+    return residuals(
+        pairs, motions, pixels.numbers, pixels.starts, outline, maps.depth, maps.normal, maps.rgb, maps.slope,
+        maps.flows, maps.tensor, maps.lens, maps.noise, weights,
+    )  # fmt: skip
+
+
+def align(
+    maps: Maps,
+    masks: np.ndarray,
+    sources: Sequence[int],
+    target: int,
+    to_cam: np.ndarray,
+    *,
+    outline: np.ndarray | None = None,
+    rounds: int = 6,
+    most: int = 600,
+) -> Fit:
+    """The pose of a track in one more frame, from pixels of frames in which it is known.
+
+    Args:
+        masks: [F H W], pixels of the track in the frames ``sources``.
+        to_cam: [F 4 4] object to camera; that of ``target`` is the first guess.
+        outline: `outline_of` what the track may cover in ``target``.
+    """
+    outline = _no_outline(maps) if outline is None else outline
+    pixels = Pixels.of(masks, most)
+    pairs = np.array([[t, target] for t in sources], np.int64)
+    pose = to_cam[target].copy()
+    back = np.stack([inverse(to_cam[t]) for t in sources])
+    damping = np.diag([1e-6] * 6)
+    stats = np.zeros((1, 5))
+    for gate in _GATES:
+        for _ in range(rounds):
+            H, g, stats = _normal_equations(maps, pixels, outline, pairs, pose @ back, gate, flow=True)
+            A = H.sum(0)
+            step = -np.linalg.solve(A + damping * (1 + np.trace(A)), g.sum(0))
+            pose = _moved(pose, step)
+            if np.abs(step).max() < 2e-5:
+                break
+    _, _, stats = _normal_equations(maps, pixels, outline, pairs, pose @ back, _JUDGED, flow=False)
+    return _quality(pose, stats.sum(0))
+
+
+def judge(
+    maps: Maps,
+    masks: np.ndarray,
+    sources: Sequence[int],
+    target: int,
+    to_cam: np.ndarray,
+    guesses: Sequence[np.ndarray],
+) -> list[Fit]:
+    """How well each pose in ``target`` agrees with the pixels of other frames, as it stands; coarse (centimetres)."""
+    outline = _no_outline(maps)
+    pixels = Pixels.of(masks, 150)
+    back = np.stack([inverse(to_cam[t]) for t in sources])
+    pairs = np.array([[t, target] for _ in guesses for t in sources], np.int64)
+    motions = np.concatenate([guess @ back for guess in guesses])
+    _, _, stats = _normal_equations(maps, pixels, outline, pairs, motions, _GATES[0], flow=True)
+    sums = stats.reshape(len(guesses), len(sources), -1).sum(1)
+    return [_quality(guess, row) for guess, row in zip(guesses, sums, strict=True)]
+
+
+def _quality(pose: np.ndarray, stats: np.ndarray) -> Fit:
+    open_ = max(stats[4] - stats[2], 1.0)
+    return Fit(pose, float(stats[0] / open_), int(stats[0]), float(stats[3] / open_))
+
+
+def _moved(pose: np.ndarray, step: np.ndarray) -> np.ndarray:
+    size = np.abs(step[:3]).max()
+    return exp(step * min(1.0, 0.3 / max(size, 1e-9))) @ pose
+
+
+def solve_track(
+    maps: Maps,
+    masks: np.ndarray,
+    to_cam: np.ndarray,
+    have: np.ndarray,
+    *,
+    fixed: np.ndarray | None = None,
+    offsets: Sequence[int] = (1, 2, 3, 5, 8, 13, 21),
+    gates: Sequence[float] = (0.012, 0.006),
+    rounds: int = 4,
+    most: int = 300,
+    outlined: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """All poses of a track at once, so that every frame agrees with its neighbours and with frames farther away.
+
+    Gauss-Newton over the poses of all frames; the residuals of a pair of frames pull at both (`residuals`).
+
+    Args:
+        masks: [F H W] pixels of the track.
+        to_cam: [F 4 4] first guess, object to camera, where ``have`` [F].
+        fixed: [F] frames that stay; by default the known frame with the most pixels.
+        outlined: whether the masks are whole, so that they bound the track.
+
+    Returns:
+        Poses [F 4 4], and [F] the share of each frame's pixels that agree with the other frames.
+    """
+    poses = to_cam.copy()
+    known = np.flatnonzero(have & masks.any((1, 2)))
+    if len(known) < 2:
+        return poses, have.astype(float)
+    if fixed is None:
+        fixed = np.zeros(len(have), bool)
+        fixed[known[np.argmax(masks[known].sum((1, 2)))]] = True
+    inside = set(known.tolist())
+    pairs = np.array(
+        [(t, t + sign * o) for t in known for o in offsets for sign in (1, -1) if t + sign * o in inside], np.int64
+    )
+    if len(pairs) == 0:
+        return poses, have.astype(float)
+    pixels = Pixels.of(masks, most)
+    outline = outline_of(masks) if outlined else _no_outline(maps)
+    free = np.array([t for t in known if not fixed[t]])
+    row = np.full(len(have), -1)
+    row[free] = np.arange(len(free))
+    for gate in gates:
+        for _ in range(rounds if len(free) else 0):
+            motions = poses[pairs[:, 1]] @ inverse(poses[pairs[:, 0]])
+            H, g, _ = _normal_equations(maps, pixels, outline, pairs, motions, gate, flow=True)
+            A, b = np.zeros((len(free), 6, len(free), 6)), np.zeros((len(free), 6))
+            for (t, s), T, h, e in zip(pairs, motions, H, g, strict=True):
+                i, j = row[t], row[s]
+                Ad = -adjoint(T)
+                if j >= 0:
+                    A[j, :, j] += h
+                    b[j] += e
+                if i >= 0:
+                    A[i, :, i] += Ad.T @ h @ Ad
+                    b[i] += Ad.T @ e
+                if i >= 0 and j >= 0:
+                    A[j, :, i] += h @ Ad
+                    A[i, :, j] += Ad.T @ h
+            A = A.reshape(6 * len(free), -1)
+            A[np.diag_indices(len(A))] += 1e-5 * np.trace(A) / len(A) + 1e-6
+            step = -np.linalg.solve(A, b.reshape(-1)).reshape(-1, 6)
+            for t, x in zip(free, step, strict=True):
+                poses[t] = _moved(poses[t], x)
+            if np.abs(step).max() < 3e-5:
+                break
+    motions = poses[pairs[:, 1]] @ inverse(poses[pairs[:, 0]])
+    _, _, stats = _normal_equations(maps, pixels, outline, pairs, motions, _JUDGED, flow=False)
+    share = np.zeros(len(have))
+    for t in known:
+        mine = stats[(pairs == t).any(1)].sum(0)
+        share[t] = mine[0] / max(mine[4] - mine[2], 1.0)
+    return poses, share

@@ -1,0 +1,120 @@
+"""Tracks of a clip while they are found: poses, costs of all pixels under them, labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from scenes.video.labels import HIDDEN, HIDDEN_WORLD, labels_of, references, ties_of, track_costs
+from scenes.video.maps import Maps
+from scenes.video.regions import parts_of, widened
+
+FAILS = 0.35  # cost above which a pixel isn't explained
+_NEAR = 10  # pixels about a track's pixels in which its costs are asked
+_ISLAND = 0.1  # of a track's largest part in a frame: smaller parts elsewhere aren't believed
+
+
+@dataclass
+class State:
+    """Tracks of a clip while they are found. Track 0 is the still world; its pose is that of the world in each camera."""
+
+    maps: Maps
+    refs: np.ndarray
+    to_cam: np.ndarray
+    """[K F 4 4] object to camera."""
+    have: np.ndarray
+    """[K F] where a track's pose is known."""
+    cost: np.ndarray
+    """[F K H W]"""
+    ids: np.ndarray
+    """[F H W] number of the track, -1 without depth."""
+    share: np.ndarray
+    """[K F] share of the visible pixels that agree."""
+    ties: np.ndarray
+    """`labels.ties_of`"""
+    tried: np.ndarray
+    """[F H W] pixels from which nothing could be made."""
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.maps.depth)
+
+    @classmethod
+    def start(cls, maps: Maps, world_to_cam: np.ndarray) -> State:
+        n = len(maps.depth)
+        refs = references(n)
+        have = np.ones((1, n), bool)
+        cost = track_costs(maps, world_to_cam, have[0], np.arange(n), refs, hidden=HIDDEN_WORLD)[:, None]
+        ids = np.where(maps.depth > 0, 0, -1).astype(np.int32)
+        return cls(
+            maps,
+            refs,
+            world_to_cam[None].copy(),
+            have,
+            cost,
+            ids,
+            np.ones((1, n)),
+            ties_of(maps),
+            np.zeros(ids.shape, bool),
+        )
+
+    def energy(self) -> float:
+        """Sum of the costs of all pixels under their labels."""
+        picked = np.take_along_axis(self.cost, np.maximum(self.ids, 0)[:, None], 1)[:, 0]
+        return float(np.nansum(np.where(self.ids >= 0, picked, 0)))
+
+    def recost(self, k: int, masks: np.ndarray | None = None) -> None:
+        """Costs of a track anew, near to its pixels (or ``masks`` [F H W]) and where the still world fails; else it costs all."""
+        region = None
+        if k > 0:
+            near = widened(self.ids == k if masks is None else masks, _NEAR)
+            region = near | (self.cost[:, 0] > FAILS)
+        frames = np.arange(self.n_frames)
+        self.cost[:, k] = track_costs(
+            self.maps, self.to_cam[k], self.have[k], frames, self.refs, region, HIDDEN if k else HIDDEN_WORLD
+        )
+
+    def add(self, to_cam: np.ndarray, have: np.ndarray, masks: np.ndarray) -> None:
+        """One more track; ``masks`` [F H W]: about where its pixels are."""
+        self.to_cam = np.concatenate([self.to_cam, to_cam[None]])
+        self.have = np.concatenate([self.have, have[None]])
+        self.share = np.concatenate([self.share, have[None].astype(float)])
+        self.cost = np.concatenate([self.cost, np.ones_like(self.cost[:, :1])], 1)
+        self.recost(len(self.to_cam) - 1, masks)
+
+    def drop(self, gone: list[int]) -> None:
+        """Removes tracks; their pixels go to the best of the others."""
+        keep = [k for k in range(len(self.to_cam)) if k not in gone]
+        self.to_cam, self.have, self.share = self.to_cam[keep], self.have[keep], self.share[keep]
+        self.cost = np.ascontiguousarray(self.cost[:, keep])
+        self.relabel()
+
+    def relabel(self) -> None:
+        self.ids = labels_of(self.cost, self.ties)
+        for ids in self.ids:
+            remove_islands(ids)
+
+    def failing(self) -> np.ndarray:
+        """[F H W] pixels that no track explains."""
+        best = np.nanmin(np.where(np.isnan(self.cost), np.inf, self.cost), 1)
+        bad = (best > FAILS) & np.isfinite(best) & ~self.tried
+        return np.stack([ndimage.binary_opening(b, np.ones((2, 2))) for b in bad])
+
+
+def remove_islands(ids: np.ndarray) -> None:
+    """Gives small parts of a track, away from its largest part in the frame [H W], to what surrounds them; in place."""
+    for k in np.unique(ids[ids > 0]):
+        parts, n = parts_of(ids == k)
+        if n < 2:
+            continue
+        sizes = np.bincount(parts.ravel())[1:]
+        for i, box in enumerate(ndimage.find_objects(parts), 1):
+            if box is None or sizes[i - 1] >= _ISLAND * sizes.max():
+                continue
+            wide = tuple(slice(max(b.start - 1, 0), b.stop + 1) for b in box)
+            mine = parts[wide] == i
+            ring = ids[wide][widened(mine, 1) & ~mine]
+            ring = ring[ring >= 0]
+            ids[wide][mine] = np.bincount(ring).argmax() if len(ring) else 0
