@@ -133,7 +133,7 @@ class View:
 
     def with_camera(self, camera: Camera) -> View:
         """The same picture, taken from elsewhere."""
-        return View(camera, name=self.name, time=self.time, depth_unit=self.depth_unit, **self.stored)
+        return View(camera, name=self.name, time=self.time, depth_unit=self.depth_unit, posed=True, **self.stored)
 
     @property
     def n_bytes(self) -> int:
