@@ -40,6 +40,19 @@ def test_the_questions_example_gives_the_right_answers(capsys):
     ]
 
 
+def test_the_export_example_writes_files_that_say_what_they_lack(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["03_export.py", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "03_export.py"))
+    names = {file.name for file in tmp_path.rglob("*.*")}
+    assert names == {
+        "table.glb",
+        "table.obj",
+        "objects.json",
+        *(f"table{n}.ply" for n in ("", "-ring", "-ball", "-reed")),
+    }
+    assert capsys.readouterr().out.startswith("table.glb\ntable.obj\n  deforming objects")
+
+
 URDF = """<robot name="x"><link name="baseLink"><visual><geometry><mesh filename="{name}.obj" scale="0.1 0.1 0.1"/></geometry>
 <material name="m"><color rgba="{color} 1"/></material></visual></link></robot>"""
 

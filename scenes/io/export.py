@@ -213,13 +213,13 @@ def gather(
     content = Content(
         parts, [(shape, key[1]) for key, (shape, _) in shapes.items()], [], [], time, scene.span, density, nodes
     )
-    _make_meshes(content, tolerance, times_at if bends else None)
+    _make_meshes(content, tolerance, bends, times_at)
     _tell(content, len(records) - len(visible))
     return content
 
 
 def _make_meshes(
-    content: Content, tolerance: float | None, times_at: Callable[[float], dict[str, float | None]] | None
+    content: Content, tolerance: float | None, bends: bool, times_at: Callable[[float], dict[str, float | None]]
 ) -> None:
     users: list[list[Part]] = [[] for _ in content.shapes]
     for part in content.parts:
@@ -230,8 +230,9 @@ def _make_meshes(
         longest, largest = float(shape.bounds.size.max()), max(content.world(part).scale for part in those)
         wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
         try:
-            if times_at is not None and isinstance(shape, Warped):
-                path, span = those[0].path, _joint(content.span, shape.warp.span)
+            if isinstance(shape, Warped):
+                path = those[0].path
+                span = _joint(content.span, shape.warp.span) if bends else (content.time, content.time)
                 mesh, bending = bending_mesh(shape, wanted, content.time, span, lambda t, p=path: times_at(t)[p])
             else:
                 mesh, bending = asset_mesh(shape, wanted, at), None
