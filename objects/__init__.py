@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
     from objects.siren import SirenField
     from objects.training import FitError, FitResult, TrainConfig, fit
+    from objects.warp_learning import PointFrame, SequenceConfig, fit_sequence
     from objects.warp import Warp
     from objects.warped import Warped
 
@@ -41,7 +42,9 @@ __all__ = [
     "Intersection",
     "MeshError",
     "Placed",
+    "PointFrame",
     "PointsConfig",
+    "SequenceConfig",
     "SirenField",
     "Sphere",
     "Torus",
@@ -54,6 +57,7 @@ __all__ = [
     "fit_mesh",
     "fit_meshes",
     "fit_points",
+    "fit_sequence",
     "load_field",
     "save_field",
 ]
@@ -67,6 +71,7 @@ _HOME = {
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
     **dict.fromkeys(("Bend", "Twist"), "analytic_warps"),
+    **dict.fromkeys(("PointFrame", "SequenceConfig", "fit_sequence"), "warp_learning"),
     "Aabb": "aabb",
     "FitConfig": "mesh_samples",
     "MeshError": "mesh_files",

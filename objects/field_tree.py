@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from objects.analytic_warps import Bend, Twist
 from objects.field import FEATURE, TINT, TINT_WIDTH, Difference, Field, Intersection, Union, channel_fault
+from objects.node_warp import NodeWarp
 from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.siren import OBSERVED_CELLS, SirenField
@@ -75,9 +76,17 @@ KINDS: dict[str, Kind] = {
 }
 
 _KEYS = {"keys": _Number(int, 1, 1_000_000)}
+_NODES = {
+    **_KEYS, **dict.fromkeys(("nodes", "near", "anchors"), _Number(int, 1, 1_000_000)), "loops": _Number(int, 0, 1),
+}  # fmt: skip
 # All kinds of warps that a file may hold.
 WARPS: dict[str, WarpKind] = {
-    cls.kind: WarpKind(cls, _KEYS, lambda config: 2 * config["keys"]) for cls in (Bend, Twist)
+    **{cls.kind: WarpKind(cls, _KEYS, lambda config: 2 * config["keys"]) for cls in (Bend, Twist)},
+    NodeWarp.kind: WarpKind(
+        NodeWarp,
+        _NODES,
+        lambda c: c["nodes"] * (3 + c["near"] + 7 * c["keys"]) + 4 * c["anchors"] + c["keys"] + 1,
+    ),
 }
 
 

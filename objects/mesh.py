@@ -159,6 +159,13 @@ class MeshSource:
             first += count
         return np.clip(rgb, 0, 1)
 
+    @property
+    def triangles(self) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]] | None:
+        """Vertices and faces of what encloses a volume, joined by position; None where sheets or walls were made thick."""
+        if self._body is None or len(self._sheets) or len(self._walls):
+            return None
+        return self._body.winding
+
     @cached_property
     def parts(self) -> tuple[int, int] | None:
         """Connected pieces of the solid and of the space around and within it, as far as the width of slits lets them be told

@@ -15,6 +15,7 @@ from objects.warp import Warp
 _NEAR = 0.1  # how far around its box the canonical field is thought near, a share of the box diagonal
 _CLOSE = 0.05  # distance up to which points count as those of the thing, a share of the same
 _LOST = 0.01  # distance from where it was, at which a point has not come back, a share of the same
+_TIMES = 64  # different times among the samples: warps may have to prepare each
 _SAFETY = 1.05  # factor on the largest stretch seen: samples miss the largest
 
 
@@ -43,7 +44,8 @@ def measure_warp(field: Field, warp: Warp, *, n_points: int = 4096, seed: int = 
     """
     draws = torch.quasirandom.SobolEngine(4, scramble=True, seed=seed).draw(n_points).to(warp.box_lo.dtype)
     p = warp.box_lo + draws[:, :3] * (warp.box_hi - warp.box_lo)
-    time = warp.seconds[0] + draws[:, 3] * (warp.seconds[1] - warp.seconds[0])
+    share = (draws[:, 3] * _TIMES).floor() / (_TIMES - 1)
+    time = warp.seconds[0] + share * (warp.seconds[1] - warp.seconds[0])
     q, jacobian = warp.canonical(p, time).detach(), warp.jacobian(p, time)
     if not (torch.isfinite(q).all() and torch.isfinite(jacobian).all()):
         raise ValueError(

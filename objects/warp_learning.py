@@ -1,0 +1,236 @@
+"""A canonical field and a warp from a sequence of meshes or point clouds with times; no correspondences are needed.
+
+First the surface of the frame in which things are farthest apart is followed to all others (`objects.warp_tracking`), then that
+frame is learned as a field (`fit_mesh`, `fit_points`), and the nodes that carried the surface become the warp's
+(`objects.node_warp`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from objects.aabb import without_origin
+from objects.cache import cache_folder, content_key
+from objects.cloud import Cloud, read_cloud
+from objects.files import FieldFileError, load_field, save_field
+from objects.fitting import fit_mesh
+from objects.mesh import MeshSource, read_mesh
+from objects.mesh_files import Meshlike
+from objects.mesh_samples import FitConfig
+from objects.node_warp import NodeKeys, NodeWarp
+from objects.points import PointsConfig, fit_points
+from objects.pose import SE3
+from objects.progress import Bar
+from objects.siren import SirenField
+from objects.warp_surface import Surface, surface_of
+from objects.warp_tracking import Followed, Template, follow, template_of
+from objects.warped import Warped
+
+_VERSION = 1  # part of every cache key
+_UNFOLDED = 0.95  # share of the largest spread from which a frame counts as unfolded
+_LOST = 0.01  # a frame in which the surface is farther from where it was carried is told of, a share of the extent
+
+
+class PointFrame(NamedTuple):
+    """A frame given by points on the surface: places, normals of any length but 0, and colours (sRGB in 0..1) if there are any."""
+
+    points: np.ndarray
+    normals: np.ndarray
+    colors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """How sequences are learned.
+
+    Attributes:
+        nodes: Nodes of the warp.
+        points, dense: Points by which a surface is followed, and points that describe the others.
+        anchors: Points of the surface that the warp keeps.
+        mesh, cloud: How the canonical frame is learned.
+    """
+
+    nodes: int = 300
+    points: int = 4000
+    dense: int = 12_000
+    anchors: int = 2000
+    mesh: FitConfig = field(default_factory=FitConfig)
+    cloud: PointsConfig = field(default_factory=PointsConfig)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.nodes <= self.anchors <= self.points <= self.dense:
+            raise ValueError(
+                "SequenceConfig: expected 2 <= nodes <= anchors <= points <= dense, got "
+                f"{self.nodes}, {self.anchors}, {self.points}, {self.dense}"
+            )
+
+
+def fit_sequence(
+    frames: Sequence[Meshlike | PointFrame],
+    times: Sequence[float],
+    *,
+    period: float | None = None,
+    seed: int = 0,
+    config: SequenceConfig | None = None,
+    progress: bool = True,
+) -> Warped:
+    """Learns a thing that bends from frames of it, or takes it from the cache.
+
+    The order of vertices and faces says nothing: frames may have other triangles each. What holds for the thing should hold for
+    it at all times: what is one piece stays one piece, and lengths along the surface about stay. A frame that it cannot be
+    carried to (parts that appear or grow together, motion too far from frame to frame) is told of by a warning with its distance.
+
+    Args:
+        frames: Meshes (see `objects.mesh_files`), or points with normals; at least 2, all of one kind.
+        times: Of the frames, seconds, increasing.
+        period: Seconds after which the motion begins again, more than the frames span; None where it doesn't.
+        seed: Seed of all randomness; same seed, same bits.
+        config: How to learn.
+        progress: Whether to show a bar.
+
+    Returns:
+        A field in the frame and units of the input, for times from the first to the last (to the end of the period).
+
+    Raises:
+        MeshError: A frame that is no mesh (a ``ValueError``).
+        ValueError: Fewer than 2 frames, times that don't belong to them or don't increase, a period that is too short, points
+            that have no inside.
+        FitError: The canonical frame was not learned.
+    """
+    config = SequenceConfig() if config is None else config
+    seconds = _checked_times(frames, times, period)
+    sources = [_source(frame, i, config) for i, frame in enumerate(frames)]
+    digest = hashlib.sha256(b"".join(_digest(source) for source in sources)).hexdigest()
+    key = content_key("sequence", _VERSION, digest, seconds.tolist(), period, seed, asdict(config))
+    kept = cache_folder("fields") / f"{key}.safetensors"
+    if kept.exists():
+        try:
+            known = load_field(kept)
+        except FieldFileError:
+            known = None  # damaged: learn it again
+        if isinstance(known, Warped):
+            return known.requires_grad_(False)
+    with Bar(total=len(frames), desc="sequence", unit="frames", disable=not progress) as bar:
+        surfaces = [
+            surface_of(source, n_points=config.points, n_dense=config.dense, seed=seed + i)
+            for i, source in enumerate(sources)
+        ]
+        first = canonical_frame(surfaces)
+        template = template_of(surfaces[first], config.nodes)
+        bar.update(1)
+        followed = follow(template, surfaces, first, lambda frame: bar.update(1))
+    lost = _tell_lost(followed, first, seconds)
+    canonical = _learned(frames[first], config, seed, progress)
+    warp = NodeWarp(node_keys(template, followed, seconds, config.anchors), period=period)
+    learned = Warped(canonical, warp).requires_grad_(False)
+    if not lost:
+        save_field(learned, kept)
+    return learned
+
+
+def canonical_frame(surfaces: Sequence[Surface]) -> int:
+    """The frame nearest to the middle, from which nothing is far, among those in which the surface is about as unfolded as it ever
+    is: its points have nearly the largest spread (the measure of Weinberger, Saul, "Unsupervised Learning of Image Manifolds by
+    Semidefinite Programming", 2006)."""
+    spread = [float(np.sqrt(surface.dense.var(0).sum())) for surface in surfaces]
+    open_ = [i for i, value in enumerate(spread) if value >= _UNFOLDED * max(spread)]
+    return min(open_, key=lambda i: abs(i - (len(surfaces) - 1) / 2))
+
+
+def node_keys(template: Template, followed: Followed, times: np.ndarray, n_anchors: int) -> NodeKeys:
+    """What a warp keeps of a template that was followed; the first of its points are spread, too."""
+    turns = np.stack([quaternions(motion.rotation) for motion in followed.motions])
+    for t in range(1, len(turns)):  # of the two signs of a rotation the one that the spline has the shorter way to
+        turns[t] *= np.where((turns[t] * turns[t - 1]).sum(-1, keepdims=True) < 0, -1, 1)
+    shifts = np.stack([motion.shift for motion in followed.motions])
+    anchors, homes = template.points[:n_anchors], template.home[:n_anchors]
+    return NodeKeys(template.nodes, template.near, anchors, homes, template.spacing, times, turns, shifts)
+
+
+def quaternions(rotation: np.ndarray) -> np.ndarray:
+    """Unit quaternions (wxyz) of rotation matrices ``[k 3 3]``."""
+    u, _, vt = np.linalg.svd(rotation)  # many small steps leave them not quite at right angles
+    matrix = np.zeros((len(rotation), 4, 4))
+    matrix[:, :3, :3], matrix[:, 3, 3] = u @ vt, 1
+    return SE3.from_matrix(torch.from_numpy(matrix)).quat_wxyz.numpy()
+
+
+def residual(
+    learned: Warped, frame: Meshlike | PointFrame, time: float, *, n_points: int = 4000, seed: int = 0
+) -> float:
+    """Mean distance of points of a frame from the learned surface at its time, by the canonical field; object units."""
+    source = _source(frame, 0, SequenceConfig())
+    if isinstance(source, MeshSource):
+        points = source.sample(n_points, np.random.default_rng(seed))[0]
+    else:
+        points = source.points[np.random.default_rng(seed).permutation(len(source.points))[:n_points]]
+    p = torch.from_numpy(points).float()
+    with torch.no_grad():
+        return float(learned.field.sdf(learned.canonical(p, torch.full((len(p),), float(time)))).abs().mean())
+
+
+def _checked_times(frames: Sequence[object], times: Sequence[float], period: float | None) -> np.ndarray:
+    if isinstance(frames, str) or not isinstance(frames, Sequence):
+        raise ValueError(f"fit_sequence: frames must be a list of meshes or points, got {type(frames).__name__}")
+    if len(frames) < 2:
+        raise ValueError(f"fit_sequence: expected at least 2 frames, got {len(frames)}; fit_mesh learns what is still")
+    seconds = np.asarray(times, np.float64)
+    if seconds.shape != (len(frames),):
+        raise ValueError(f"fit_sequence: expected a time for each of {len(frames)} frames, got {seconds.shape}")
+    if not (np.isfinite(seconds).all() and (np.diff(seconds) > 0).all()):
+        raise ValueError(f"fit_sequence: times must be finite and increase, got {seconds.tolist()}")
+    span = float(seconds[-1] - seconds[0])
+    if period is not None and not (math.isfinite(period) and period > span):
+        raise ValueError(f"fit_sequence: period must be more than the {span:g} s of the frames, got {period}")
+    return seconds
+
+
+def _source(frame: Meshlike | PointFrame, number: int, config: SequenceConfig) -> MeshSource | Cloud:
+    name = f"frames[{number}]"
+    if not isinstance(frame, PointFrame):
+        made = config.mesh
+        return read_mesh(frame, name, facing=made.facing, thickness=made.thickness, origin=made.origin)
+    points, normals = (np.asarray(x, np.float64) for x in frame[:2])
+    if points.ndim != 2 or points.shape[1:] != (3,) or points.shape != normals.shape or len(points) < 100:
+        raise ValueError(f"{name}: expected at least 100 points with normals, got {points.shape}, {normals.shape}")
+    if not (np.isfinite(points).all() and np.isfinite(normals).all() and (normals != 0).any(1).all()):
+        raise ValueError(f"{name}: expected finite points, and normals of a length above 0")
+    places = without_origin(points, config.cloud.origin, name)
+    wall = config.cloud.thickness * float(np.ptp(places, 0).max())
+    return read_cloud(places, normals, facing=config.cloud.facing, wall=wall, name=name)
+
+
+def _digest(source: MeshSource | Cloud) -> bytes:
+    if isinstance(source, MeshSource):
+        return bytes.fromhex(source.content_hash())
+    return hashlib.sha256(source.points.tobytes() + source.normals.tobytes()).digest()
+
+
+def _learned(frame: Meshlike | PointFrame, config: SequenceConfig, seed: int, progress: bool) -> SirenField:
+    if not isinstance(frame, PointFrame):
+        return fit_mesh(frame, seed=seed, config=config.mesh, progress=progress)
+    points, normals = torch.as_tensor(frame.points), torch.as_tensor(frame.normals)
+    colors = None if frame.colors is None else torch.as_tensor(frame.colors).float()
+    return fit_points(points, normals, colors, seed=seed, config=config.cloud, progress=progress)
+
+
+def _tell_lost(followed: Followed, first: int, times: np.ndarray) -> bool:
+    """Warns of frames that the surface could not be carried to; whether there are any."""
+    usual = followed.misfits[first]
+    lost = [(t, m - usual) for t, m in zip(times, followed.misfits, strict=True) if m - usual > _LOST]
+    if lost:
+        words = ", ".join(f"{100 * off:.1f} % at {t:g} s" for t, off in lost[:6]) + (" and more" if lost[6:] else "")
+        warnings.warn(
+            f"sequence: in {len(lost)} of {len(times)} frames the surface is off where it was carried, by {words} of its size: "
+            "parts that appear, vanish or grow together, or motion too far from one frame to the next",
+            stacklevel=3,
+        )
+    return bool(lost)

@@ -1,0 +1,135 @@
+"""The warp by nodes: both directions, time, its file."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from objects.files import FieldFileError, load_field, save_field
+from objects.node_warp import NodeKeys, NodeWarp
+from objects.primitives import Capsule
+from objects.warped import Warped, measure_warp
+
+ROD = Capsule(0.1, 0.6)
+TIMES = (0.0, 1.0, 2.0, 3.0)
+
+
+def _keys(n=12, bend=0.8):
+    """A rod along z that bends about x at each key by another angle; nodes along its axis."""
+    z = np.linspace(-0.4, 0.4, n)
+    nodes = np.stack([0 * z, 0 * z, z], 1)
+    around = np.linspace(0, 2 * math.pi, 6, endpoint=False)
+    anchors = np.concatenate([nodes + 0.1 * np.array([math.cos(a), math.sin(a), 0]) for a in around])
+    near = np.argsort(np.abs(z[:, None] - z), 1)[:, :6]
+    turns, shifts = [], []
+    for time in TIMES:
+        angle = bend * math.sin(time) * z
+        turns.append(np.stack([np.cos(angle / 2), np.sin(angle / 2), 0 * z, 0 * z], 1))
+        middle = np.cumsum(np.stack([0 * z, -np.sin(angle), np.cos(angle)], 1) * (z[1] - z[0]), 0)
+        shifts.append(middle - middle.mean(0) - nodes)
+    return NodeKeys(
+        nodes, near, anchors, np.tile(np.arange(n), 6), 0.06, np.array(TIMES), np.array(turns), np.array(shifts)
+    )
+
+
+WARP = NodeWarp(_keys())
+
+
+def _near(n=600):
+    p = WARP.anchors[torch.randint(len(WARP.anchors), (n,))] + 0.02 * torch.randn(n, 3)
+    return p, 3 * torch.randint(0, 7, (n,)) / 6
+
+
+def test_canonical_inverts_deformed_to_a_thousandth_of_the_extent():
+    p, time = _near()
+    there = WARP.deformed(p, time)
+    assert (there - p).norm(dim=-1).max() > 0.05
+    # Where the nearest anchor differs on the two ways, so do the last of its nodes, whose weights are small.
+    residual = WARP.residual(there, time)
+    assert residual.median() < 1e-6
+    assert residual.max() < 1e-3 * 0.8
+    assert (WARP.canonical(there, time) - p).norm(dim=-1).quantile(0.99) < 1e-3 * 0.8
+
+
+def test_a_node_goes_where_its_key_says_and_the_box_holds_all_anchors():
+    keys = _keys()
+    only = NodeWarp(keys._replace(near=np.arange(12)[:, None]))  # each point by one node: exactly rigid
+    for i, time in enumerate(TIMES):
+        there = only.deformed(only.nodes, torch.full((12,), time))
+        assert torch.allclose(there, only.nodes + only.shifts[i], atol=1e-6)
+        assert WARP.box.contains(WARP.deformed(WARP.anchors, torch.full((72,), time))).all()
+
+
+def test_points_of_several_times_equal_those_of_each_time_alone():
+    p, time = _near(50)
+    together = WARP.canonical(p, time)
+    for i in range(50):
+        assert torch.allclose(WARP.canonical(p[i : i + 1], time[i : i + 1]), together[i : i + 1], atol=1e-6)
+
+
+def test_times_beyond_the_span_are_clamped_and_a_loop_closes_smoothly():
+    p, _ = _near(20)
+    assert torch.equal(WARP.deformed(p, torch.full((20,), 9.0)), WARP.deformed(p, torch.full((20,), 3.0)))
+    loop = NodeWarp(_keys(), period=4.0)
+    assert loop.span == (0.0, 4.0)
+    ends = [loop.deformed(p, torch.full((20,), t)) for t in (0.0, 0.01, 3.99, 4.0)]
+    assert torch.allclose(ends[0], ends[3], atol=1e-6)
+    assert (ends[1] - 2 * ends[0] + ends[2]).norm(dim=-1).max() < 0.1 * (ends[1] - ends[0]).norm(dim=-1).max()
+
+
+def test_gradients_agree_with_finite_differences():
+    warp = NodeWarp(_keys()).double()
+    p = (warp.anchors[:8] + 0.01).requires_grad_()
+    time = torch.full((8,), 0.7, dtype=torch.float64, requires_grad=True)
+    for ask in (warp.canonical, warp.deformed):
+        loss = ask(p, time).sum()
+        by_point, by_time = torch.autograd.grad(loss, (p, time))
+        with torch.no_grad():
+            for k in range(3):
+                step = 1e-5 * torch.eye(3, dtype=torch.float64)[k]
+                slope = (ask(p + step, time) - ask(p - step, time)).sum(-1) / 2e-5
+                assert torch.allclose(by_point[:, k], slope, rtol=2e-2, atol=2e-2)
+            slope = (ask(p, time + 1e-5) - ask(p, time - 1e-5)).sum(-1) / 2e-5
+            assert torch.allclose(by_time, slope, rtol=2e-2, atol=2e-3)
+
+
+def test_a_file_gives_the_same_field_and_copies_are_whole(tmp_path):
+    field = Warped(ROD, NodeWarp(_keys(), period=4.0), stretch=1.0)
+    save_field(field, tmp_path / "rod.safetensors")
+    p, time = _near(100)
+    for other in (load_field(tmp_path / "rod.safetensors"), copy.deepcopy(field)):
+        assert torch.equal(other.sdf(p, time), field.sdf(p, time))
+        assert other.warp.span == field.warp.span
+
+
+def test_a_gentle_warp_is_measured_as_one():
+    measure = measure_warp(ROD, WARP)
+    assert measure.folded < 0.01
+    assert 1 <= measure.stretch < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"times": np.array([0.0, 1.0, 1.0, 2.0])}, "times must increase"),
+        ({"homes": np.full(72, 12)}, "homes to be numbers of the 12 nodes"),
+        ({"near": np.full((12, 3), 0.5)}, "near to be numbers"),
+        ({"spacing": 0.0}, "spacing"),
+        ({"nodes": np.full((12, 3), np.nan)}, "finite nodes"),
+        ({"turns": np.zeros((4, 12, 4))}, "quaternions"),
+    ],
+)
+def test_numbers_that_make_no_warp_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        NodeWarp(_keys()._replace(**change))
+    with pytest.raises(ValueError, match="period must be more"):
+        NodeWarp(_keys(), period=2.5)
+
+
+def test_a_file_with_a_wrong_index_is_refused(tmp_path):
+    field = Warped(ROD, NodeWarp(_keys()), stretch=1.0)
+    field.warp.homes[3] = 40
+    with pytest.raises(FieldFileError, match="homes"):
+        save_field(field, tmp_path / "bad.safetensors")
