@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
     from objects.siren import SirenField
     from objects.training import FitError, FitResult, TrainConfig, fit
-    from objects.warp_learning import PointFrame, SequenceConfig, fit_sequence
     from objects.warp import Warp
+    from objects.warp_learning import PointFrame, SequenceConfig, fit_sequence
     from objects.warped import Warped
 
 __all__ = [

@@ -60,6 +60,27 @@ class NodeKeys(NamedTuple):
     shifts: Float[np.ndarray, "t k 3"]
 
 
+class _Kept:
+    """What a warp has worked out; copies of the warp begin anew."""
+
+    def __init__(self) -> None:
+        self.numbers: tuple[Tensor, ...] = ()
+        self.versions: tuple[int, ...] = ()
+        self.trees: dict[float | None, Any] = {}
+        self.times: tuple[float, ...] = ()
+        self.spline: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
+
+    def trees_of(self, numbers: tuple[Tensor, ...]) -> dict[float | None, Any]:
+        """Trees by time, none if any of the numbers has changed."""
+        versions = tuple(t._version for t in numbers)
+        if versions != self.versions or any(a is not b for a, b in zip(numbers, self.numbers, strict=False)):
+            self.numbers, self.versions, self.trees = numbers, versions, {}
+        return self.trees
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+
 class NodeWarp(Warp):
     """A warp by nodes with keys.
 
@@ -89,7 +110,7 @@ class NodeWarp(Warp):
         if period is not None and not period > end - start:
             raise ValueError(f"nodes: period must be more than the {end - start:g} s that the keys span, got {period}")
         super().__init__(Aabb(-torch.ones(3), torch.ones(3)), (start, end if period is None else start + period))
-        self.loops = period is not None
+        self.loops, self._kept = period is not None, _Kept()
         for name, value in keys._asdict().items():
             self.register_buffer(name, torch.as_tensor(np.asarray(value, np.float32)))
         self._check_numbers()
@@ -107,7 +128,7 @@ class NodeWarp(Warp):
         t, k, a = config["keys"], config["nodes"], config["anchors"]
         warp, ones = cls.__new__(cls), torch.ones(3)
         Warp.__init__(warp, Aabb(-ones, ones), (0.0, 1.0))
-        warp.loops = bool(config["loops"])
+        warp.loops, warp._kept = bool(config["loops"]), _Kept()
         shapes = {
             "nodes": (k, 3), "near": (k, config["near"]), "anchors": (a, 3), "homes": (a,), "spacing": (), "times": (t,),
             "turns": (t, k, 4), "shifts": (t, k, 3),
@@ -234,48 +255,35 @@ class NodeWarp(Warp):
         return torch.einsum("c,ct->t", powers.to(self.times), pieces[:, at].to(self.times))
 
     def _spline(self) -> tuple[Float[Tensor, "s"], Float[Tensor, "4 s-1 t"]]:
-        """Knots and coefficients of the splines that are 1 at one key and 0 at the others; kept."""
+        """Knots and coefficients of the splines that are 1 at one key and 0 at the others."""
         key = (*self.times.tolist(), *self.span)
-        kept = self.__dict__.get("_kept_spline")
-        if kept is None or kept[0] != key:
+        if self._kept.times != key:
             from scipy.interpolate import CubicSpline  # a fifth of a second, and most fields don't bend
 
             knots, ones = self.times.double().cpu().numpy(), np.eye(len(self.times))
             if self.loops:
                 knots, ones = np.append(knots, self.span[1]), np.concatenate([ones, ones[:1]])
             spline = CubicSpline(knots, ones, bc_type="periodic" if self.loops else "natural")
-            kept = key, (torch.from_numpy(knots.copy()), torch.from_numpy(np.ascontiguousarray(spline.c)))
-            self.__dict__["_kept_spline"] = kept
-        return kept[1]
+            self._kept.times = key
+            self._kept.spline = torch.from_numpy(knots.copy()), torch.from_numpy(np.ascontiguousarray(spline.c))
+        return self._kept.spline
 
     def _tree(self, time: Tensor | None) -> KDTree:
         """The anchors where they are at a time, or where they are in the canonical frame; the last few are kept."""
         from scipy.spatial import KDTree
 
         numbers = (self.anchors, self.turns, self.shifts)
-        made = tuple((id(t), t._version) for t in numbers)
-        kept = self.__dict__.setdefault("_kept_trees", {})
-        key = (None if time is None else float(time), made)
-        if key not in kept:
+        trees = self._kept.trees_of(numbers)
+        key = None if time is None else float(time)
+        if key not in trees:
             at = self.anchors
             if time is not None:
                 with torch.no_grad():
                     at = self._blended(at, self.homes.long(), *self._motion(time))[0]
-            while len(kept) >= _KEPT:
-                kept.pop(next(iter(kept)))
-            kept[key] = KDTree(at.detach().double().cpu().numpy())
-        return kept[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_kept_trees", "_kept_spline")}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        import copy
-
-        made = self.__class__.__new__(self.__class__)
-        memo[id(self)] = made
-        made.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__getstate__().items()})
-        return made
+            while len(trees) >= _KEPT:
+                trees.pop(next(iter(trees)))
+            trees[key] = KDTree(at.detach().double().cpu().numpy())
+        return trees[key]
 
     def _held_box(self, padding: float | None) -> Aabb:
         """Holds the anchors at the keys and at times between."""

@@ -70,9 +70,8 @@ def surface_of(source: MeshSource | Cloud, *, n_points: int, n_dense: int, seed:
     shape = _shape(graph)
     extent = float(np.ptp(dense, 0).max())
     weight = _NORMAL * extent
-    nearest = KDTree(np.concatenate([points, weight * normals], 1)).query(
-        np.concatenate([dense, weight * dense_normals], 1)
-    )[1]
+    tree = KDTree(np.concatenate([points, weight * normals], 1))
+    nearest = np.asarray(tree.query(np.concatenate([dense, weight * dense_normals], 1))[1])
     return Surface(points, normals, shape, graph, dense, dense_normals, shape[nearest], extent)
 
 
@@ -100,7 +99,7 @@ def spread(points, n):
 def spread_along(graph: csr_array, n: int) -> tuple[Int[np.ndarray, "n"], float]:
     """Indices of ``n`` points of a graph, each as far as possible along it from those before; and the largest distance of any
     point of the graph to the nearest of them (pieces that hold none are left out)."""
-    least = np.full(graph.shape[0], np.inf)
+    least = np.full(len(graph.indptr) - 1, np.inf)
     chosen = [0]
     while True:
         reach = np.inf if np.isinf(least).any() else float(least.max())
@@ -172,10 +171,9 @@ def _coarse_graph(places: np.ndarray, edges: np.ndarray, chosen: np.ndarray) -> 
 
 def _shape(graph: csr_array) -> Float[np.ndarray, "n q"]:
     """Quantiles of the geodesic distances to points spread over the piece of the surface that a point belongs to."""
-    n = graph.shape[0]
-    distance = csgraph.dijkstra(
-        graph, indices=np.arange(min(_LANDMARKS, n))
-    )  # the first of `spread` are spread themselves
+    n = len(graph.indptr) - 1
+    # The first of points that are spread are spread themselves.
+    distance = csgraph.dijkstra(graph, indices=np.arange(min(_LANDMARKS, n)))
     distance = np.sort(distance, axis=0)
     count = np.isfinite(distance).sum(0)
     at = np.round(np.array(QUANTILES)[:, None] * np.maximum(count - 1, 0)).astype(int)

@@ -342,7 +342,7 @@ class Followed(NamedTuple):
 
 
 def follow(
-    template: Template, surfaces: list[Surface], first: int, on_frame: Callable[[int], None] = lambda frame: None
+    template: Template, surfaces: list[Surface], first: int, on_frame: Callable[[int], object] = lambda frame: None
 ) -> Followed:
     """Follows a template, which is that of ``surfaces[first]``, to the end of a sequence and back to its begin."""
     k = len(template.nodes)
