@@ -27,7 +27,17 @@ SMALL = SequenceConfig(
     points=500,
     dense=2000,
     anchors=300,
-    mesh=FitConfig(width=24, color_width=8, steps=300, pool=16_384, batch=512, color_pool=1024, color_batch=64),
+    mesh=FitConfig(
+        width=24,
+        color_width=8,
+        steps=300,
+        spread=1,
+        mend_rounds=0,
+        pool=16_384,
+        batch=512,
+        color_pool=1024,
+        color_batch=64,
+    ),
     cloud=PointsConfig(width=24, color_width=8, steps=200, pool=8192),
 )
 
