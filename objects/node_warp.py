@@ -178,9 +178,9 @@ class NodeWarp(Warp):
         if torch.is_grad_enabled() and time.requires_grad:
             step = _TICK * (self.seconds[1] - self.seconds[0]).clamp(min=1e-6).to(time)
             with torch.no_grad():
-                later, earlier = (self._by_time(function, p, self._clamped(time + s)) for s in (step, -step))
-                between = self._clamped(time + step) - self._clamped(time - step)
-                velocity = (later - earlier) / between[:, None]
+                after, before = ((time + s).clamp(self.seconds[0], self.seconds[1]) for s in (step, -step))
+                velocity = self._by_time(function, p, after) - self._by_time(function, p, before)
+                velocity = velocity / (after - before)[:, None]
             found = found + velocity * (time - time.detach())[:, None]
         return found
 
