@@ -209,10 +209,12 @@ def _shorten(weight: str, bias: str, stored: dict[str, tuple[str, np.ndarray]]) 
     """Has the numbers of a layer of parts stored in bytes and half precision, where these say the same."""
     if (found := as_bytes(stored[weight][1])) is not None:
         stored[weight], stored[weight + _SCALE] = ("I8", found[0]), ("F32", found[1])
-    with np.errstate(over="ignore"):
-        half = stored[bias][1].astype(np.float16)
-    if np.array_equal(half.astype(np.float32), stored[bias][1]):
-        stored[bias] = "F16", half
+    for name in (weight, bias):
+        dtype, array = stored[name]
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if dtype == "F32" and half.astype(np.float32).tobytes() == array.tobytes():
+            stored[name] = "F16", half
 
 
 def _widened(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

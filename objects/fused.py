@@ -42,7 +42,7 @@ _PARTS = 4  # a batch is summed in this many parts whatever the number of thread
 _FAST = {"nogil": True, "fastmath": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_FAST)
+@numba.njit(inline="always", **_FAST)
 def _outputs(net, s, p, o):
     """Output ``o`` of the point in row ``p`` of a block."""
     last, sines = net[3][o], s[p]
@@ -52,7 +52,7 @@ def _outputs(net, s, p, o):
     return total + net[4][o]
 
 
-@numba.njit(**_FAST)
+@numba.njit(inline="always", **_FAST)
 def _push(net, s, p, o, push, g, grads):
     """Adds what a gradient ``push`` by an output does: to the last layer's gradients, and to ``g``, that of the last sines."""
     grads[4][o] += push

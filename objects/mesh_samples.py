@@ -70,7 +70,7 @@ class FitConfig(NetworkConfig):
     color_pool: int = 393_216
     color_samples: int = 32_768
     color_sigma: float = 0.003
-    color_steps: float = 0.45
+    color_steps: float = 0.55
     color_matrix_rate: float = 1.2
     falloff: float = 0.2
     normal_weight: float = 0.2

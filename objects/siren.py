@@ -134,10 +134,11 @@ class SineParts(nn.Module):
         return nn.functional.pad(torch.cat(parts, 1), (0, -self.shape.n_numbers % multiple))
 
     def shorten(self) -> None:
-        """Rounds its numbers to what field files hold in one byte (weights) and two (biases)."""
+        """Rounds its numbers to what field files hold in one byte (weights) and two (biases, and the weights of the first layer,
+        whose errors its frequency multiplies)."""
         with torch.no_grad():
-            for weight, bias in zip(self.weights, self.biases, strict=True):
-                weight.copy_(rounded(weight))
+            for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                weight.copy_(rounded(weight) if layer else weight.half())
                 bias.copy_(bias.half())
 
     def set_rows(self, rows: Float[Tensor, "k n_row"]) -> None:
