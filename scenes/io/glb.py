@@ -310,7 +310,8 @@ def _as_exported(camera: Camera, lens: dict[str, Any], fov: float, aspect: float
         found = replace(camera, **{key: lens[key] for key in ("fx", "fy", "cx", "cy", "width", "height")})
     except (KeyError, TypeError, ValueError):
         return camera
-    near = abs(2 * math.atan(0.5 * found.height / found.fy) - fov) < 1e-4 * fov
+    near = max(found.width, found.height) <= _MAX_WIDTH
+    near = near and abs(2 * math.atan(0.5 * found.height / found.fy) - fov) < 1e-4 * fov
     return (
         found if near and abs(found.width * found.fy / (found.height * found.fx) - aspect) < 1e-4 * aspect else camera
     )

@@ -244,3 +244,23 @@ def test_half_turns_of_lights_are_right(tmp_path):
     export_scene(graph, tmp_path / "a.glb")
     for plan, direction in zip(read_glb(tmp_path / "a.glb")[0], directions, strict=True):
         assert plan.light.direction == pytest.approx(np.array(direction) / math.hypot(*direction), abs=1e-6)
+
+
+def test_what_other_programs_changed_beside_our_extras_counts(exported, tmp_path):
+    gltf, blob = content(exported[1])
+
+    def camera(**changes):
+        made = json.loads(json.dumps(gltf))
+        entry = made["cameras"][0]
+        entry["perspective"] |= changes.pop("perspective", {})
+        entry["extras"]["sirenscape"] |= changes
+        text = json.dumps(made).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(blob), b"BIN\0") + blob
+        (tmp_path / "a.glb").write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+        return next(plan.camera for plan in read_glb(tmp_path / "a.glb")[0] if plan.camera is not None)
+
+    assert camera().width == 160
+    assert camera(perspective={"yfov": 1.0}).fy == pytest.approx(240 / math.tan(0.5))
+    for lens in ({"width": "wide"}, {"fx": 0}, {"cx": None}, {"width": 160e6, "height": 120e6, "fx": 1e8, "fy": 1e8}):
+        assert camera(**lens).width == 640
