@@ -258,7 +258,7 @@ def _learn(
             if hard is None:
                 continue
             flawed.append(i)
-            pools[i] = with_hard(pools[i], fields[i], *hard[1:], rng)
+            pools[i] = with_hard(pools[i], fields[i], *hard[1:], config.falloff, rng)
         if not flawed or round_ == config.mend_rounds:
             break
         descend([fields[i] for i in flawed], [pools[i] for i in flawed], config, again)

@@ -20,26 +20,49 @@ _HELD_OUT = 4096  # samples that are never learned from
 
 
 @dataclass(frozen=True)
-class FitConfig(NetworkConfig):
+class DescentConfig(NetworkConfig):
+    """What a training step of distance networks is; lengths are shares of half of the longest edge of the box.
+
+    Attributes:
+        width ... color_omega_first: The networks (see `NetworkConfig`).
+        batch: Points a step for each network; ``surface`` is the share of them that lies on the surface.
+        learning_rate: Peak rate; ``matrix_rate`` that of the square matrices, which Muon learns, as a multiple of it.
+        falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
+        normal_weight: What an error of 1 in the gradient at the surface weighs beside an error of 1 in the distance.
+    """
+
+    batch: int = 2048
+    surface: float = 0.5
+    learning_rate: float = 2.5e-3
+    matrix_rate: float = 1.2
+    falloff: float = 0.2
+    normal_weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.surface < 1:
+            raise ValueError(f"surface: expected a share of the batch between 0 and 1, got {self.surface}")
+        if not self.falloff > 0:
+            raise ValueError(f"falloff: expected a distance above 0, got {self.falloff}")
+
+
+@dataclass(frozen=True)
+class FitConfig(DescentConfig):
     """How meshes are learned; lengths are shares of half of the longest edge of the box.
 
     Attributes:
         width ... color_omega_first: The networks (see `NetworkConfig`).
+        batch ... normal_weight: A step (see `DescentConfig`).
         steps: Training steps, ``warm_steps`` of them when a field to start from is given.
-        batch, color_batch: Points a step for each network.
-        learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
+        color_batch, color_rate: Points a step for each colour network, and its rate as a multiple of the peak rate.
         padding: Space between the object and its box, as a share of the object's longest edge.
-        surface: Share of a batch on the surface, drawn from ``surface_pool`` samples.
-        pool: Samples off the surface, drawn once for each mesh: in the shares ``near`` (normal noise of ``near_sigma``
+        surface_pool: Samples on the surface, drawn once for each mesh.
+        pool: Samples off the surface, likewise: in the shares ``near`` (normal noise of ``near_sigma``
             about the surface), ``mid`` (likewise), and the rest uniform in the box.
-        normal_weight: What an error of 1 in the gradient at the surface weighs beside an error of 1 in the distance.
-        matrix_rate: Rate of the square matrices, which Muon learns, as a multiple of the learning rate.
         color_parts: Most networks that share the appearance of one mesh (see `objects.coloring`), each of ``color_width``.
         color_pool, color_sigma: Colour samples of a mesh, and their noise about the surface.
         color_samples: Samples of each network; where it has fewer, they are repeated.
         color_steps: Steps in which colours are learned, as a share of those for distances.
         color_matrix_rate: As ``matrix_rate``, of the colour networks.
-        falloff: The loss weighs an error at distance d by falloff / (falloff + |d|).
         spread, usual_deg: An object whose normals are ``usual_deg`` off after a fifth of ``steps`` gets ``steps`` in all; others
             get more or fewer in proportion, at most ``spread`` times as many and at least that part of them (1: all the same).
         mend_rounds, mend_steps, mend_rate, mend_share: A result with other parts than its source learns on, so many times at
@@ -54,12 +77,9 @@ class FitConfig(NetworkConfig):
     color_omega_first: float = 35.0
     steps: int = 3200
     warm_steps: int = 1100
-    batch: int = 2048
     color_batch: int = 512
-    learning_rate: float = 2.5e-3
     color_rate: float = 1.4
     padding: float = 0.05
-    surface: float = 0.5
     surface_pool: int = 131_072
     pool: int = 65_536
     near: float = 0.36
@@ -72,9 +92,6 @@ class FitConfig(NetworkConfig):
     color_sigma: float = 0.003
     color_steps: float = 0.55
     color_matrix_rate: float = 1.2
-    falloff: float = 0.2
-    normal_weight: float = 0.2
-    matrix_rate: float = 1.2
     spread: float = 2.0
     usual_deg: float = 6.0
     mend_rounds: int = 3
@@ -97,16 +114,15 @@ class FitConfig(NetworkConfig):
         return cls(**QUALITIES[quality] | settings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.near, self.mid) < 0 or self.near + self.mid >= 1:
             raise ValueError("FitConfig: near and mid must be shares that leave some for the uniform samples")
-        if not 0 < self.surface < 1:
-            raise ValueError(f"FitConfig: surface must be a share of the batch between 0 and 1, got {self.surface}")
         if not (1 <= self.batch <= min(self.pool, self.surface_pool) and 1 <= self.color_batch <= self.color_samples):
             raise ValueError(
                 "FitConfig: batch and color_batch must be at least 1 and at most the pools and color_samples"
             )
-        if not (self.padding > 0 and self.falloff > 0):
-            raise ValueError(f"FitConfig: padding and falloff must be above 0, got {self.padding} and {self.falloff}")
+        if not self.padding > 0:
+            raise ValueError(f"FitConfig: padding must be above 0, got {self.padding}")
         if not (self.spread >= 1 and self.usual_deg > 0):
             raise ValueError(
                 f"FitConfig: expected a spread of at least 1 and a usual_deg above 0, got {self.spread} and {self.usual_deg}"
@@ -135,12 +151,14 @@ QUALITIES: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Samples of one mesh in random order, in the coordinates of its networks: on the surface with its normals, elsewhere with
-    signed distances; and some on the surface that are held out of learning. ``extent`` is the longest edge of the object."""
+    signed distances and what an error there weighs; and some on the surface that are held out of learning. ``extent`` is the
+    longest edge of the object."""
 
     surface_x: Float[Tensor, "s 3"]
     normal: Float[Tensor, "s 3"]
     x: Float[Tensor, "n 3"]
     distance: Float[Tensor, "n 1"]
+    weight: Float[Tensor, "n"]
     held_x: Float[Tensor, "h 3"]
     held_normal: Float[Tensor, "h 3"]
     extent: float
@@ -166,19 +184,23 @@ def draw_pool(source: MeshSource, field: SirenField, config: FitConfig, seed: in
         _tensor(outwards[on]),
         _tensor((off_surface[off] - center) / half),
         _tensor(distance[off, None] / half),
+        _tensor(config.falloff / (config.falloff + np.abs(distance[off]) / half)),
         _tensor((held_out - center) / half),
         _tensor(held_normal),
         source.extent / half,
     )
 
 
-def with_hard(pool: Pool, field: SirenField, p_obj: np.ndarray, distance: np.ndarray, rng: np.random.Generator) -> Pool:
+def with_hard(
+    pool: Pool, field: SirenField, p_obj: np.ndarray, distance: np.ndarray, falloff: float, rng: np.random.Generator
+) -> Pool:
     """The pool with some of its samples off the surface exchanged for others."""
     center, half = field.center.double().numpy(), float(field.half_extent)
-    x, d = pool.x.clone(), pool.distance.clone()
+    x, d, weight = pool.x.clone(), pool.distance.clone(), pool.weight.clone()
     at = torch.from_numpy(rng.permutation(len(x))[: len(p_obj)])
     x[at], d[at] = _tensor((p_obj - center) / half), _tensor(distance[:, None] / half)
-    return replace(pool, x=x, distance=d)
+    weight[at] = falloff / (falloff + d[at, 0].abs())
+    return replace(pool, x=x, distance=d, weight=weight)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objects from oriented points, by the Eikonal loss of the SIREN paper, with the sides of the surface known beforehand."""
+"""Objects from oriented points: distances and normals as of meshes, with the sides of the surface known beforehand."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from objects.aabb import Aabb, without_origin
 from objects.cloud import Cloud, read_cloud
 from objects.coloring import Colors, colors_at, divide, learn_colors
 from objects.learned import GREY_RGB, check_sides, finish, in_box, paint_flat
-from objects.mesh_samples import FitConfig
+from objects.mesh_samples import DescentConfig, FitConfig, Pool
+from objects.shaping import descend
 from objects.siren import SirenField
-from objects.siren_layout import NetworkConfig
 from objects.solid import FACING
-from objects.training import TrainConfig, fit
+from objects.training import TrainConfig
+
+_SURFACE = 16_384  # samples of the surface at least
 
 
 @dataclass(frozen=True)
-class PointsConfig(NetworkConfig):
+class PointsConfig(DescentConfig):
     """How points are learned.
 
     Attributes:
-        width ... color_omega_first: The networks (see `NetworkConfig`).
-        steps, batch: Training steps; points on the surface, and as many off it, for each.
-        learning_rate: Peak rate.
+        width ... normal_weight: Networks and steps (see `objects.mesh_samples.DescentConfig`).
+        steps: Training steps.
         padding: Space between the points and the box, as a share of their longest extent.
-        on_weight, normal_weight, eikonal_weight, side_weight: Weights of the terms, for coordinates in [-1, 1].
         pool: Points off the surface, drawn once.
         facing: Which side of the points is air (see `objects.cloud.read_cloud`).
         thickness: Walls of a room, as a share of the points' longest extent.
@@ -40,20 +40,16 @@ class PointsConfig(NetworkConfig):
     width: int = 72
     color_width: int = 32
     color_omega_first: float = 35.0
-    steps: int = 800
-    batch: int = 1024
-    learning_rate: float = 1e-3
+    steps: int = 1200
+    normal_weight: float = 0.1
     padding: float = 0.1
-    on_weight: float = 1.0
-    normal_weight: float = 1 / 30
-    eikonal_weight: float = 0.1
-    side_weight: float = 1.0
     pool: int = 65_536
     facing: str = "auto"
     thickness: float = 0.02
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.facing not in FACING:
             raise ValueError(f"facing: expected {', '.join(FACING)}, got {self.facing!r}")
         if not 0 < self.thickness < 1:
@@ -71,9 +67,9 @@ def fit_points(
 ) -> SirenField:
     """Learns an object from points on its surface.
 
-    The loss is that of Sitzmann et al. 2020, equation 6: the distance is 0 on the points, its gradient is the normal there
-    and of length 1 everywhere. Equation 6 only keeps the distance away from 0 elsewhere, which leaves its sign to chance; here
-    it is held, within a spacing, to the distance to the nearest point, with the sign of the winding number (`objects.cloud`).
+    The distance is 0 on the points and its gradient is the normal there, as in Sitzmann et al. 2020, equation 6. That only keeps
+    the distance away from 0 elsewhere, which leaves its sign to chance; here it is that to the nearest point, with the sign of
+    the winding number (`objects.cloud`), which counts little within a spacing of the surface, where both are vague.
 
     Args:
         points: Points on the surface, object frame and units; at least 16. float64 where they are far from the origin.
@@ -102,22 +98,16 @@ def fit_points(
     field = SirenField(box, config, color_parts=n_parts, seed=seed)
     half = float(field.half_extent)
     x_on = ((torch.from_numpy(cloud.points) - field.center) / half).float()
-    normals = torch.from_numpy(cloud.normals).float()
     x_off, distance = _off_surface(cloud, field, config, seed)
     vague = cloud.spacing / half
     train = TrainConfig(
         steps=config.steps, learning_rate=config.learning_rate, seed=seed, label="points", progress=progress
     )
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors are small, and threads that wait for each other lose more than they gain
-    try:
-        _learn_distance(field, (x_on, normals), (x_off, distance), vague, config, train)
-    finally:
-        torch.set_num_threads(n_threads)
+    pool = _pool(cloud, x_on, x_off, distance, vague, config, seed)
+    descend([field.requires_grad_(False)], [pool], config, train)
     if painted is None:
         paint_flat(field, GREY_RGB)
     else:
-        field.requires_grad_(False)
         divide(field, painted)
         learn_colors([field], [painted], colored, train)
     finish(field, torch.from_numpy(cloud.points).float())
@@ -126,34 +116,25 @@ def fit_points(
     return field.requires_grad_(False)
 
 
-def _learn_distance(
-    field: SirenField,
-    on: tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]],
-    off: tuple[Float[Tensor, "m 3"], Float[Tensor, "m"]],
+def _pool(
+    cloud: Cloud,
+    x_on: Float[Tensor, "n 3"],
+    x_off: Float[Tensor, "m 3"],
+    distance: Float[Tensor, "m"],
     vague: float,
     config: PointsConfig,
-    train: TrainConfig,
-) -> None:
-    """Learns from points and normals on the surface, and from points off it, whose distance is known up to ``vague``; all in the
-    coordinates of the network."""
-    (x_on, normals), (x_off, distance), n = on, off, config.batch
-
-    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(x_on), (n,), generator=generator)
-        at = torch.randint(len(x_off), (n,), generator=generator)
-        x = torch.cat([x_on[pick], x_off[at]]).requires_grad_()
-        f = field.distance(x)[:, 0]
-        (slope,) = torch.autograd.grad(f.sum(), x, create_graph=True)
-        cosine = torch.nn.functional.cosine_similarity(slope[:n], normals[pick], dim=-1)
-        side = ((f[n:] - distance[at]).abs() - vague).clamp(min=0)
-        return (
-            config.on_weight * f[:n].abs().mean()
-            + config.normal_weight * (1 - cosine).mean()
-            + config.eikonal_weight * (slope.norm(dim=-1) - 1).abs().mean()
-            + config.side_weight * side.mean()
-        )
-
-    fit(field.distance.parameters(), loss_fn, train)
+    seed: int,
+) -> Pool:
+    """Samples in random order; those on the surface come more than once where the points are few."""
+    rng = np.random.default_rng((seed, 1))
+    times = -(-max(config.batch, _SURFACE) // len(x_on))
+    on = torch.from_numpy(np.concatenate([rng.permutation(len(x_on)) for _ in range(times)]))
+    off = torch.from_numpy(rng.permutation(len(x_off)))
+    x, normal, d = x_on[on], torch.from_numpy(cloud.normals).float()[on], distance[off]
+    known = d.abs() / (d.abs() + vague)  # within a spacing, nearest points and winding numbers are vague
+    weight = known * config.falloff / (config.falloff + d.abs())
+    extent = float((x_on.amax(0) - x_on.amin(0)).max())
+    return Pool(x, normal, x_off[off], d[:, None], weight, x[:0], normal[:0], extent)
 
 
 def _colored(config: PointsConfig) -> FitConfig:

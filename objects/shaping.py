@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from objects.fused import surface_l1, weighted_l1
-from objects.mesh_samples import FitConfig, Pool, cut
+from objects.mesh_samples import DescentConfig, FitConfig, Pool, cut
 from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
 from objects.training import OnStep, TrainConfig, fit
 
@@ -71,15 +71,14 @@ def errors_of(field: SirenField, pool: Pool) -> dict[str, float]:
 def descend(
     fields: Sequence[SirenField],
     pools: Sequence[Pool],
-    config: FitConfig,
+    config: DescentConfig,
     train: TrainConfig,
     on_step: OnStep | None = None,
 ) -> None:
     """Trains distance networks side by side, in place."""
     surface_x, normal = torch.stack([p.surface_x for p in pools]), torch.stack([p.normal for p in pools])
     x, distance = torch.stack([p.x for p in pools]), torch.stack([p.distance for p in pools])
-    weight = config.falloff / (config.falloff + distance[..., 0].abs())
-    shape = config.distance_shape
+    weight, shape = torch.stack([p.weight for p in pools]), config.distance_shape
     n_surface = round(config.surface * config.batch)
     share = n_surface / config.batch
     zeros, ones = torch.zeros(len(fields), n_surface), torch.ones(len(fields), n_surface)

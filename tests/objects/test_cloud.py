@@ -12,7 +12,7 @@ from objects.cloud import Cloud, read_cloud
 
 FAST = PointsConfig(
     width=32, layers=2, omega_first=10, omega_hidden=10, color_width=16, color_layers=1, color_omega_first=5,
-    steps=150, batch=256, learning_rate=5e-3, pool=16_384,
+    steps=150, batch=512, learning_rate=5e-3, pool=16_384, falloff=1.0,
 )  # fmt: skip
 
 
