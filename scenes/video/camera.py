@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from objects.progress import Bar
-from scenes.video.labels import HIDDEN_WORLD, track_costs
+from scenes.video.labels import SILENT_WORLD, track_costs
 from scenes.video.maps import Maps
 from scenes.video.rigid import align, kabsch, solve_track
 
@@ -92,7 +92,7 @@ def find_cameras(maps: Maps, refs: np.ndarray) -> np.ndarray:
         poses[t + 1] = align(maps, still, [t], t + 1, poses, most=2000, rounds=4).T_s_t
         have[t + 1] = True
     for _ in range(2):
-        cost = track_costs(maps, poses, have, np.arange(n), refs, hidden=HIDDEN_WORLD)
+        cost = track_costs(maps, poses, have, np.arange(n), refs, silent=SILENT_WORLD)
         still = everything & (cost < _STILL)
         fixed = np.arange(n) == 0
         poses, _ = solve_track(maps, still, poses, have, fixed=fixed, most=1500, outlined=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 
@@ -69,30 +71,30 @@ def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, l
                 c, bad, known = _compare(
                     t, s, x, y, z, R, p, depth, normal, rgb, slope, fx, fy, cx, cy, noise, slack, color
                 )
-                cost[i, y, x] += c * known
+                cost[i, y, x] += c
                 violated[i, y, x] += bad
                 seen[i, y, x] += known
         for x in range(width):
             if depth[t, y, x] > 0 and region[i, y, x]:
-                unseen = max(asked - seen[i, y, x], 0.0) + 1.0
-                mean = (cost[i, y, x] + slack[2] * unseen) / (asked + 1.0)
+                mean = (cost[i, y, x] + slack[2]) / (asked + 1.0)
                 cost[i, y, x] = min(1.0, 0.6 * mean + 0.4 * min(1.0, violated[i, y, x] / 3.0))
     return cost, violated, seen
 
 
 @numba.njit(cache=True)
 def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, fx, fy, cx, cy, noise, slack, color):
-    """Cost, violation and weight of one pixel in one other frame."""
+    """Cost, violation of free space and whether anything was said, of one pixel in one other frame."""
+    silent = slack[2]
     height, width = depth.shape[1:]
     px, py = (x + 0.5 - cx) / fx * z, (y + 0.5 - cy) / fy * z
     qz = R[2, 0] * px + R[2, 1] * py + R[2, 2] * z + p[2]
     if qz < 0.05:
-        return 0.0, 0.0, 0.0
+        return silent, 0.0, 0.0
     qx = R[0, 0] * px + R[0, 1] * py + R[0, 2] * z + p[0]
     qy = R[1, 0] * px + R[1, 1] * py + R[1, 2] * z + p[1]
     u, v = fx * qx / qz + cx, fy * qy / qz + cy
     if not (0 <= u < width and 0 <= v < height):
-        return 0.0, 0.0, 0.0
+        return silent, 0.0, 0.0
     tau = slack[0] + 3.5 * (noise[0] + noise[1] * qz * qz)
     iu, iv = int(u), int(v)
     lo, hi, known = 1e9, 0.0, 0
@@ -118,19 +120,23 @@ def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, fx, fy, cx, cy, noi
     plain = max(plain, 0.0) / slack[1]
     far = max(far, 0.0) / slack[1] * 2.0 + 0.3 * min(plain, 1.0)
     if known == 0:  # nothing measured: sky or lost; only a clear difference of colour speaks
-        return (0.7, 0.5, 0.7) if plain * slack[1] > 0.25 else (0.0, 0.0, 0.0)
+        return (0.5, 0.5, 1.0) if plain * slack[1] > 0.25 else (silent, 0.0, 0.0)
+    # Errors of poses move surfaces along their normals: what is seen at a grazing angle may be off by more along the ray.
+    facing = abs(normal[s, iv, iu, 0] * qx + normal[s, iv, iu, 1] * qy + normal[s, iv, iu, 2] * qz)
+    facing = facing / math.sqrt(qx * qx + qy * qy + qz * qz)
+    tau /= min(max(facing, 0.25), 1.0) if facing > 0 else 0.5
     if qz < lo - tau and known >= 3:
         return 1.0, 1.0, 1.0
     d = depth[s, iv, iu]
     if d <= 0 or (abs(d - qz) > tau and not (lo <= qz <= hi and hi - lo < 0.03 * qz)):
-        return 0.0, 0.0, 0.0  # hidden, or beside an edge
+        return silent, 0.0, 0.0  # hidden, or beside an edge
     # There is something at this depth: its side and its colour must agree.
     a, b, c = normal[t, y, x]
     nx = R[0, 0] * a + R[0, 1] * b + R[0, 2] * c
     ny = R[1, 0] * a + R[1, 1] * b + R[1, 2] * c
     nz = R[2, 0] * a + R[2, 1] * b + R[2, 2] * c
     if nx * qx + ny * qy + nz * qz > 0.1 * qz:
-        return 0.5, 0.0, 0.5
+        return 0.3, 0.0, 1.0
     cosine = nx * normal[s, iv, iu, 0] + ny * normal[s, iv, iu, 1] + nz * normal[s, iv, iu, 2]
     blank = normal[s, iv, iu, 2] == 0
     turned = 0.0 if blank or cosine > 0.7 else min(1.0, (0.7 - cosine) / 0.7)

@@ -9,10 +9,8 @@ from scenes.video.costs import pixel_costs
 from scenes.video.maps import Maps
 from scenes.video.smoothing import mean_field, neighbour_weights
 
-SLACK = (0.003, 0.15)
-"""Least difference of depth that violates free space (metres, beside the noise), and difference of colour that costs all."""
-HIDDEN_WORLD, HIDDEN = 0.06, 0.08
-"""Cost of a frame in which a pixel is hidden or out of view: that things stand before the still world is nothing special."""
+_SLACK = (0.003, 0.15)  # metres, beside the noise, that violate free space; difference of colour that costs all
+SILENT_WORLD, SILENT = 0.06, 0.2  # cost of a frame that says nothing of a pixel, under the still world and under others
 _STRENGTH, _SHARP, _ROUNDS = 0.35, 12.0, 12
 _GATE = 0.02
 
@@ -35,12 +33,15 @@ def track_costs(
     frames: np.ndarray,
     refs: np.ndarray,
     region: Bool[np.ndarray, "n h w"] | None = None,
-    hidden: float = HIDDEN,
+    silent: float = SILENT,
 ) -> Float32[np.ndarray, "n h w"]:
-    """`pixel_costs` of frames under a track, everywhere or in a region (outside it costs all)."""
+    """`pixel_costs` of frames under a track, everywhere or in a region (outside it costs all).
+
+    ``silent``: cost of a frame that says nothing of a pixel; less for the still world, before which anything may stand.
+    """
     frames = np.asarray(frames, np.int64)
     region = np.ones((len(frames), *maps.depth.shape[1:]), bool) if region is None else region
-    slack = np.array([*SLACK, hidden])
+    slack = np.array([*_SLACK, silent])
     cost, _, _ = pixel_costs(
         frames, refs, to_cam, have, region, maps.depth, maps.normal, maps.rgb, maps.slope, maps.lens, maps.noise, slack
     )

@@ -97,8 +97,14 @@ def residuals(
                     _add(H, g, i, J, sxx * du + sxy * dv, w)
                     _pixel_row(J, qx, qy, qz, fx, fy, sxy, syy)
                     _add(H, g, i, J, sxy * du + syy * dv, w)
-            deviation = noise[0] + noise[1] * qz * qz
-            if d <= 0 or qz < d - gate - 3 * deviation:
+            limit = gate + 3 * (noise[0] + noise[1] * qz * qz)
+            nx2, ny2, nz2 = normal[s, iv, iu]
+            # The observed point on the ray of q lies on the plane of its pixel; where that is seen at a grazing angle, a small
+            # error of the motion is a large one along the ray.
+            ox, oy = (iu + 0.5 - cx) / fx * d, (iv + 0.5 - cy) / fy * d
+            r = nx2 * (qx - ox) + ny2 * (qy - oy) + nz2 * (qz - d)
+            off = abs(qz - d) > limit and (abs(r) > limit or abs(qz - d) > 5 * limit)
+            if d <= 0 or (off and qz < d):
                 dx, dy = outline[s, iv, iu]
                 far = math.sqrt(dx * dx + dy * dy)
                 free = 1.0 if d > 0 else 3.0  # pixels without a pull: depth is lost beside edges
@@ -109,25 +115,19 @@ def residuals(
                     _add(H, g, i, J, -k * dx, w)
                     _pixel_row(J, qx, qy, qz, fx, fy, 0.0, 1.0)
                     _add(H, g, i, J, -k * dy, w)
-            if d <= 0:
+            if d <= 0 or (nx2 == 0 and ny2 == 0 and nz2 == 0):
                 continue
-            nx2, ny2, nz2 = normal[s, iv, iu]
-            if nx2 == 0 and ny2 == 0 and nz2 == 0:
-                continue
-            # The observed point on the ray of q lies on the plane of its pixel.
-            ox, oy = (iu + 0.5 - cx) / fx * d, (iv + 0.5 - cy) / fy * d
-            r = nx2 * (qx - ox) + ny2 * (qy - oy) + nz2 * (qz - d)
-            if abs(qz - d) > gate + 3 * deviation:
+            if off:
                 if qz < d:
                     stats[i, 1] += 1
                     stats[i, 3] += 1
                 else:
                     stats[i, 2] += 1
                 continue
+            deviation = noise[0] + noise[1] * d * d
             if nx * nx2 + ny * ny2 + nz * nz2 < least:
                 stats[i, 3] += 0.5
                 continue
-            limit = gate + 3 * deviation
             k = r / limit
             w = (1 - k * k) ** 2 if abs(k) < 1 else 0.0
             _jacobian(J, qx, qy, qz, nx2, ny2, nz2)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from scenes.video.labels import HIDDEN, HIDDEN_WORLD, labels_of, references, ties_of, track_costs
+from scenes.video.labels import SILENT, SILENT_WORLD, labels_of, references, ties_of, track_costs
 from scenes.video.maps import Maps
-from scenes.video.regions import parts_of, widened
+from scenes.video.regions import parts_in_space, parts_of, widened
 
 FAILS = 0.35  # cost above which a pixel isn't explained
+_TOP_LEAST, _TOP_MOST, _TOP_COST = 6, 0.1, 0.1  # pixels; share of the picture; cost a pixel
 _NEAR = 10  # pixels about a track's pixels in which its costs are asked
 _ISLAND = 0.1  # of a track's largest part in a frame: smaller parts elsewhere aren't believed
 
@@ -46,7 +47,7 @@ class State:
         n = len(maps.depth)
         refs = references(n)
         have = np.ones((1, n), bool)
-        cost = track_costs(maps, world_to_cam, have[0], np.arange(n), refs, hidden=HIDDEN_WORLD)[:, None]
+        cost = track_costs(maps, world_to_cam, have[0], np.arange(n), refs, silent=SILENT_WORLD)[:, None]
         ids = np.where(maps.depth > 0, 0, -1).astype(np.int32)
         return cls(
             maps,
@@ -73,7 +74,7 @@ class State:
             region = near | (self.cost[:, 0] > FAILS)
         frames = np.arange(self.n_frames)
         self.cost[:, k] = track_costs(
-            self.maps, self.to_cam[k], self.have[k], frames, self.refs, region, HIDDEN if k else HIDDEN_WORLD
+            self.maps, self.to_cam[k], self.have[k], frames, self.refs, region, SILENT if k else SILENT_WORLD
         )
 
     def add(self, to_cam: np.ndarray, have: np.ndarray, masks: np.ndarray) -> None:
@@ -93,8 +94,9 @@ class State:
 
     def relabel(self) -> None:
         self.ids = labels_of(self.cost, self.ties)
-        for ids in self.ids:
+        for ids, cost, depth in zip(self.ids, self.cost, self.maps.depth, strict=True):
             remove_islands(ids)
+            join_tops(ids, cost, depth)
 
     def failing(self) -> np.ndarray:
         """[F H W] pixels that no track explains."""
@@ -118,3 +120,31 @@ def remove_islands(ids: np.ndarray) -> None:
             ring = ids[wide][widened(mine, 1) & ~mine]
             ring = ring[ring >= 0]
             ids[wide][mine] = np.bincount(ring).argmax() if len(ring) else 0
+
+
+def join_tops(ids: np.ndarray, cost: np.ndarray, depth: np.ndarray) -> None:
+    """Gives parts of the still world that hang in space on one track alone to it, if it explains them about as well; in place.
+
+    A side of a thing that shows only while it rests says nothing of its motion by itself.
+
+    Args:
+        ids: [H W] labels.
+        cost: [K H W] costs of the frame.
+        depth: [H W] metres.
+    """
+    if len(cost) < 2:
+        return
+    parts, n = parts_in_space(ids == 0, depth)
+    sizes = np.bincount(parts.ravel(), minlength=n + 1)
+    for i, box in enumerate(ndimage.find_objects(parts), 1):
+        if box is None or not _TOP_LEAST <= sizes[i] < _TOP_MOST * ids.size:
+            continue
+        wide = tuple(slice(max(b.start - 2, 0), b.stop + 2) for b in box)
+        mine = parts[wide] == i
+        ring = ids[wide][widened(mine, 2) & ~mine]
+        ring = ring[ring > 0]
+        if len(ring) == 0:
+            continue
+        k = int(np.bincount(ring).argmax())
+        if float((cost[k][wide] - cost[0][wide])[mine].mean()) < _TOP_COST:
+            ids[wide][mine] = k

@@ -12,8 +12,9 @@ from scenes.video.regions import parts_in_space, widened
 from scenes.video.rigid import align, inverse, solve_track
 from scenes.video.state import State
 
-_GAIN = 60.0  # cost (pixels) that a track must save, summed over the clip
+_GAIN, _GAIN_PIXEL = 60.0, 0.12  # cost that a track must save, over the clip (pixels) and for each of its pixels
 _MOST_TRACKS = 24
+_TRIES = 12  # regions from which nothing comes, one after the other, until the search ends
 _GAP = 3  # frames over which a lost track is sought
 _OVERLAP = 2  # frames that two parts of one thing may share
 _DRIFT = 0.04  # metres by which two parts of one thing may seem to move differently
@@ -32,7 +33,7 @@ def find_tracks(state: State) -> None:
 
 def _grow_one(state: State, rng: np.random.Generator) -> bool:
     """Tries the largest unexplained regions until one gives a track; False if none is left."""
-    for _ in range(40):
+    for _ in range(_TRIES):
         bad = state.failing()
         region = _largest_region(state.maps, bad)
         if region is None:
@@ -48,7 +49,7 @@ def _grow_one(state: State, rng: np.random.Generator) -> bool:
                 state.add(to_cam, have, masks)
                 state.relabel()
                 gain = before - state.energy()
-                if gain > _GAIN:
+                if gain > max(_GAIN, _GAIN_PIXEL * (state.ids == len(state.to_cam) - 1).sum()):
                     state.tried[:] = False
                     return True
                 state.to_cam, state.have, state.share = state.to_cam[:-1], state.have[:-1], state.share[:-1]
@@ -114,9 +115,9 @@ def prune(state: State) -> None:
         for k in range(1, len(state.to_cam)):
             others = np.delete(cost, k, 1).min(1)
             mine = state.ids == k
-            loss.append(float((others - cost[:, k])[mine].sum()))
+            loss.append(float((others - cost[:, k])[mine].sum()) / max(_GAIN, _GAIN_PIXEL * mine.sum()))
         least = int(np.argmin(loss))
-        if loss[least] >= _GAIN:
+        if loss[least] >= 1:
             return
         state.drop([least + 1])
 
