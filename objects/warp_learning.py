@@ -164,10 +164,16 @@ def quaternions(rotation: np.ndarray) -> np.ndarray:
 
 
 def residual(
-    learned: Warped, frame: Meshlike | PointFrame, time: float, *, n_points: int = 4000, seed: int = 0
+    learned: Warped,
+    frame: Meshlike | PointFrame,
+    time: float,
+    *,
+    config: SequenceConfig | None = None,
+    n_points: int = 4000,
+    seed: int = 0,
 ) -> float:
     """Mean distance of points of a frame from the learned surface at its time, by the canonical field; object units."""
-    source = _source(frame, 0, SequenceConfig())
+    source = _source(frame, 0, SequenceConfig() if config is None else config)
     if isinstance(source, MeshSource):
         points = source.sample(n_points, np.random.default_rng(seed))[0]
     else:

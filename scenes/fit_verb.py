@@ -19,6 +19,7 @@ from scenes.paths import (
     error_columns,
     folder_for,
     input_file,
+    numbers,
     output_file,
     preload,
     preview_file,
@@ -37,27 +38,30 @@ _FOR_IMAGES = ("image_steps", "image_width", "refine", "every", "depth", "masks"
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("init", "quality", "steps", "warm_steps"), ("mesh",)),
     **dict.fromkeys(("point_steps",), ("points",)),
-    **dict.fromkeys((*_NETWORKS, *_SOLID), ("mesh", "points")),
+    **dict.fromkeys(_NETWORKS, ("mesh", "points")),
+    **dict.fromkeys(_SOLID, ("mesh", "points", "sequence")),
+    **dict.fromkeys(("frames", "fps"), ("sequence",)),
     **dict.fromkeys(_FOR_IMAGES, ("images",)),
 }
 
 
 def fit(settings: Settings) -> Report:
-    """Learn objects from meshes, point clouds or posed pictures; each becomes a field file.
+    """Learn objects from meshes, point clouds or posed pictures; each becomes a field file. A sequence of meshes or point clouds
+    becomes a scene with one object that bends.
 
     A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was. Pictures: a folder
     with a nerfstudio transforms.json, a TUM RGB-D folder, or plain photos. With instance masks each object becomes a file.
     """
     meshes, clouds = settings["mesh"], settings["points"]
-    if bool(meshes) + bool(clouds) + bool(settings["images"]) != 1:
-        got = ", ".join(key for key in ("mesh", "points", "images") if settings[key]) or "none of them"
-        raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got {got}")
+    if bool(meshes) + bool(clouds) + bool(settings["images"]) + bool(settings["sequence"]) != 1:
+        got = ", ".join(key for key in ("mesh", "points", "images", "sequence") if settings[key]) or "none of them"
+        raise ValueError(f"mesh: expected one of mesh=FILE, points=FILE, images=FOLDER and sequence=FOLDER, got {got}")
     given: dict[str, Any] = {key: whole_number(key, settings[key]) for key in _UNSET if settings[key] is not None}
     for key, value in (settings | given).items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (0 <= value < 2**63 if key == "seed" else value > 0):
             raise ValueError(f"{key}: expected {'0 or more' if key == 'seed' else 'a number above 0'}, got {value}")
-    kind = "mesh" if meshes else "points" if clouds else "images"
+    kind = "mesh" if meshes else "points" if clouds else "images" if settings["images"] else "sequence"
     for key, value in defaults_of("fit").items():
         owners = _ONLY_FOR.get(key, (kind,))
         if kind not in owners and settings[key] != value:
@@ -66,6 +70,8 @@ def fit(settings: Settings) -> Report:
             raise ValueError(f"{key}: it is for {' and '.join(f'{o}=' for o in owners)}, not for {kind}={hint}")
     if settings["images"]:
         return _fit_images(settings)
+    if settings["sequence"]:
+        return _fit_sequence(settings)
     sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
     init = [input_file("init", settings["init"])] if settings["init"] is not None else []
     targets = _targets(sources, settings["out"], [*sources, *init])
@@ -107,6 +113,49 @@ def fit(settings: Settings) -> Report:
     return Report(
         rows, "Next, to see what was learned: python -c " + shlex.quote(f"from objects import load_field; {load}")
     )
+
+
+def _fit_sequence(settings: Settings) -> Report:
+    from scenes.verbs import replaced_notes, scene_target
+
+    target = scene_target(settings["out"], [])
+    folder = user_path(settings["sequence"])
+    frames = None
+    if settings["frames"] is not None:
+        text = settings["frames"]
+        frames = [whole_number("frames", word) for word in text.strip("[] ").replace(",", " ").split()]
+    fps = None if settings["fps"] is None else numbers("fps", settings["fps"], 1)[0]
+
+    preload("objects.warp_learning", "scenes.io.scene_folder")
+    from objects import FitConfig, FitError, PointsConfig, SequenceConfig, fit_sequence
+    from objects.warp_learning import residual
+    from scenes.graph import SceneGraph
+    from scenes.io.scene_folder import save_scene
+    from scenes.io.sequence_files import read_sequence
+
+    sequence = read_sequence(folder, frames, fps=fps)
+    solid = solid_settings(settings)
+    config = SequenceConfig(mesh=FitConfig(**solid), cloud=PointsConfig(**solid))
+    notes = replaced_notes(target)
+    try:
+        learned = fit_sequence(
+            sequence.frames, sequence.times, period=sequence.period, seed=settings["seed"], config=config
+        )
+    except FitError as error:
+        raise ValueError(f"sequence: {error}") from error
+    graph = SceneGraph()
+    graph.add("object", learned)
+    graph.log.append(f"fit from {folder.name}")
+    with folder_for(target):
+        save_scene(graph, target)
+    size = float(learned.bounds.size.max())
+    rows = [
+        {"frame": i, "time": time, "off_pct": 100 * residual(learned, frame, time, config=config) / size}
+        for i, frame, time in zip(frames or range(len(sequence.times)), sequence.frames, sequence.times, strict=True)
+    ]
+    span = "{:g} to {:g} s".format(*learned.warp.span) + (", a loop" if sequence.period else "")
+    text = "\n".join([f"object: {span}; off_pct: of the box", *(f"note: {note}" for note in notes)])
+    return Report(rows, f"Next: {command('render', scene=target, out='scene.png')}", text, {"file": str(target)})
 
 
 def _fit_images(settings: Settings) -> Report:

@@ -47,7 +47,7 @@ def build(settings: Settings) -> Report:
     if settings["images"]:
         return _build_images(settings)
     source = scene_folder("scene", settings["scene"], or_file=True)
-    target = _scene_target(settings["out"], [source])
+    target = scene_target(settings["out"], [source])
     if settings["seed"] < 0:
         raise ValueError(f"seed: expected 0 or more, got {settings['seed']}")
     if not source.is_dir():
@@ -58,7 +58,7 @@ def build(settings: Settings) -> Report:
     from scenes.io.scene_folder import save_scene
 
     config = FitConfig.of(settings["quality"], **solid_settings(settings))
-    replaced = _replaced(target)
+    replaced = replaced_notes(target)
     graph, notes = read_scene(source, seed=settings["seed"], config=config)
     with folder_for(target):
         save_scene(graph, target)
@@ -84,8 +84,8 @@ def _build_images(settings: Settings) -> Report:
     from scenes.io.scene_folder import save_scene
 
     views = read_images(settings)
-    target = _scene_target(settings["out"], [])  # before, not after what takes long
-    replaced = _replaced(target)
+    target = scene_target(settings["out"], [])  # before, not after what takes long
+    replaced = replaced_notes(target)
     preview = preview_file(target)
     with folder_for(preview):
         learned = learn_images(views, settings, preview)
@@ -106,7 +106,7 @@ def _warn_of_oddities(graph: SceneGraph, views: list[tuple[float, Camera]]) -> N
         warnings.warn(note, stacklevel=2)
 
 
-def _replaced(target: Path) -> list[str]:
+def replaced_notes(target: Path) -> list[str]:
     """What to say of a scene that a build replaces."""
     there = (target / "scene.json").is_file()
     return [f"the scene that was {target} before is replaced, with its edits and their history"] * there
@@ -118,7 +118,7 @@ def edit(settings: Settings) -> Report:
     VERBS
     """
     source = scene_folder("scene", settings["scene"])
-    target = _scene_target(settings["out"], []) if settings["out"] else source
+    target = scene_target(settings["out"], []) if settings["out"] else source
     if not settings["do"]:
         raise ValueError(
             "do: expected edits, such as do='move table/tray by 0.2 0 0'; sirenscape edit --help lists them"
@@ -297,7 +297,8 @@ def info(settings: Settings) -> Report:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _scene_target(out: str | None, inputs: list[Path]) -> Path:
+def scene_target(out: str | None, inputs: list[Path]) -> Path:
+    """The folder of the scene that a verb writes, checked."""
     if not out:
         raise ValueError("out: expected out=NAME.scene")
     path = user_path(out.rstrip("/"))

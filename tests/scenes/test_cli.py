@@ -246,7 +246,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch, error):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "mesh: expected one of mesh=FILE, points=FILE and images=FOLDER, got none of them"),
+        ([], "mesh: expected one of mesh=FILE, points=FILE, images=FOLDER and sequence=FOLDER, got none of them"),
         (["mesh=duck.obj", "points=p.ply", "out=o.safetensors"], "got mesh, points"),
         (["mesh=", "out=o.safetensors"], "mesh: expected a file name, got nothing"),
         (["mesh=ducc.obj", "out=o.safetensors"], "mesh: no file 'ducc.obj'; did you mean 'Duck.obj'?"),
