@@ -27,6 +27,7 @@ from objects.training import TrainConfig, fit
 _STREAM = 1  # of random numbers, apart from that of the distances
 _PROBES, _NEIGHBOURS = 24_576, 8  # points at which changes of colour are measured, among so many neighbours
 _DETAIL = 0.025  # mean change of colour from which on a mesh gets all parts that it may have
+_PASSES = 40  # over the samples: with 100 colours at other points get worse
 _LEAST = 4096  # samples for each part
 _EVEN = 0.1  # change of colour that counts everywhere, so that even surfaces have a share of the parts
 _BLEND = 0.02  # half of the stretch in which parts fade into each other, in half edges of the box
@@ -113,7 +114,7 @@ def learn_colors(fields: Sequence[SirenField], pools: Sequence[Colors], config: 
 
     train = replace(
         train,
-        steps=max(1, round(config.color_steps * train.steps)),
+        steps=max(1, round(min(config.color_steps * train.steps, _PASSES * config.color_samples / config.color_batch))),
         learning_rate=config.color_rate * config.learning_rate,
         label=f"{train.label}: colours",
     )

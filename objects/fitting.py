@@ -34,7 +34,7 @@ from objects.shaping import descend, errors_of, learn_distances
 from objects.siren import SirenField, pack, unpack
 from objects.training import CheckpointError, FitError, OnStep, TrainConfig
 
-_VERSION = 10  # part of every cache key: raise it when the same input would give other weights
+_VERSION = 11  # part of every cache key: raise it when the same input would give other weights
 _GROUP = 16  # networks that train together; more would only cost memory
 _CLEAR = 0.03  # beyond this distance (half edges of the box) a sample's side must be learned
 _MARGIN = 2e-3  # what a draft is moved beyond 0 on the faces of its box, in half edges of it

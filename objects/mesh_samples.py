@@ -61,7 +61,7 @@ class FitConfig(DescentConfig):
         color_parts: Most networks that share the appearance of one mesh (see `objects.coloring`), each of ``color_width``.
         color_pool, color_sigma: Colour samples of a mesh, and their noise about the surface.
         color_samples: Samples of each network; where it has fewer, they are repeated.
-        color_steps: Steps in which colours are learned, as a share of those for distances.
+        color_steps: Steps in which colours are learned, as a share of those for distances (at most 40 passes over the samples).
         color_matrix_rate: As ``matrix_rate``, of the colour networks.
         spread, usual_deg: An object whose normals are ``usual_deg`` off after a fifth of ``steps`` gets ``steps`` in all; others
             get more or fewer in proportion, at most ``spread`` times as many and at least that part of them (1: all the same).
@@ -140,6 +140,9 @@ QUALITIES: dict[str, dict[str, Any]] = {
     "fine": {
         "width": 96,
         "color_parts": 16,
+        "color_pool": 786_432,
+        "color_samples": 65_536,
+        "color_steps": 0.2,
         "steps": 12_000,
         "warm_steps": 4_000,
         "surface_pool": 262_144,
