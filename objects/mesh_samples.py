@@ -135,7 +135,7 @@ class FitConfig(DescentConfig):
 
 # What differs from the defaults, which are the quality ``normal``.
 QUALITIES: dict[str, dict[str, Any]] = {
-    "draft": {"steps": 600, "warm_steps": 300, "mend_rounds": 1},
+    "draft": {"steps": 800, "warm_steps": 400, "spread": 1.0, "mend_rounds": 1},
     "normal": {},
     "fine": {
         "width": 96,
