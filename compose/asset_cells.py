@@ -7,6 +7,8 @@ is *sampled*, not proven: twice the largest deviation found at 27 points of the 
 the field is far from flat, plus what packing adds, plus float32 noise. The number of cells follows from a budget of bytes,
 so that flat and simple things get finer ones.
 
+An index may hold over an interval of time: then planes move in time along a line (``drift``), and bounds hold at all of its times.
+
 The index of a `SirenField` can be *certified*: then all that it says is proven for the network as the float32 kernel evaluates
 it (`certify.py`), all over each closed cell and a millionth of a cell beyond. Blocks that are proven to have a sign are left
 alone; what is left is halved down to the cells, and once more to learn which of these lie on one side after all and how far
@@ -17,7 +19,7 @@ An index only ever says where a field need not be asked; what is hit, and where,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import cast
 
 import einops
@@ -41,6 +43,9 @@ class AssetCells:
         unit: ``[3]`` float64: what 1 stands for in gradient, bound and middle.
         lipschitz: Largest gradient length seen or claimed, ``[1]``. In a certified index: proven in the cells that may hold
             surface, for values that the float32 kernel gives at places at least ``FINE_STEP`` of the box diagonal apart.
+        drift: ``[r]`` int8, of an index that holds over an interval of time: how the plane's middle moves from the middle of the
+            interval to its end; else ``[0]``.
+        drift_unit: What 1 stands for in it, ``[1]``; 0 for none.
     """
 
     cell: np.ndarray
@@ -51,6 +56,8 @@ class AssetCells:
     plane: np.ndarray
     unit: np.ndarray
     lipschitz: np.ndarray
+    drift: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8))
+    drift_unit: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     @property
     def nbytes(self) -> int:
@@ -101,9 +108,10 @@ def assembled(
     plane: np.ndarray,
     unit: np.ndarray,
     lipschitz: float,
+    drift: tuple[np.ndarray, float] | None = None,
 ) -> AssetCells:
     """An index from what is known of each block ``[bx, by, bz]`` (has it surface, is it inside), the same of each cell of
-    those with surface ``[k, 64]``, and the planes in their order."""
+    those with surface ``[k, 64]``, the planes in their order, and how they drift (in units)."""
     bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
     counts = surface.sum(1)
     from scipy.ndimage import distance_transform_cdt  # takes a while to load
@@ -120,6 +128,7 @@ def assembled(
         plane=plane,
         unit=unit,
         lipschitz=np.array([lipschitz]),
+        **({} if drift is None else {"drift": drift[0], "drift_unit": np.array([drift[1]])}),
     )
 
 

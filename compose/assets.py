@@ -12,6 +12,7 @@ import numpy as np
 import compose.cpu as cpu
 from compose.batch import FieldBatch
 from compose.cell_store import CellStore
+from compose.intervals import Interval, interval_at
 from objects.field import Field, channel_widths
 
 if TYPE_CHECKING:
@@ -138,12 +139,13 @@ class Assets:
     @cached_property
     def cells(self) -> cpu.Cells:
         """The index of each row that is used."""
-        return self.table.cells.cells(
-            [
-                (field, time, self.certify and cpu.serves(field)) if used else None
-                for field, time, used in zip(self.fields, self.times, self.used, strict=True)
-            ]
-        )
+        wanted, phase = [], np.zeros(len(self.field))
+        for row, (field, time) in enumerate(zip(self.fields, self.times, strict=True)):
+            when = interval_at(field, time) if self.used[row] else None
+            wanted.append((field, when, self.certify and cpu.serves(field)) if self.used[row] else None)
+            if isinstance(when, Interval) and time is not None:
+                phase[row] = when.phase(time)
+        return self.table.cells.cells(wanted)._replace(phase=phase)
 
     @cached_property
     def surfaces(self) -> SceneSurfaces:

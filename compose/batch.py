@@ -10,19 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from compose.bent import Bent
 from compose.cpu import siren_kernel
 from compose.field_cache import versions
 from compose.growing import Growing
 from objects.field import FEATURE, TINT, Field, FieldSample, channel_widths, structure
+from objects.warp import Warp
+from objects.warped import Warped
 
 _BLOCK = 64  # points of one asset in one row of the batched call
+_FEW = 8  # warps that are run one after another and not as one batch
 _CHUNK = 1 << 17  # points in one batched call: bounds the memory
 
 
@@ -130,6 +135,21 @@ class FieldBatch:
         self._packed = nets, weights
         return nets
 
+    @cached_property
+    def bent(self) -> Bent:
+        """The networks that are seen through warps."""
+        return Bent.of(self.fields, self.box_lo, self.box_hi)
+
+    def reached(self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None) -> Tensor:
+        """What `Warp.reached` says of points in the frames of warped fields, ``[n, 4]`` (float64); points of others stay."""
+
+        def run(field: Field, p: Tensor, t: Tensor | None) -> dict[str, Tensor]:
+            if not isinstance(field, Warped):
+                return {"reached": torch.nn.functional.pad(p, (0, 1))}
+            return {"reached": torch.cat([c if c.dim() == 2 else c[:, None] for c in field.reached(p, t)], 1)}
+
+        return self._evaluate(asset, p_obj, time, run, {"reached": 4})["reached"]
+
     @torch.no_grad()
     def sdf_sorted(
         self, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"], time: Float[np.ndarray, "n"]
@@ -140,9 +160,28 @@ class FieldBatch:
             return siren_kernel.siren_sdf(self.nets, asset, p_obj).astype(np.float64)
         out = np.empty(len(asset))
         out[fused] = siren_kernel.siren_sdf(self.nets, asset[fused], p_obj[fused])
-        others = (torch.from_numpy(values[~fused]) for values in (asset, p_obj, time))
-        out[~fused] = self.sdf(*others).numpy()
+        bent = self.bent.serves(asset)
+        if bent.any():
+            ask = partial(self._reached_sorted, asset[bent], time=torch.from_numpy(time[bent]))
+            out[bent] = self.bent.sdf(asset[bent], p_obj[bent], ask)
+        rest = ~(fused | bent)
+        if rest.any():
+            out[rest] = self.sdf(*(torch.from_numpy(values[rest]) for values in (asset, p_obj, time))).numpy()
         return out
+
+    def _reached_sorted(self, asset: np.ndarray, p_obj: Tensor, time: Tensor) -> Tensor:
+        """As `reached`, for warped fields alone, sorted by asset: a few of them one after another, for fewer steps."""
+        ends = [*(np.flatnonzero(np.diff(asset)) + 1).tolist(), len(asset)]
+        if len(ends) > _FEW:
+            return self.reached(torch.from_numpy(asset), p_obj, time)
+        found, start = p_obj.new_empty(len(p_obj), 4), 0
+        for end in ends:
+            field = cast(Warped, self.fields[asset[start]])
+            dtype = field.box_lo.dtype
+            points, beyond = field.reached(p_obj[start:end].to(dtype), time[start:end].to(dtype))
+            found[start:end, :3], found[start:end, 3] = points, beyond
+            start = end
+        return found
 
     def sample(
         self, asset: Int[Tensor, "n"], p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None = None
@@ -165,17 +204,27 @@ class FieldBatch:
         fused = self.nets.at[number] >= 0
         if geometry:  # beyond the box the gradient isn't the network's
             fused &= ((p >= self.box_lo[number]) & (p <= self.box_hi[number])).all(1)
-        rows = np.flatnonzero(fused)
-        small = np.min_scalar_type(len(self.fields))  # numbers of two bytes are sorted faster
-        rows = rows[np.argsort(number[rows].astype(small), kind="stable")]
-        sdf, slope, look = siren_kernel.siren_surface(
-            self.nets, number[rows], p[rows], distance=geometry, gradient=geometry
-        )
         n = len(number)
         out = {name: np.zeros((n, width)) for name, width in ({FEATURE: 0} | self.channels).items()}
         out |= {"sdf": np.zeros(n), "rgb": np.zeros((n, 3)), "slope": np.zeros((n, 3))}
-        out["sdf"][rows], out["slope"][rows], out["rgb"][rows] = sdf, slope, 1 / (1 + np.exp(-look[:, :3]))
-        self._take_channels(number[rows], rows, look, out)
+
+        def take(rows: np.ndarray, sdf: np.ndarray, slope: np.ndarray, look: np.ndarray) -> None:
+            out["sdf"][rows], out["slope"][rows], out["rgb"][rows] = sdf, slope, 1 / (1 + np.exp(-look[:, :3]))
+            self._take_channels(number[rows], rows, look, out)
+
+        rows = self._by_asset(number, fused)
+        take(
+            rows,
+            *siren_kernel.siren_surface(self.nets, number[rows], p[rows], distance=geometry, gradient=geometry),
+        )
+        bent = self._by_asset(
+            number, self.bent.serves(number) & ((p >= self.box_lo[number]) & (p <= self.box_hi[number])).all(1)
+        )
+        if len(bent):
+            ask = partial(self.reached, asset[bent], time=time[bent])
+            *found, holds = self.bent.surface(number[bent], p_obj[bent], ask, geometry)
+            take(bent[holds], *(values[holds] for values in found))
+            fused[bent[holds]] = True
         rest = np.flatnonzero(~fused)
         if len(rest):
             q = p_obj[rest].requires_grad_(geometry)
@@ -191,6 +240,12 @@ class FieldBatch:
         found = {name: torch.from_numpy(values) for name, values in out.items()}
         slope = found.pop("slope")
         return _sample_of(found), slope
+
+    def _by_asset(self, number: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """The chosen rows, sorted by asset."""
+        rows = np.flatnonzero(chosen)
+        small = np.min_scalar_type(len(self.fields))  # numbers of two bytes are sorted faster
+        return rows[np.argsort(number[rows].astype(small), kind="stable")]
 
     @cached_property
     def directional(self) -> Bool[np.ndarray, "a"]:
@@ -257,27 +312,32 @@ class FieldBatch:
             slot, order = slots[rows].sort(stable=True)
             rows = rows[order]
             graph = group.wants_graph(slot) or (torch.is_grad_enabled() and p_obj.requires_grad)
-            if fused and not graph and siren_kernel.serves(group.fields[0]):
-                points = p_obj[rows].detach().double().numpy()
-                outs["sdf"][rows] = torch.from_numpy(
-                    siren_kernel.siren_sdf(self.nets, asset[rows].numpy(), points)
-                ).double()
-                continue
+            if fused and not graph:
+                points, first = p_obj[rows].detach().double().numpy(), asset[rows].numpy()
+                if siren_kernel.serves(group.fields[0]):
+                    outs["sdf"][rows] = torch.from_numpy(siren_kernel.siren_sdf(self.nets, first, points)).double()
+                    continue
+                if self.bent.serves(first[:1]).all():
+                    ask = partial(self.reached, asset[rows], time=None if time is None else time[rows])
+                    outs["sdf"][rows] = torch.from_numpy(self.bent.sdf(first, points, ask))
+                    continue
             for lo in range(0, len(rows), _CHUNK):
                 part = rows[lo : lo + _CHUNK]
-                p = p_obj[part].to(group.dtype)
-                t = None if time is None else time[part].to(group.dtype)
-                chosen = slot[lo : lo + _CHUNK]
-                if chosen[0] == chosen[-1]:
-                    got = run(group.fields[int(chosen[0])], p, t)
-                else:
-                    got = _run_blocks(group, chosen, p, t, run)
-                for name, value in got.items():
+                t = None if time is None else time[part]
+                for name, value in _run(group, slot[lo : lo + _CHUNK], p_obj[part], t, run).items():
                     value = value.to(torch.float64)
                     if value.dim() == 2 and value.shape[1] < outs[name].shape[1]:
                         value = torch.nn.functional.pad(value, (0, outs[name].shape[1] - value.shape[1]))
                     outs[name] = outs[name].index_put((part,), value)
         return outs
+
+
+def _run(group: _Group, slot: Tensor, p: Tensor, time: Tensor | None, run: Callable) -> dict[str, Tensor]:
+    """One call for pairs of one group, whose ``slot`` is sorted."""
+    p, t = p.to(group.dtype), None if time is None else time.to(group.dtype)
+    if slot[0] == slot[-1]:
+        return run(group.fields[int(slot[0])], p, t)
+    return _run_blocks(group, slot, p, t, run)
 
 
 def _sample_of(values: dict[str, Tensor]) -> FieldSample:
@@ -328,6 +388,7 @@ class _Call(nn.Module):
 def _group_key(field: Field) -> str:
     """Equal for fields that one batched call can evaluate together."""
     tensors = {k: [list(v.shape), str(v.dtype)] for k, v in field.state_dict().items()}
-    # A class that names no make-up of its own stays alone.
-    identity = None if "kind" in vars(type(field)) else id(field)
+    # A class that names no make-up of its own stays alone, and what torch can't run for many at once.
+    alone = any(isinstance(part, Warp) and not (part.kind and part.batched) for part in field.modules())
+    identity = None if "kind" in vars(type(field)) and not alone else id(field)
     return json.dumps([type(field).__qualname__, structure(field), tensors, identity], sort_keys=True)

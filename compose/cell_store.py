@@ -8,25 +8,30 @@ from threading import Lock
 import numpy as np
 
 from compose.asset_cells import AssetCells
-from compose.cells import CellKey, cells_of_fields, keep_part
+from compose.cells import KEPT, CellKey, cells_of_fields, keep_part
 from compose.cpu import Cells
-from compose.field_cache import TIMES
 from compose.growing import Growing
 
-_STARTS = {"block_at": "block", "mixed_at": "mask", "plane_at": "plane"}  # where an asset begins in which array
+_STARTS = {
+    "block_at": "block",
+    "mixed_at": "mask",
+    "plane_at": "plane",
+    "drift_at": "drift",
+}  # where an asset begins in which array
 _LONG = (
     "block",
     "mask",
     "inside",
     "first",
     "plane",
+    "drift",
 )  # arrays in which an asset has many rows; it has one in the others
 
 
 class CellStore:
     """Indices by asset. Each is made on first use and held once, however many composites use it.
 
-    More than `TIMES` indices of times that are not asked for any more are let go of.
+    More than `KEPT` indices of times and intervals that are not asked for any more are let go of.
     """
 
     def __init__(self) -> None:
@@ -47,7 +52,7 @@ class CellStore:
         keys = list(dict.fromkeys(key for key in wanted if key is not None))
         with self._lock:
             missing = [key for key in keys if key not in self._rows]
-            if missing and sum(time is not None for _, time, _ in self._rows.keys() - set(keys)) > TIMES:
+            if missing and sum(time is not None for _, time, _ in self._rows.keys() - set(keys)) > KEPT:
                 self._let_go()
                 missing = keys
             if missing or not self._arrays:

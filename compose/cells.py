@@ -16,6 +16,7 @@ import compose.sampled_cells as sampled_cells
 from compose.asset_cells import AssetCells
 from compose.cpu import Cells
 from compose.field_cache import FieldCache
+from compose.intervals import Interval, When
 from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
@@ -23,9 +24,10 @@ from objects.progress import Bar
 
 _VERSION = 3  # part of every cache key: raise it when the same field would give another index
 _JOINED = 64  # indices
+KEPT = 512  # so many indices that hold at a time or over an interval only are kept: about 20 MB
 
 
-def build_cells(field: Field, time: float | None = None, certify: bool = False) -> AssetCells:
+def build_cells(field: Field, time: When = None, certify: bool = False) -> AssetCells:
     """Samples a field into its index (about a million evaluations), or proves it.
 
     Raises:
@@ -36,8 +38,9 @@ def build_cells(field: Field, time: float | None = None, certify: bool = False) 
     return sampled_cells.sampled_cells(field, time)
 
 
-def cells_of(field: Field, time: float | None, certify: bool = False) -> AssetCells:
-    """The index of a field at a time, made on first use and again whenever the weights have changed; kept in the cache folder.
+def cells_of(field: Field, time: When, certify: bool = False) -> AssetCells:
+    """The index of a field at a time or over an interval, made on first use and again whenever the weights have changed; kept in
+    the cache folder.
 
     Raises:
         ValueError: As `build_cells`.
@@ -45,13 +48,15 @@ def cells_of(field: Field, time: float | None, certify: bool = False) -> AssetCe
     return _CACHE.of(field, time, lambda: _stored_or_built(field, time, certify), certify)
 
 
-_CACHE: FieldCache[AssetCells] = FieldCache()
+_CACHE: FieldCache[AssetCells] = FieldCache(KEPT)
 
 
-def _stored_or_built(field: Field, time: float | None, certify: bool) -> AssetCells:
+def _stored_or_built(field: Field, time: When, certify: bool) -> AssetCells:
     if not storable(field):  # of the caller's own making: its numbers don't say all of it
         return build_cells(field, time, certify)
-    kind = [certified_cells.BYTES, "certified"] if certify else [sampled_cells.BYTES]
+    kind: list[object] = [certified_cells.BYTES, "certified"] if certify else [sampled_cells.BYTES]
+    if isinstance(time, Interval):
+        kind = [sampled_cells.OVER_TIME, "drifting"]
     key = content_key(_VERSION, *kind, field_hash(field), time)
     path = cache_folder("cells") / f"{key}.safetensors"
     cells = _read(path)
@@ -72,7 +77,7 @@ def _read(path: Path) -> AssetCells | None:
         return None
 
 
-CellKey = tuple[Field, float | None, bool]  # field, time, whether certified
+CellKey = tuple[Field, When, bool]  # field, time or interval, whether certified
 
 
 def cells_of_fields(keys: Sequence[CellKey]) -> tuple[Cells, list[AssetCells]]:
@@ -135,4 +140,8 @@ def joined_cells(assets: Sequence[AssetCells], proven: Sequence[bool]) -> Cells:
         unit=joined("unit", np.zeros((0, 3))),
         lipschitz=joined("lipschitz", np.zeros(0)),
         proven=np.array(proven, dtype=bool),
+        drift_at=starts([len(a.drift) for a in assets]),
+        drift=joined("drift", np.zeros(0, dtype=np.int8)),
+        drift_unit=joined("drift_unit", np.zeros(0)),
+        phase=np.zeros(len(assets)),
     )

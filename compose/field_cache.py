@@ -20,19 +20,20 @@ def versions(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     return tuple(v._version for v in tensors)
 
 
-_Key = tuple[float | None, Hashable]
+_Key = tuple[Hashable, Hashable]
 
 
 class FieldCache(Generic[V]):
     """What was computed from fields, for as long as they live and their tensors stay as they are. Of what holds at a time only,
-    the last `TIMES` that were asked for."""
+    the last ``keep`` that were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = TIMES) -> None:
+        self._keep = keep
         self._of: WeakKeyDictionary[Field, dict[_Key, tuple[tuple[int, ...], V]]] = WeakKeyDictionary()
         self._recent: dict[tuple[ref[Field], _Key], None] = {}  # oldest first
 
-    def of(self, field: Field, time: float | None, make: Callable[[], V], kind: Hashable = None) -> V:
-        """What ``make`` gave for this field, time and kind, or gives now."""
+    def of(self, field: Field, time: Hashable, make: Callable[[], V], kind: Hashable = None) -> V:
+        """What ``make`` gave for this field, time (None for what holds at all times) and kind, or gives now."""
         version = versions(field.state_dict(keep_vars=True).values())
         known, key = self._of.setdefault(field, {}), (time, kind)
         if key not in known or known[key][0] != version:
@@ -41,14 +42,14 @@ class FieldCache(Generic[V]):
         if time is not None:
             self._recent.pop((ref(field), key), None)
             self._recent[ref(field), key] = None
-            if len(self._recent) > TIMES:
+            if len(self._recent) > self._keep:
                 old, old_key = next(iter(self._recent))
                 del self._recent[old, old_key]
                 if (old_field := old()) is not None:
                     self._of[old_field].pop(old_key, None)
         return found
 
-    def exchange(self, field: Field, time: float | None, kind: Hashable, old: V, new: V) -> None:
+    def exchange(self, field: Field, time: Hashable, kind: Hashable, old: V, new: V) -> None:
         """Puts an equal value in the place of ``old``, if that is still what is known."""
         version, value = self._of.get(field, {}).get((time, kind), ((), None))
         if value is old:

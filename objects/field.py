@@ -258,6 +258,16 @@ class Field(nn.Module, ABC):
         """Whether the field depends on time. A scene asks only such fields anew at every time."""
         return any(child.deforms for child in self.children_fields())
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """First and last time (seconds) at which it changes; None for a field that depends on time and claims no span, and for
+        one that doesn't depend on it. Outside of it the ends hold."""
+        spans = [child.span for child in self.children_fields() if child.deforms]
+        known = [span for span in spans if span is not None]
+        if not known or len(known) < len(spans):
+            return None
+        return min(start for start, _ in known), max(end for _, end in known)
+
     def to_mesh(self, tolerance: float | None = None):
         """The surface as a `trimesh.Trimesh` with vertex colours, in the object frame; see `objects.meshing`."""
         from objects.meshing import field_to_mesh

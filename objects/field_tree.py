@@ -15,6 +15,7 @@ from objects.placed import Placed
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from objects.siren import OBSERVED_CELLS, SirenField
 from objects.siren_layout import NetworkConfig
+from objects.skin import COUNTS, Skin
 from objects.warp import Warp
 from objects.warped import Warped
 
@@ -87,6 +88,7 @@ WARPS: dict[str, WarpKind] = {
         _NODES,
         lambda c: c["nodes"] * (3 + c["near"] + 7 * c["keys"]) + 4 * c["anchors"] + c["keys"] + 1,
     ),
+    Skin.kind: WarpKind(Skin, dict.fromkeys(COUNTS, _Number(int, 0, MAX_NUMBERS)), Skin.least_numbers),
 }
 
 

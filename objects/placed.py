@@ -55,6 +55,16 @@ class Placed(Field):
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         return self.scale * self.child.sdf(self._to_child(p_obj), time)
 
+    @property
+    def T_obj_child(self) -> SE3:
+        """Where the child stands; points of it are multiplied by `size` first."""
+        return SE3(self.quat_wxyz, self.translation)
+
+    @property
+    def size(self) -> float:
+        """The scale as a number."""
+        return float(self.scale)
+
     def _to_child(self, p_obj: Tensor) -> Tensor:
         # Rows times R is R^T times columns: the inverse rotation.
         return (p_obj - self.translation) @ rotation_from_quat(self.quat_wxyz) / self.scale

@@ -118,6 +118,14 @@ class Warp(nn.Module, ABC):
         """
         return self.backward_map(p_obj, self._clamped(time))
 
+    def reached(
+        self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"]
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+        """As `canonical`, and how far ``[n]`` (object units) each point is beyond the place that its canonical point was taken
+        from: by so much its distance to the surface is larger. 0 but for warps that know space only near their thing."""
+        found = self.canonical(p_obj, time)
+        return found, torch.zeros_like(found[..., 0])
+
     def deformed(self, p_canonical: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
         """Where canonical points are in the object frame; arguments and result as for `canonical`."""
         return self.forward_map(p_canonical, self._clamped(time))
@@ -165,7 +173,7 @@ def inverted(
         value = function(best)
         off = value - target
         least = off.square().sum(-1)
-        inverse = _inverse(_differences(function, best, value, step))
+        inverse = safe_inverse(_differences(function, best, value, step))
         for _ in range(rounds):
             move = -(inverse @ off[..., None])[..., 0]
             # No step is longer than this: far from where they were found, differences say nothing.
@@ -185,7 +193,7 @@ def inverted(
         return best
     found = function(best)
     with torch.no_grad():
-        inverse = _inverse(
+        inverse = safe_inverse(
             0.5 * (_differences(function, best, found, step) + _differences(function, best, found, -step))
         )
     back = (inverse @ (found - target)[..., None])[..., 0]
@@ -198,8 +206,8 @@ def _differences(function: Callable[[Tensor], Tensor], x: Tensor, value: Tensor,
     return torch.stack([(function(x + axes[k]) - value) / step for k in range(3)], -1)
 
 
-def _inverse(matrix: Tensor) -> Tensor:
-    """Inverses of ``[n, 3, 3]`` by cofactors; large, not infinite, where there is none."""
+def safe_inverse(matrix: Tensor) -> Tensor:
+    """Inverses of matrices ``[n, 3, 3]`` by cofactors; large, not infinite, where there is none."""
     a, b, c = matrix.unbind(-2)
     rows = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
     det = (a * rows[..., 0]).sum(-1)

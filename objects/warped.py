@@ -13,7 +13,7 @@ from objects.field import TINT, Field, FieldSample
 from objects.warp import Warp
 
 _NEAR = 0.1  # how far around its box the canonical field is thought near, a share of the box diagonal
-_CLOSE = 0.05  # distance up to which points count as those of the thing, a share of the same
+_CLOSE = 0.03  # distance up to which points count as those of the thing, a share of the same
 _LOST = 0.01  # distance from where it was, at which a point has not come back, a share of the same
 _TIMES = 64  # different times among the samples: warps may have to prepare each
 _SAFETY = 1.05  # factor on the largest stretch seen: samples miss the largest
@@ -37,16 +37,18 @@ class WarpMeasure:
 
 
 def measure_warp(field: Field, warp: Warp, *, n_points: int = 4096, seed: int = 0) -> WarpMeasure:
-    """Measures a warp of a canonical field at ``n_points`` points of its box and times of its span.
+    """Measures a warp of a canonical field at ``n_points`` points of its box and 16 times of its span.
 
     Raises:
         ValueError: The warp is not finite somewhere in its box.
     """
     draws = torch.quasirandom.SobolEngine(4, scramble=True, seed=seed).draw(n_points).to(warp.box_lo.dtype)
     p = warp.box_lo + draws[:, :3] * (warp.box_hi - warp.box_lo)
-    share = (draws[:, 3] * _TIMES).floor() / (_TIMES - 1)
-    time = warp.seconds[0] + share * (warp.seconds[1] - warp.seconds[0])
-    q, jacobian = warp.canonical(p, time).detach(), warp.jacobian(p, time)
+    share = (draws[:, 3] * _TIMES).floor() / (_TIMES - 1)  # some warps pay for each different time
+    time = torch.lerp(warp.seconds[0], warp.seconds[1], share)
+    jacobian = warp.jacobian(p, time)
+    with torch.no_grad():
+        q, beyond = warp.reached(p, time)
     if not (torch.isfinite(q).all() and torch.isfinite(jacobian).all()):
         raise ValueError(
             f"{type(warp).__name__}: expected finite canonical points in its box, got NaN or infinite ones"
@@ -58,10 +60,10 @@ def measure_warp(field: Field, warp: Warp, *, n_points: int = 4096, seed: int = 
             f"got {q.amin(0).tolist()}..{q.amax(0).tolist()}"
         )
     with torch.no_grad():
-        close = near & (field.sdf(q).abs() < _CLOSE * field.bounds.diagonal)
+        close = near & (field.sdf(q).abs() + beyond < _CLOSE * field.bounds.diagonal)
         turned = torch.linalg.det(jacobian[close].double()) <= 0
         q = field.box_lo + draws[:, :3] * field.bounds.size
-        thing = field.sdf(q) < _CLOSE * field.bounds.diagonal
+        thing = field.sdf(q).abs() < _CLOSE * field.bounds.diagonal
         q, time = q[thing], time[thing]
         off = (warp.canonical(warp.deformed(q, time), time) - q).norm(dim=-1).double() / field.bounds.diagonal
         lost = off > _LOST
@@ -110,17 +112,32 @@ class Warped(Field):
         """Where canonical points are, object frame; see `Warp.deformed`."""
         return self.warp.deformed(p_canonical, self._at(p_canonical, time))
 
+    def reached(
+        self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+        """As `canonical`, and how far points are beyond where these were taken from; see `Warp.reached`."""
+        return self.warp.reached(p_obj, self._at(p_obj, time))
+
     def inside(self, p_obj: Tensor, time: Tensor | None) -> FieldSample:
-        sample = self.field(self.canonical(p_obj, time))
+        p_canonical, beyond = self.reached(p_obj, time)
+        sample = self.field(p_canonical)
         more = {name: value for name, value in sample.more.items() if name != TINT}
-        return sample._replace(sdf=sample.sdf / self.stretch, more=more)
+        return sample._replace(sdf=self._distance(sample.sdf, beyond), more=more)
 
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
-        return self.field.sdf(self.canonical(p_obj, time)) / self.stretch
+        p_canonical, beyond = self.reached(p_obj, time)
+        return self._distance(self.field.sdf(p_canonical), beyond)
+
+    def _distance(self, sdf: Tensor, beyond: Tensor) -> Tensor:
+        return sdf / self.stretch + torch.where(sdf < 0, -beyond, beyond)
 
     @property
     def deforms(self) -> bool:
         return True
+
+    @property
+    def span(self) -> tuple[float, float]:
+        return self.warp.span
 
     def own_warp(self) -> Warp:
         return self.warp

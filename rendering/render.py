@@ -1,4 +1,4 @@
-"""From a composite and a camera to a picture: colour, depth, normals, owners, features."""
+"""From a composite and a camera to a picture: colour, depth, normals, owners, features, canonical coordinates."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from compose.canonical import canonical_colors
 from compose.composite import Composite
 from compose.types import Rays
 from objects.progress import Bar
@@ -39,6 +40,7 @@ class RenderConfig:
         background: sRGB where nothing is, in 0..1.
         background_top: If given, the background goes linearly from this at the top edge to ``background`` at the bottom.
         normals: Whether `Frame.normal` is wanted. Without, it is zeros unless light or antialiasing needs normals anyway.
+        canonical: Whether `Frame.canonical` is wanted. Without, it is zeros.
         certify: Whether rays go by proven indices (`Composite.certified`) and not by sampled ones.
         chunk_rays: Most rays traced at once; bounds the memory beyond that of the frame itself.
 
@@ -51,6 +53,7 @@ class RenderConfig:
     background: Rgb = (1.0, 1.0, 1.0)
     background_top: Rgb | None = None
     normals: bool = True
+    canonical: bool = False
     certify: bool = False
     chunk_rays: int = 1 << 17
 
@@ -79,6 +82,7 @@ class RenderOptions(TypedDict, total=False):
     background: Rgb
     background_top: Rgb | None
     normals: bool
+    canonical: bool
     certify: bool
     chunk_rays: int
 
@@ -106,6 +110,8 @@ class Frame:
         feature: The feature channels, 0 where nothing is.
         seen: How well what the pixel shows was seen by the pictures that it was learned from, 0 to 1; 1 where it wasn't
             learned from pictures, 0 where nothing is.
+        canonical: Where on its thing each place is, as a colour: coordinates in the box of the canonical field, 0 to 1, which stay
+            while it moves and bends; 0 where nothing is.
     """
 
     rgb: Float[Tensor, "h w 3"]
@@ -115,6 +121,7 @@ class Frame:
     alpha: Float[Tensor, "h w"]
     feature: Float[Tensor, "h w f"]
     seen: Float[Tensor, "h w"]
+    canonical: Float[Tensor, "h w 3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +134,7 @@ class _Samples:
     owner: Int[Tensor, "n"]
     feature: Float[Tensor, "n f"]
     seen: Float[Tensor, "n"]
+    canonical: Float[Tensor, "n 3"]
 
 
 @torch.no_grad()
@@ -175,7 +183,7 @@ def render(
         composite = composite.certified()
     view = _Renderer(composite, camera, tuple(lights), config)
     n_pixels = camera.width * camera.height
-    rgb, normal = torch.empty(n_pixels, 3), torch.empty(n_pixels, 3)
+    rgb, normal, canonical = torch.empty(3, n_pixels, 3)
     depth, alpha, observed = torch.empty(n_pixels), torch.empty(n_pixels), torch.empty(n_pixels)
     owner = torch.empty(n_pixels, dtype=torch.int64)
     feature = torch.empty(n_pixels, composite.feature_width)
@@ -185,7 +193,7 @@ def render(
             rgb[index] = view.display(seen.color)
             depth[index], normal[index], owner[index] = seen.depth.float(), seen.normal.float(), seen.owner
             alpha[index], feature[index] = (seen.owner >= 0).float(), seen.feature.float()
-            observed[index] = seen.seen
+            observed[index], canonical[index] = seen.seen, seen.canonical
             bar.update(len(index))
 
         if config.antialias > 1:
@@ -209,6 +217,7 @@ def render(
         alpha.view(h, w),
         feature.view(h, w, -1),
         observed.view(h, w),
+        canonical.view(h, w, 3),
     )
 
 
@@ -252,6 +261,7 @@ class _Renderer:
         depth[hit] = t * self.camera.depth_per_t(uv[hit])
         normal = torch.zeros(len(uv), 3, dtype=torch.float64)
         feature, observed = torch.zeros(len(uv), self.composite.feature_width), torch.zeros(len(uv))
+        canonical = torch.zeros(len(uv), 3)
         if len(hit):
             p_world = rays.origins[hit] + t[:, None] * rays.directions[hit]
             surface = self.composite.evaluate(p_world, owner, rays.directions[hit], geometry=self.normals)
@@ -259,10 +269,12 @@ class _Renderer:
                 normal[hit] = surface.normal.double()
             feature[hit] = surface.feature.float()
             observed[hit] = self.composite.observed(p_world, owner)
+            if self.config.canonical:
+                canonical[hit] = canonical_colors(self.composite, p_world, owner).float()
             color[hit] = self._shade(
                 p_world, normal[hit], surface.sdf, self._taken_in(surface.rgb.double().clamp(0, 1)), owner
             )
-        return _Samples(color, depth, normal, hits.owner.long(), feature, observed)
+        return _Samples(color, depth, normal, hits.owner.long(), feature, observed, canonical)
 
     def display(self, color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Colours of `_Samples` as sRGB in 0..1."""

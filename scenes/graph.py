@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from compose.composite import Composite
 from objects.aabb import Aabb
@@ -20,20 +18,18 @@ from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import Light
-from scenes import edits, poses, questions
+from scenes import edits, poses
 from scenes.history import Change, Checkpoint, History
 from scenes.node import ROOT, Node, camera_in_world, light_in_world, quoted, word_set
 from scenes.node_view import NodeView
-from scenes.questions import Closest, Gap, OverlapPair, RayHit
 from scenes.records import Records
+from scenes.scene_questions import Point, SceneQuestions
 from scenes.scene_view import SceneView
 from scenes.timeline import Timeline
 from scenes.track import Track, Vec, number, vector
 
-Point = Sequence[float]  # x, y, z
 
-
-class SceneGraph:
+class SceneGraph(SceneQuestions):
     """A scene that changes: over time by its tracks, and by edits, all of which can be undone.
 
     Edits raise ``ValueError`` and change nothing where a path is unknown (the nearest is suggested), a name is taken, or a value
@@ -138,69 +134,6 @@ class SceneGraph:
         """
         i, camera = self._records.camera(path)
         return camera_in_world(camera, self._timeline.world(i, number(time, "time")))
-
-    # -- questions -----------------------------------------------------------------------------------------------------
-
-    def select(self, *, tag: str | None = None, box: Aabb | None = None, time: float = 0.0) -> list[str]:
-        """Paths of all visible nodes with a tag; or of all objects whose box meets a world box; or both.
-
-        A tag also selects what hangs under the node that has it.
-        """
-        tagged = None if tag is None else self._records.tagged(tag)
-        if box is None:
-            if tagged is None:
-                raise ValueError("select: expected a tag, a box, or both")
-            return tagged
-        return questions.in_box(self.at(time), box, tagged)
-
-    def closest(self, points: Float[Tensor, "n 3"] | Sequence[Any], time: float = 0.0) -> Closest:
-        """True distance to the nearest surface, gradient and closest object at world points (metres) ``[n, 3]``, or at one
-        ``[3]``, which counts as ``n = 1``.
-
-        Exact for exact solids, to a thousandth of its size (but for a few points in 10,000) for any other object, whose surface is
-        made on the first question, in seconds; see `Composite.closest`. Colours, features and
-        gradients with respect to shapes and poses: `Composite.query` of ``at(time)``.
-
-        Raises:
-            ValueError: Points of another shape, or that are not finite.
-        """
-        return questions.closest(self.at(time), points)
-
-    def cast(
-        self, origins: Float[Tensor, "n 3"] | Sequence[Point], directions: Any, time: float = 0.0
-    ) -> list[RayHit | None]:
-        """What each ray meets first; None for nothing. Directions may have any length but zero."""
-        return questions.cast(self.at(time), origins, directions)
-
-    def pick(self, camera: Camera, u: float, v: float, time: float = 0.0) -> RayHit | None:
-        """What is seen at image point ``(u, v)`` (pixels, the first pixel's centre is 0.5, 0.5) of a camera; None for nothing."""
-        return questions.pick(self.at(time), camera, u, v)
-
-    def overlaps(self, time: float = 0.0, *, min_depth: float = 1e-3, level: int | None = None) -> list[OverlapPair]:
-        """All pairs of objects that share space more than ``min_depth`` metres deep, deepest first.
-
-        Args:
-            level: Pairs within one node of this level (1: the top) are left out, like a chair and its wheels.
-        """
-        return questions.overlaps(self.at(time), min_depth, level)
-
-    def clearance(self, first: str, second: str, time: float = 0.0) -> Gap:
-        """How far two objects are apart, and where they are nearest.
-
-        Raises:
-            ValueError: A node that has no field or is hidden.
-        """
-        a, b = self._records.node_at(first), self._records.node_at(second)
-        if a is b:
-            raise ValueError(f"clearance: expected two different objects, got {first!r} twice")
-        return questions.clearance(self.at(time), *map(self._records.visible, (a, b)))
-
-    def owners(self, level: int, time: float = 0.0) -> tuple[list[str], Int[Tensor, "m"]]:
-        """Objects put together at a level of the hierarchy (1: the top): paths, and for each ``owner`` number its place among them.
-
-        ``paths, place = graph.owners(1); place[frame.owner]`` (where ``frame.owner >= 0``) is a picture of whole things.
-        """
-        return questions.owners(self.at(time), level)
 
     # -- edits: nodes --------------------------------------------------------------------------------------------------
 
@@ -374,8 +307,15 @@ class SceneGraph:
         self._history.commit(*poses.scale(self._records, path, factor))
 
     def retime(self, path: str, *, shift: float = 0.0, factor: float = 1.0) -> None:
-        """Moves what a node and all beneath it do in time: from ``t`` to ``factor * t + shift`` (seconds)."""
+        """Moves what a node and all beneath it do in time, bending too: from ``t`` to ``factor * t + shift`` (seconds)."""
         self._history.commit(*poses.retime(self._records, path, shift, factor))
+
+    def set_clock(
+        self, path: str, *, offset: float | None = None, speed: float | None = None, loop: bool | None = None
+    ) -> None:
+        """Sets when in the span of its field a node is that bends: at ``speed * time + offset`` (seconds), clamped to the span or
+        looped. What is None stays. A speed of 0 is a pause."""
+        self._history.commit(*poses.set_clock(self._records, path, offset, speed, loop))
 
     def drop(
         self, path: str, onto: str | None = None, *, direction: Point = (0.0, 0.0, -1.0), time: float | None = None

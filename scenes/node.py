@@ -12,6 +12,7 @@ from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.clock import SCENE_TIME, Clock
 from scenes.track import Sim3, Track, number, quat_of, rotate, vec_of
 
 ROOT = 0  # id of the nameless node above all
@@ -42,6 +43,7 @@ class Node:
         lit: Whether lights act on the field.
         hidden: Whether it and all beneath it are left out of pictures and questions.
         tags: Sorted words to select it by.
+        clock: When in its span the field is, if it bends.
     """
 
     id: int
@@ -53,6 +55,7 @@ class Node:
     lit: bool = True
     hidden: bool = False
     tags: tuple[str, ...] = ()
+    clock: Clock = SCENE_TIME
 
     @property
     def parent(self) -> int:
@@ -92,8 +95,8 @@ class Node:
     def same_as(self, other: Node, same_field) -> bool:
         """Equal in all but the ids; ``same_field(a, b)`` compares two fields."""
         return (
-            (self.name, self.lit, self.hidden, self.tags, self.light)
-            == (other.name, other.lit, other.hidden, other.tags, other.light)
+            (self.name, self.lit, self.hidden, self.tags, self.light, self.clock)
+            == (other.name, other.lit, other.hidden, other.tags, other.light, other.clock)
             and [(h.start, h.track, h.scale) for h in self.attachments]
             == [(h.start, h.track, h.scale) for h in other.attachments]
             and same_camera(self.camera, other.camera)

@@ -8,6 +8,7 @@ from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import Light
+from scenes.clock import Clock
 from scenes.node import ROOT, Node
 from scenes.records import UnknownPathError
 from scenes.timeline import Timeline
@@ -79,6 +80,11 @@ class NodeView:
     @property
     def tags(self) -> tuple[str, ...]:
         return self.record.tags
+
+    @property
+    def clock(self) -> Clock:
+        """When in its span the field is, if it bends."""
+        return self.record.clock
 
     @property
     def track(self) -> Track:

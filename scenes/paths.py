@@ -212,7 +212,7 @@ def whole_number(key: str, text: str) -> int:
     return int(text)
 
 
-LAYERS = ("rgb", "depth", "depth_npy", "depth_view", "normal", "owner", "ids", "alpha", "seen")
+LAYERS = ("rgb", "depth", "depth_npy", "depth_view", "normal", "owner", "ids", "alpha", "seen", "canonical")
 NUMBERS = ("depth", "depth_npy", "ids")  # layers that are measured values, not looks
 DATASETS = ("nerfstudio", "bop", "coco")
 

@@ -125,7 +125,7 @@ def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, leve
         return normal_picture(frame.normal)
     if layer in ("alpha", "seen"):
         return getattr(frame, layer)[..., None].expand(-1, -1, 3)
-    return frame.rgb
+    return frame.canonical if layer == "canonical" else frame.rgb
 
 
 def instance_ids(frame: Frame, graph: SceneGraph, time: float, level: int = 0) -> tuple[Tensor, dict[int, str]]:

@@ -156,15 +156,30 @@ def retime(records: Records, path: str, shift: float, factor: float) -> Draft:
     shift, factor = number(shift, f"retime {path}: shift"), checked_scale(factor, f"retime {path}: factor")
     changes: Changes = {}
     for i in records.subtree(records.node_at(path).id):
-        if (node := records.nodes[i]).moves:
+        node = records.nodes[i]
+        bends = node.field is not None and node.field.deforms
+        if node.moves or bends:
             attachments = [
                 replace(h, start=h.start * factor + shift, track=h.track.retimed(shift, factor))
                 for h in node.attachments
             ]
-            changes[i] = replace(node, attachments=tuple(attachments))
+            clock = node.clock.retimed(shift, factor) if bends else node.clock
+            changes[i] = replace(node, attachments=tuple(attachments), clock=clock)
     if not changes:
         raise ValueError(f"retime {path}: nothing there moves")
     return f"retime {quoted(path)} shift {shown(shift)} factor {shown(factor)}", changes
+
+
+def set_clock(records: Records, path: str, offset: float | None, speed: float | None, loop: bool | None) -> Draft:
+    node = records.node_at(path)
+    if node.field is None or not node.field.deforms:
+        raise ValueError(f"clock {path}: expected an object that bends, got a {node.what()} that doesn't")
+    given = {"offset": offset, "speed": speed, "loop": loop}
+    clock = replace(node.clock, **{name: value for name, value in given.items() if value is not None})
+    if clock.loop and node.field.span is None:
+        raise ValueError(f"clock {path}: its field claims no span of time, so it can't loop")
+    text = f"clock {quoted(path)} offset {shown(clock.offset)} speed {shown(clock.speed)} loop {'on' if clock.loop else 'off'}"
+    return text, {node.id: replace(node, clock=clock)}
 
 
 # -- falls and free places ---------------------------------------------------------------------------------------------

@@ -222,6 +222,8 @@ class Records:
                     if attachment.track.moves
                     for t in attachment.track.times[[0, -1]]
                 ]
+            if node.field is not None and node.field.deforms and (span := node.field.span) is not None:
+                times += node.clock.times(span) or ()
         return min(times, default=0.0), max(times, default=0.0)
 
     def equals(self, other: Records) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from compose.composite import Composite
 from compose.types import Instance
 from objects.field import Field
+from scenes.motion import field_time
 from scenes.node import ROOT, Node
 from scenes.records import Changes
 from scenes.timeline import Timeline
@@ -82,7 +83,7 @@ class SceneView:
         poses, scale = self._timeline.poses(ids)
         added = {}
         for k, (node, field) in enumerate(shown):
-            path, at = self._records.path_to(node.id), time if field.deforms else None
+            path, at = self._records.path_to(node.id), field_time(node, time)
             number = int(place[k]) + k
             added[number] = Instance(path, field, poses[k], float(scale[k]), at, node.lit)
         made = composite.edited(removed, added)
@@ -121,7 +122,7 @@ class SceneView:
             fields,
             poses,
             scale,
-            times=[time if field.deforms else None for field in fields],
+            times=[field_time(node, time) for node in shown],
             lit=[node.lit for node in shown],
             like=self._composite,
         )
@@ -141,4 +142,5 @@ def _shows_otherwise(old: Node | None, new: Node | None) -> bool:
         or old.lit != new.lit
         or old.name != new.name
         or old.parent != new.parent
+        or old.clock != new.clock
     )

@@ -210,6 +210,16 @@ def _retime(graph: SceneGraph, words: Words) -> None:
     graph.retime(path, **values)
 
 
+def _clock(graph: SceneGraph, words: Words) -> None:
+    path = words.take("a path")
+    values: dict[str, Any] = {}
+    word = words.keyword("offset", "speed", "loop")
+    while word:
+        values[word] = words.keyword("on", "off") == "on" if word == "loop" else words.number("a number")
+        word = next((name for name in ("offset", "speed", "loop") if words.option(name)), "")
+    graph.set_clock(path, **values)
+
+
 def _include(graph: SceneGraph, words: Words) -> None:
     other, _ = Path(words.take("a scene folder")), words.keyword("at")
     graph.include(load_scene(other), words.take("a new path"))
@@ -295,7 +305,8 @@ VERBS: dict[str, Verb] = {
     "hide": Verb("hide PATH", "leave out of pictures", lambda g, w: g.hide(w.take("a path"))),
     "show": Verb("show PATH", "take back hide", lambda g, w: g.show(w.take("a path"))),
     "rename": Verb("rename PATH to NAME", "another last name", _rename),
-    "retime": Verb("retime PATH [shift S] [factor F]", "its tracks: from t to F t + S seconds", _retime),
+    "retime": Verb("retime PATH [shift S] [factor F]", "what it does: from t to F t + S seconds", _retime),
+    "clock": Verb("clock PATH [offset S] [speed F] [loop on|off]", "of what bends: at t it is as at F t + S", _clock),
     "include": Verb("include OTHER.scene at NEW", "another scene under a new group", _include),
     "lit": Verb("lit PATH on|off", "whether lights act on it", _lit),
     "light": Verb(

@@ -35,6 +35,7 @@ from scenes.paths import (
 if TYPE_CHECKING:
     from rendering import Camera
     from scenes.graph import SceneGraph
+    from scenes.node_view import NodeView
 
 
 def build(settings: Settings) -> Report:
@@ -182,7 +183,13 @@ def render(settings: Settings) -> Report:
 
     background = numbers("background", settings["background"], 3)
     behind = (background[0], background[1], background[2])
-    config = RenderConfig(settings["antialias"], settings["shadows"], behind, certify=settings["certify"])
+    config = RenderConfig(
+        settings["antialias"],
+        settings["shadows"],
+        behind,
+        canonical="canonical" in files,
+        certify=settings["certify"],
+    )
     graph = load_scene(source)
     time = graph.span[0] if given_time is None else given_time
     level, details = settings["level"], {}
@@ -339,6 +346,16 @@ def _counts(graph: SceneGraph) -> dict[str, int]:
     }
 
 
+def _bending(node: NodeView) -> list[str]:
+    """How it bends over time, if it does."""
+    if node.field is None or not node.field.deforms:
+        return []
+    clock, span = node.clock, node.field.span
+    when = "" if span is None else f" {span[0]:g} to {span[1]:g} s"
+    changed = [f"offset {clock.offset:g} s"] * (clock.offset != 0) + [f"speed {clock.speed:g}"] * (clock.speed != 1)
+    return [" ".join([f"bends{when}", *changed, *["loops"] * clock.loop])]
+
+
 def _tree(graph: SceneGraph, most: int) -> list[str]:
     lines = []
     for path in graph:
@@ -346,6 +363,12 @@ def _tree(graph: SceneGraph, most: int) -> list[str]:
             lines.append(f"... {len(graph) - most:,} more nodes")
             break
         node = graph[path]
-        marks = [node.what()] + ["moves"] * node.moves + ["hidden"] * node.hidden + [f"#{tag}" for tag in node.tags]
+        marks = (
+            [node.what()]
+            + ["moves"] * node.moves
+            + _bending(node)
+            + ["hidden"] * node.hidden
+            + [f"#{tag}" for tag in node.tags]
+        )
         lines.append("  " * path.count("/") + f"{node.name}  ({', '.join(marks)})")
     return lines

@@ -31,6 +31,10 @@ class Cells(NamedTuple):
     unit: np.ndarray  # [a, 3]
     lipschitz: np.ndarray  # [a]
     proven: np.ndarray  # [a] bool: certified
+    drift_at: np.ndarray  # [a] first entry of ``drift``
+    drift: np.ndarray
+    drift_unit: np.ndarray  # [a] 0 for what has none
+    phase: np.ndarray  # [a] from -1 to 1: when in its interval the asset is
 
 
 class Candidates(NamedTuple):
@@ -97,6 +101,7 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
     speed = np.sqrt(qx * qx + qy * qy + qz * qz)
     rate, per_cell = cells.lipschitz[a] * speed, _DENT * speed / min(cx, cy, cz)
     g_unit, e_unit, m_unit = cells.unit[a, 0], widen * cells.unit[a, 1], cells.unit[a, 2]
+    drift = cells.drift_unit[a] * cells.phase[a]
     vouched = 1e-9 if cells.proven[a] else _VOUCHED
     sign = 0  # of the last certain stretch
     # An uncertain stretch that has not ended yet; ``least`` is the plane's smallest distance from zero so far.
@@ -139,6 +144,8 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
                 value = ((np.int64(cells.plane[row, 5]) << 8) | np.uint8(cells.plane[row, 4])) * m_unit
                 value += gx * cx * (ux + t * dx - i - 0.5) + gy * cy * (uy + t * dy - j - 0.5)
                 value += gz * cz * (uz + t * dz - h - 0.5)
+                if drift != 0.0:
+                    value += cells.drift[cells.drift_at[a] + row - cells.plane_at[a]] * drift
                 change = gx * qx + gy * qy + gz * qz
             else:
                 after = -1 if (cells.inside[cells.mixed_at[a] + block] >> bit) & np.uint64(1) else 1

@@ -16,12 +16,14 @@ from objects.field import Field
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.clock import SCENE_TIME, Clock
 from scenes.history import Checkpoint, Edit
 from scenes.node import ROOT, Attachment, Node, quoted
 from scenes.records import MAX_DEPTH
 from scenes.track import Quat, Track, Vec
 
-FORMAT, VERSION = "sirenscape.scene", 1
+# Version 2 has clocks; a scene that needs none is written as version 1.
+FORMAT, VERSION = "sirenscape.scene", 2
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Id = Annotated[int, Meta(ge=0, lt=2**40)]
@@ -83,6 +85,12 @@ class _Camera(_Record):
     rotation: Quat = (1.0, 0.0, 0.0, 0.0)
 
 
+class _Clock(_Record):
+    offset: float = 0.0
+    speed: float = 1.0
+    loop: bool = False
+
+
 class _Node(_Record):
     id: Id
     name: str
@@ -93,6 +101,7 @@ class _Node(_Record):
     lit: bool = True
     hidden: bool = False
     tags: list[str] = []
+    clock: _Clock | None = None
 
 
 class _Edit(_Record):
@@ -131,8 +140,13 @@ def encoded(scene: Checkpoint, name_of: Callable[[Field], str]) -> bytes:
         rows = b",\n".join(msgspec.json.encode(v) for v in values)
         return b'"%s":[' % key.encode() + (b"\n" + rows + b"\n" if rows else b"") + b"]"
 
+    known = [
+        *scene.nodes.values(),
+        *(node for e in (*scene.undo, *scene.redo) for node in (*e.before.values(), *e.after.values())),
+    ]
+    version = 2 if any(node is not None and node.clock != SCENE_TIME for node in known) else 1
     parts = [
-        b'"format":%s,"version":%d' % (msgspec.json.encode(FORMAT), VERSION),
+        b'"format":%s,"version":%d' % (msgspec.json.encode(FORMAT), version),
         lines("nodes", (_node_record(node, name_of) for _, node in sorted(scene.nodes.items()))),
         lines("log", scene.log),
         lines("undo", (_edit_record(edit, name_of) for edit in scene.undo)),
@@ -152,6 +166,7 @@ def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:
         lit=node.lit,
         hidden=node.hidden,
         tags=list(node.tags),
+        clock=None if node.clock == SCENE_TIME else _Clock(node.clock.offset, node.clock.speed, node.clock.loop),
     )
 
 
@@ -311,6 +326,9 @@ def _node_of(record: _Node, fields: dict[str, Field], file: Path) -> Node:
             lit=record.lit,
             hidden=record.hidden,
             tags=tuple(record.tags),
+            clock=Clock()
+            if record.clock is None
+            else Clock(record.clock.offset, record.clock.speed, record.clock.loop),
         )
     except ValueError as error:
         _fail(file, f"node {quoted(record.name)[:80]}: {error}")
