@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pygltflib as gl
@@ -62,6 +62,16 @@ def gltf_parts(path: Path, notes: list[str]) -> list[MeshPart]:
     return parts
 
 
+class BoundMesh(NamedTuple):
+    """A mesh with what drives its vertices."""
+
+    vertices: Float[np.ndarray, "v 3"]
+    faces: Int[np.ndarray, "f 3"]
+    joints: Int[np.ndarray, "v 4"]
+    weights: Float[np.ndarray, "v 4"]  # 0 for vertices that hang on no joint
+    targets: Float[np.ndarray, "m v 3"]  # offsets of its morph targets
+
+
 class Meshes:
     """The meshes of a file."""
 
@@ -72,13 +82,13 @@ class Meshes:
         self._lit: dict[int, bool] = {}
         self._baked: dict[tuple, list[MeshPart]] = {}
 
-    def shape(self, node: int, residual: np.ndarray | None) -> list[MeshPart] | None:
+    def shape(self, node: int, residual: np.ndarray | None, *, bound: bool = False) -> list[MeshPart] | None:
         """The mesh that a node shows, in its frame (None: it has no triangles); the same object for the same mesh.
 
-        Its vertices went through ``residual`` (``[3, 3]``; None: identity).
+        Its vertices went through ``residual`` (``[3, 3]``; None: identity). ``bound``: as it was bound to its skin, without that.
         """
         label = self._nodes.label(node)
-        key, mesh = self._mesh(node, label)
+        key, mesh = self._mesh(node, label, bound)
         if residual is None or mesh is None:
             return mesh
         stretch = np.linalg.svd(residual, compute_uv=False)
@@ -100,14 +110,68 @@ class Meshes:
         """Notes of what materials say that was left out."""
         self._looks.tell()
 
-    def _mesh(self, node: int, label: str) -> tuple[tuple, list[MeshPart] | None]:
+    def bound(self, node: int) -> BoundMesh:
+        """The mesh of a node as it was bound to its skin (none: with no joints), and what drives its vertices."""
+        what = f"{self._nodes.label(node)}: mesh"
+        mesh = pick(self._gltf.meshes, self._nodes.node(node).mesh, gl.Mesh, what)
+        parts = []
+        for k in range(len(mesh.primitives or [])):
+            primitive = pick(mesh.primitives, k, gl.Primitive, f"{what}: primitive")
+            mode = 4 if primitive.mode is None else primitive.mode
+            attributes = vars(primitive.attributes) if isinstance(primitive.attributes, gl.Attributes) else {}
+            vertices = self._file.floats(attributes.get("POSITION"), ("VEC3",), f"{what}: POSITION")
+            faces = self._faces(primitive, mode, len(vertices), what) if mode in (4, 5, 6) else np.zeros((0, 3), int)
+            if len(faces) == 0:
+                continue
+            joints, weights = self._bindings(attributes, len(vertices), f"{what}: primitive {k}")
+            targets = [fields_of(t).get("POSITION") for t in primitive.targets or []]
+            offsets = [
+                np.zeros_like(vertices) if at is None else self._file.floats(at, ("VEC3",), f"{what}: target")
+                for at in targets
+            ]
+            parts.append(BoundMesh(vertices, faces, joints, weights, np.array(offsets).reshape(-1, len(vertices), 3)))
+        if not parts or len({len(part.targets) for part in parts}) > 1:
+            raise ValueError(f"{what}: expected triangles with as many morph targets in each primitive")
+        first = np.cumsum([0, *(len(part.vertices) for part in parts)])
+        return BoundMesh(
+            np.concatenate([part.vertices for part in parts]),
+            np.concatenate([part.faces + start for part, start in zip(parts, first, strict=False)]),
+            *(np.concatenate([part[c] for part in parts]) for c in (2, 3)),
+            np.concatenate([part.targets for part in parts], 1),
+        )
+
+    def rest_weights(self, node: int) -> list[float]:
+        """The weights of the morph targets of a node's mesh where no animation drives them."""
+        mesh = pick(self._gltf.meshes, self._nodes.node(node).mesh, gl.Mesh, "mesh")
+        weights = self._file.weights.get(node, mesh.weights)
+        return numbers(weights, len(weights), "weights") if isinstance(weights, list) else []
+
+    def _bindings(self, attributes: dict[str, Any], count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+        """The four joints that weigh most on each vertex, and their shares, which add up to 1 (or 0)."""
+        which, shares = np.zeros((count, 0), np.int64), np.zeros((count, 0))
+        for k in range(8):
+            at, share = attributes.get(f"JOINTS_{k}"), attributes.get(f"WEIGHTS_{k}")
+            if at is None or share is None:
+                break
+            rows = self._file.stored(at, ("VEC4",), f"{what}: JOINTS_{k}").astype(np.int64)
+            more = self._file.floats(share, ("VEC4",), f"{what}: WEIGHTS_{k}", shares=True)
+            if not len(rows) == len(more) == count:
+                raise ValueError(f"{what}: expected joints and weights for each of {count} vertices")
+            which, shares = np.c_[which, rows], np.c_[shares, np.maximum(more, 0)]
+        which, shares = np.pad(which, ((0, 0), (0, 4))), np.pad(shares, ((0, 0), (0, 4)))
+        order = np.argsort(-shares, 1, kind="stable")[:, :4]
+        which, shares = np.take_along_axis(which, order, 1), np.take_along_axis(shares, order, 1)
+        total = shares.sum(1, keepdims=True)
+        return np.where(shares > 0, which, 0), np.where(total > 1e-6, shares / np.maximum(total, 1e-6), 0.0)
+
+    def _mesh(self, node: int, label: str, bound: bool) -> tuple[tuple, list[MeshPart] | None]:
         entry = self._nodes.node(node)
         index, weights = entry.mesh, self._file.weights.get(node)
         mesh = pick(self._gltf.meshes, index, gl.Mesh, f"{label}: mesh")
         name, what = f"mesh {clean(mesh.name) or f'mesh-{index}'}", f"{label}: mesh {index}"
         weights = mesh.weights if weights is None else weights
         weights = numbers(weights, len(weights), f"{what}: weights") if isinstance(weights, list) and weights else []
-        skin = self._skin(node, f"{label}: skin") if entry.skin is not None else None
+        skin = self._skin(node) if entry.skin is not None and not bound else None
         key = (index, tuple(weights), None if skin is None else node)
         if key not in self._meshes:
             parts = self._parts(mesh, np.array(weights), skin, what, name)
@@ -238,18 +302,23 @@ class Meshes:
                 self._file.note(name, "what its morph targets do to its colours was left out")
         return vertices
 
-    def _skin(self, node: int, what: str) -> Float[np.ndarray, "j 4 4"]:
-        """For each joint the map of a vertex to the frame of the mesh's node, whose own pose cancels (glTF 3.7.3.3)."""
+    def skeleton(self, node: int) -> tuple[list[int], Float[np.ndarray, "j 4 4"]]:
+        """The nodes that are joints of a node's skin, and the inverse bind matrix of each."""
+        what = f"{self._nodes.label(node)}: skin"
         skin = pick(self._gltf.skins, self._nodes.node(node).skin, gl.Skin, what)
-        joints = skin.joints if isinstance(skin.joints, list) else []
-        matrices = (
-            np.stack([self._nodes.to_world(self._joint(j, what)) for j in joints]) if joints else np.zeros((0, 4, 4))
-        )
+        joints = [self._joint(j, what) for j in skin.joints] if isinstance(skin.joints, list) else []
+        binds = np.tile(np.eye(4), (len(joints), 1, 1))
         if skin.inverseBindMatrices is not None:
             rows = self._file.floats(skin.inverseBindMatrices, ("MAT4",), f"{what}: inverseBindMatrices")
             if len(rows) < len(joints):
                 raise ValueError(f"{what}: expected a matrix for each of {len(joints)} joints, got {len(rows)}")
-            matrices = matrices @ rows[: len(joints)].reshape(-1, 4, 4).transpose(0, 2, 1)
+            binds = rows[: len(joints)].reshape(-1, 4, 4).transpose(0, 2, 1)
+        return joints, binds
+
+    def _skin(self, node: int) -> Float[np.ndarray, "j 4 4"]:
+        """For each joint the map of a vertex to the frame of the mesh's node, whose own pose cancels (glTF 3.7.3.3)."""
+        joints, binds = self.skeleton(node)
+        matrices = np.stack([self._nodes.to_world(j) for j in joints]) @ binds if joints else np.zeros((0, 4, 4))
         own = self._nodes.to_world(node)
         if abs(np.linalg.det(own[:3, :3])) < 1e-30:
             raise ValueError(

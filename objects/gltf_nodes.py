@@ -41,6 +41,13 @@ class Nodes:
     def children(self, i: int) -> list[int]:
         return indices(self.node(i).children, f"{self.label(i)}: children")
 
+    def chain(self, i: int) -> list[int]:
+        """A node and all above it, the root first."""
+        path = [i]
+        while path[-1] in self._parent:
+            path.append(self._parent[path[-1]])
+        return path[::-1]
+
     def label(self, i: int) -> str:
         """How errors call a node."""
         return f"node {i} {self.own_name(i)!r}"

@@ -37,6 +37,7 @@ from objects.gltf_nodes import MAX_DEPTH, MAX_NODES, Nodes, polar
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
+from scenes.io.glb_rig import Rig
 from scenes.io.plan import Plan
 from scenes.node import camera_in_world, light_in_world, word_set
 from scenes.track import Interpolation, Quat, Sim3, Track, quat_multiply, rotate, unit_quat
@@ -89,6 +90,7 @@ class _Reader:
         self._meshes = Meshes(file, self._nodes)
         self._contested: dict[int, str] = {}  # nodes that several animations drive: the one taken
         self._drives = self._driven()
+        self._rig = Rig(file, self._nodes, self._meshes, self._drives)
 
     def scene(self) -> tuple[list[Plan], list[str]]:
         plans: list[Plan] = []
@@ -149,17 +151,20 @@ class _Reader:
             quats, trans = _multiply(_Z_UP, quats), _rotate(_Z_UP, trans)
         if max(np.abs(trans).max(), 0 if residual is None else np.abs(residual).max()) > LARGE:
             raise ValueError(f"{label}: its pose is too large for a number; reset its scale and translation")
-        shape = None if node.mesh is None else self._meshes.shape(i, residual)
-        if residual is not None and shape is not None:
+        warp = None if node.mesh is None else self._rig.warp(i, residual)
+        baked = None if warp is not None else residual
+        shape = None if node.mesh is None else self._meshes.shape(i, baked, bound=warp is not None)
+        if baked is not None and shape is not None:
             text = "the scale of a node above" if cause != path else f"scale {_size_text(linear)}"
             self._note(path, f"{text} was baked into its mesh")
-        if node.skin is not None:
-            self._note(path, "its skin does not bend; the mesh stands in its rest pose")
+        if node.skin is not None and warp is None:
+            self._note(path, "no animation bends its skin; the mesh stands in its rest pose")
         plan = Plan(
             path=path,
             track=Track(times, quats, trans, interpolation),
             scale=scale,
             shape=shape,
+            warp=None if shape is None else warp,
             light=self._light(i, path, residual),
             lit=shape is None or self._meshes.lit(i),
             camera=None if node.camera is None else self._camera(node.camera, path, label, residual),
@@ -262,8 +267,6 @@ class _Reader:
         paths = self._drives.get(i, {})
         if i in self._contested:
             self._note(path, f"more than one animation drives it; the first, {self._contested[i]!r}, was taken")
-        if "weights" in paths:
-            self._note(path, "its morph animation was left out")
         curves = {
             key: Curve.read(self._file, *paths[key], columns, f"{self._nodes.label(i)}: animated {key}")
             for key, columns in (("scale", 3), ("translation", 3), ("rotation", 4))

@@ -14,11 +14,15 @@ from objects.fitting import fit_meshes
 from objects.mesh_files import MeshError, Meshlike
 from objects.mesh_samples import FitConfig
 from objects.training import FitError
+from objects.warp import Warp
+from objects.warped import Warped, measure_warp
 from rendering.camera import Camera
 from rendering.lights import Light
 from scenes.graph import SceneGraph
 from scenes.io.scene_folder import load_scene
 from scenes.track import Sim3, Track
+
+_FOLDED = 0.1  # share of places near a surface at which space may be folded before it is told
 
 
 class Handover(NamedTuple):
@@ -37,6 +41,7 @@ class Plan:
         track: Pose in the parent's frame.
         scale: Uniform scale, of its own shape and of all its children.
         shape: A field, a mesh that is to be learned (equal objects are learned once), or None for a group.
+        warp: What bends the shape, which is then canonical.
         scene: A scene folder whose nodes go beneath this one.
         light, camera: In the node's own frame (the camera's ``T_world_cam`` is then camera to node, OpenCV axes).
         tags, lit, hidden: As the scene graph takes them.
@@ -47,6 +52,7 @@ class Plan:
     track: Track = field(default_factory=lambda: Track.constant(Sim3()))
     scale: float = 1.0
     shape: Field | Meshlike | None = None
+    warp: Warp | None = None
     scene: Path | None = None
     light: Light | None = None
     camera: Camera | None = None
@@ -83,6 +89,8 @@ def build(plans: Sequence[Plan], *, seed: int = 0, config: FitConfig | None = No
     known: dict[str, Field] = {}  # equal fields become one
     for plan in plans:
         shape = plan.shape if plan.shape is None or isinstance(plan.shape, Field) else learned[id(plan.shape)]
+        if shape is not None and plan.warp is not None:
+            shape = _bent(shape, plan)
         if shape is not None:
             shape = known.setdefault(field_hash(shape), shape)
         try:
@@ -101,6 +109,20 @@ def build(plans: Sequence[Plan], *, seed: int = 0, config: FitConfig | None = No
         }
     graph.forget_history()
     return graph
+
+
+def _bent(field: Field, plan: Plan) -> Field:
+    """The field seen through the warp of its node, after a look at what that does to space."""
+    if plan.warp is None:
+        return field
+    try:
+        found = measure_warp(field, plan.warp)
+    except ValueError as error:
+        raise ValueError(f"{plan.path}: {error}") from error
+    if found.folded > _FOLDED:
+        text = f"{plan.path}: what bends it folds space at {found.folded:.0%} of the places near its surface"
+        warnings.warn(f"{text}, where it looks wrong at times", stacklevel=3)
+    return Warped(field, plan.warp, stretch=found.stretch)
 
 
 def _add(graph: SceneGraph, plan: Plan, shape: Field | None) -> None:
