@@ -314,7 +314,7 @@ def node(data, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=2), "newer than this program"),
+        (lambda d: d.update(version=3), "newer than this program"),
         (lambda d: d.update(version=0), "version of 1 or more"),
         (lambda d: d.update(version="1"), "Expected `int`"),
         (lambda d: d.update(format="other"), "expected the format"),
