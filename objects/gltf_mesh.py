@@ -136,7 +136,8 @@ class Meshes:
         return BoundMesh(
             np.concatenate([part.vertices for part in parts]),
             np.concatenate([part.faces + start for part, start in zip(parts, first, strict=False)]),
-            *(np.concatenate([part[c] for part in parts]) for c in (2, 3)),
+            np.concatenate([part.joints for part in parts]),
+            np.concatenate([part.weights for part in parts]),
             np.concatenate([part.targets for part in parts], 1),
         )
 

@@ -219,7 +219,7 @@ class Skin(Warp):
         """Corners ``[n, 3]`` of the faces nearest to points, and the shares ``[n, 3]`` of these in the nearest points."""
         faces, points = self._corners, np.ascontiguousarray(p.detach().double().numpy())
         _, face, near = pose.tree.squared_distance(pose.vertices, faces, points)
-        corners = faces[face]
+        corners = faces[np.asarray(face)]
         a, b, c = (np.ascontiguousarray(pose.vertices[corners[:, k]]) for k in range(3))
         shares = np.clip(igl.barycentric_coordinates(near, a, b, c), 0, 1)
         shares /= shares.sum(1, keepdims=True)
