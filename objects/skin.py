@@ -139,7 +139,7 @@ class Skin(Warp):
     def reached(
         self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"]
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
-        return self._reached(p_obj, self._clamped(time))
+        return self._reached(p_obj, self.clamped(time))
 
     def _reached(self, p_obj: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         found = torch.empty(len(p_obj), 4, dtype=p_obj.dtype)

@@ -116,7 +116,7 @@ class Warp(nn.Module, ABC):
         Returns:
             Points of the canonical frame; differentiable with respect to points, times and weights.
         """
-        return self.backward_map(p_obj, self._clamped(time))
+        return self.backward_map(p_obj, self.clamped(time))
 
     def reached(
         self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"]
@@ -128,7 +128,7 @@ class Warp(nn.Module, ABC):
 
     def deformed(self, p_canonical: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
         """Where canonical points are in the object frame; arguments and result as for `canonical`."""
-        return self.forward_map(p_canonical, self._clamped(time))
+        return self.forward_map(p_canonical, self.clamped(time))
 
     def carried(
         self, p_obj: Float[Tensor, "n 3"], start: Float[Tensor, "n"], end: Float[Tensor, "n"]
@@ -149,7 +149,8 @@ class Warp(nn.Module, ABC):
             rows = [torch.autograd.grad(q[:, k].sum(), p, retain_graph=k < 2)[0] for k in range(3)]
         return torch.stack(rows, 1)
 
-    def _clamped(self, time: Tensor) -> Tensor:
+    def clamped(self, time: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Times, those outside of the span at its ends."""
         return time.clamp(self.seconds[0], self.seconds[1])
 
 
