@@ -208,17 +208,8 @@ def render(
                 rgb[index] = view.display(seen.color.view(len(index), n * n, 3).mean(1))
                 alpha[index] = (seen.owner >= 0).float().view(len(index), n * n).mean(1)
                 bar.update(len(index) * n * n)
-    h, w = camera.height, camera.width
-    return Frame(
-        rgb.view(h, w, 3),
-        depth.view(h, w),
-        normal.view(h, w, 3),
-        owner.view(h, w),
-        alpha.view(h, w),
-        feature.view(h, w, -1),
-        observed.view(h, w),
-        canonical.view(h, w, 3),
-    )
+    planes = (rgb, depth, normal, owner, alpha, feature, observed, canonical)
+    return Frame(*(plane.view(camera.height, camera.width, *plane.shape[1:]) for plane in planes))
 
 
 def _config(config: RenderConfig | None, options: RenderOptions) -> RenderConfig:
