@@ -44,7 +44,7 @@ class Bent:
             if isinstance(field, Warped) and siren_kernel.serves(field.field) and TINT not in field.field.channels:
                 found[k] = field.field, float(field.stretch)
         packed, rows, n = siren_kernel.pack([field for field, _ in found.values()]), list(found), len(fields)
-        at, shape = np.full(n, -1, dtype=np.int64), np.zeros((n, 5), dtype=np.int64)
+        at, shape = np.full(n, -1, dtype=np.int64), np.zeros((n, packed.shape.shape[1]), dtype=np.int64)
         stretch, lo, hi = np.ones(n), np.zeros((n, 3)), np.zeros((n, 3))
         at[rows], shape[rows] = packed.at, packed.shape
         for k, (field, length) in found.items():
