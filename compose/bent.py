@@ -76,11 +76,10 @@ class Bent:
         canonical points are beyond the box of their network, or not all of the way, don't hold."""
         p = p_obj.detach().clone().requires_grad_(geometry)
         with torch.set_grad_enabled(geometry):
-            found = reached(p)
-        c, beyond = found[:, :3], found[:, 3].detach().numpy()
+            c, beyond = reached(p).split((3, 1), 1)
         points = np.ascontiguousarray(c.detach().numpy())
         sdf, slope, look = siren_kernel.siren_surface(self.nets, asset, points, distance=geometry, gradient=geometry)
-        holds: np.ndarray = beyond == 0
+        holds: np.ndarray = beyond.detach().numpy()[:, 0] == 0
         if geometry:
             holds &= np.all((points >= self.inner_lo[asset]) & (points <= self.inner_hi[asset]), axis=1)
             (back,) = torch.autograd.grad(c, p, torch.from_numpy(slope).to(c.dtype))

@@ -169,7 +169,7 @@ def _written(path, edit):
 
 
 HOSTILE = {
-    "unknown kind": (lambda tree, _: tree["warp"].update(kind="os.system"), "kind of warp out of bend, twist, skin"),
+    "unknown kind": (lambda tree, _: tree["warp"].update(kind="os.system"), "kind of warp out of bend, twist"),
     "kind is a list": (lambda tree, _: tree["warp"].update(kind=[]), "kind of warp"),
     "no warp": (lambda tree, _: tree.pop("warp"), "expected a warp with kind and config"),
     "huge": (lambda tree, _: tree["warp"]["config"].update(keys=10**9), "keys to be int within"),
