@@ -31,7 +31,7 @@ TOLERANCE = 1e-3  # of the longest edge of a field's box, by default
 _VERSION = 1  # part of every cache key: raise it when the same field would give another mesh
 _COARSEST = 1 / 50  # of the longest edge: a larger tolerance would lose the shape
 _MOST_CELLS = 256  # along the longest edge
-_TRIES = 5
+_TRIES = 10  # from the fewest cells to the most takes 7
 _BAND = 16 / 255  # sRGB: colours nearer than that may share a triangle
 _CREASE = 30.0  # degrees between faces from which an edge is sharp
 _SAMPLES = 20_000
@@ -119,8 +119,11 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
             if solid.is_empty():
                 raise ValueError("it has no inside: its distance is nowhere negative within its box")
             whole = _arrays(solid)
-            bands = _bands(field, *whole, time)
             first = off(field, whole, time)
+            if first > tolerance and cells < _MOST_CELLS:  # at sharp edges as large as the cells are
+                cells, whole = min(math.ceil(max(1.5, 1.5 * first / tolerance) * cells), _MOST_CELLS), None
+                continue
+            bands = _bands(field, *whole, time)
         part = _simplified(whole, bands, simpler)
         then = max(off(field, part, time), _gap(whole[0], part))
         if best is None or then < best[0]:
