@@ -157,8 +157,10 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
         confidence = np.where(known, np.clip((share - 0.3) / 0.6, 0, 1), 0.0)
         i = int(number[k])
         objects.append(FoundObject(i, f"object_{i}", bool(np.median(share[known]) > 0.5), poses, confidence))
+    # Given cameras stand in a world whose z axis points up; else people hold cameras about upright.
+    up = np.array([0.0, 0.0, 1.0]) if clip.cameras is not None else -cameras[:, :3, 1].mean(0)
     carryings = tuple(
-        Carrying(int(number[c]), int(number[p]), first, last) for c, p, first, last in carried(state, world, kept)
+        Carrying(int(number[c]), int(number[p]), first, last) for c, p, first, last in carried(state, world, kept, up)
     )
     ids = number[ids]
     soft = clip.rgb.astype(np.float32) / 255

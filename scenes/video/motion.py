@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from scenes.video.camera import points_of
 from scenes.video.rigid import inverse
@@ -83,17 +84,23 @@ def rested(state: State, world: np.ndarray, k: int) -> np.ndarray:
     return poses
 
 
-def carried(state: State, world: np.ndarray, kept: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """(child, parent, first, last): stretches in which two tracks touch and move as one; the larger is the parent."""
+def carried(
+    state: State, world: np.ndarray, kept: Sequence[int], up: Float[np.ndarray, "3"]
+) -> list[tuple[int, int, int, int]]:
+    """(child, parent, first, last): stretches in which two tracks touch and move as one; the lower is the parent.
+
+    Args:
+        up: Away from the ground, world frame.
+    """
     spans = {k: surface(state, world, k, 40) for k in kept}
     found = []
     for i, a in enumerate(kept):
         for b in kept[i + 1 :]:
-            large = [np.prod(np.sort(np.ptp(spans[k], axis=0))[1:]) for k in (a, b)]
-            parent, child = (a, b) if large[0] >= large[1] else (b, a)
             both = np.flatnonzero(state.have[a] & state.have[b])
             if len(both) < _LEAST_FRAMES:
                 continue
+            height = [np.median(_placed(world[k, both], spans[k]) @ up, axis=1) for k in (a, b)]
+            parent, child = (a, b) if np.median(height[0] - height[1]) <= 0 else (b, a)
             relative = inverse(world[parent]) @ world[child]
             at = _placed(relative, probes(state, world, child))
             limit = _TOGETHER + 2 * _noise(state, child)

@@ -59,6 +59,21 @@ def test_a_rest_is_a_rest(two_boxes):
     assert np.abs(np.stack(late.poses[:3]) - late.poses[0]).max() < 0.002
 
 
+def test_what_rides_on_a_lower_thing_is_its_child_while_it_does_though_it_is_larger():
+    plate = np.stack([at(-0.1 + 0.02 * min(t, 5), 0, 0.01) for t in range(10)])
+    block = np.stack(
+        [at(-0.1 + 0.02 * min(t, 5), 0.022 * max(t - 5, 0), 0.13 + 0.02 * max(t - 5, 0)) for t in range(10)]
+    )
+    clip, ids = clip_of_boxes(
+        [(np.array([0.07, 0.06, 0.01]), plate), (np.array([0.04, 0.04, 0.11]), block)], STILL_CAMERA[[0] * 10]
+    )
+    found = decompose(clip)
+    lower, upper = (max(found.objects, key=lambda o: iou(ids == k, found.ids == o.id)).id for k in (1, 2))
+    (ride,) = found.carryings
+    assert (ride.child, ride.parent) == (upper, lower)
+    assert ride.first <= 1 and 4 <= ride.last <= 6
+
+
 def test_it_is_written_as_the_scorer_reads_it(two_boxes, tmp_path):
     clip, _, found = two_boxes
     (tmp_path / "masks").mkdir()
