@@ -13,10 +13,9 @@ for the blend; glTF 2.0 specification, 3.7.2.2 and 3.7.3.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
-import igl
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +23,9 @@ from torch import Tensor
 
 from objects.aabb import Aabb
 from objects.warp import Warp, safe_inverse
+
+if TYPE_CHECKING:
+    import igl
 
 _REACH = 0.04  # how far from the mesh offsets are kept, a share of its diagonal: less than half of what parts at rest are apart
 _PAD = 0.06  # room around the bent mesh in the box, a share of the same
@@ -203,6 +205,8 @@ class Skin(Warp):
             v = len(self.vertices)
             rest = self.vertices.detach().double().numpy(), np.broadcast_to(np.eye(3), (v, 3, 3))
             vertices, linear = rest if time is None else self._bent(time)
+            import igl  # it loads slowly, and scenes without skins don't need it
+
             tree = igl.AABB()
             tree.init(np.ascontiguousarray(vertices), self._corners)
             known[time] = _Pose(np.ascontiguousarray(vertices), linear, tree)
@@ -217,6 +221,8 @@ class Skin(Warp):
 
     def _nearest(self, pose: _Pose, p: Tensor) -> tuple[Tensor, Tensor]:
         """Corners ``[n, 3]`` of the faces nearest to points, and the shares ``[n, 3]`` of these in the nearest points."""
+        import igl
+
         faces, points = self._corners, np.ascontiguousarray(p.detach().double().numpy())
         _, face, near = pose.tree.squared_distance(pose.vertices, faces, points)
         corners = faces[np.asarray(face)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from objects.warped import Warped
 from scenes.node import Node
 from scenes.timeline import Timeline
 from scenes.track import number
+
+if TYPE_CHECKING:
+    import trimesh
 
 _MESHES: FieldCache[trimesh.Trimesh] = FieldCache()
 
