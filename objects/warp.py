@@ -54,6 +54,10 @@ class Warp(nn.Module, ABC):
         super().__init__()
         if type(self).backward_map is Warp.backward_map and type(self).forward_map is Warp.forward_map:
             raise TypeError(f"{type(self).__name__}: expected a backward_map, a forward_map, or both")
+        if not isinstance(box, Aabb):
+            raise ValueError(
+                f"{type(self).__name__}: box: expected an Aabb, such as field.bounds, got {type(box).__name__}"
+            )
         self.register_buffer("box_lo", box.lo.float().clone())
         self.register_buffer("box_hi", box.hi.float().clone())
         self.register_buffer("seconds", torch.tensor(span, dtype=torch.float32))

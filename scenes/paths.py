@@ -132,6 +132,8 @@ def scene_folder(key: str, value: str | None, *, or_file: bool = False) -> Path:
     if not path.exists():
         raise ValueError(f"{key}: there is no {value!r}" + lookalikes(path))
     if path.is_dir():
+        if (path / "decomposition").is_dir() and not (path / "scene.json").is_file():
+            raise ValueError(f"{key}: {value!r} holds what decompose found (decomposition/), no scene yet")
         if not (path / "scene.json").is_file():
             raise ValueError(f"{key}: expected a scene folder, got {value!r} without a scene.json")
         return path

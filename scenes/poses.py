@@ -173,7 +173,7 @@ def retime(records: Records, path: str, shift: float, factor: float) -> Draft:
 def set_clock(records: Records, path: str, offset: float | None, speed: float | None, loop: bool | None) -> Draft:
     node = records.node_at(path)
     if node.field is None or not node.field.deforms:
-        raise ValueError(f"clock {path}: expected an object that bends, got a {node.what()} that doesn't")
+        raise ValueError(f"clock {path}: expected something that bends; this {node.what()} doesn't")
     given = {"offset": offset, "speed": speed, "loop": loop}
     clock = replace(node.clock, **{name: value for name, value in given.items() if value is not None})
     if clock.loop and node.field.span is None:

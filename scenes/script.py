@@ -59,7 +59,8 @@ class Words:
         try:
             return float(got)
         except ValueError:
-            raise ValueError(f"expected {what}, a number, got {got!r}; usage: {self._usage}") from None
+            wanted = what if what.endswith("number") else f"{what}, a number"
+            raise ValueError(f"expected {wanted}, got {got!r}; usage: {self._usage}") from None
 
     def seed(self) -> int:
         value = self.number("a seed")

@@ -117,6 +117,8 @@ def _frame(file: Path) -> Meshlike | PointFrame:
 
 def _times(path: Path, count: int, fps: float | None) -> tuple[list[float], float | None]:
     file = path / "sequence.json"
+    if file.is_file() and fps is not None:
+        raise ValueError(f"fps: {str(file)!r} says when frames are; leave fps out, got {fps:g}")
     if not file.is_file():
         if fps is None:
             raise ValueError(f"fps: expected frames per second, as {str(path)!r} has no sequence.json with times")

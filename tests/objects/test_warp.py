@@ -199,6 +199,7 @@ def test_warps_of_files_are_checked(tmp_path):
 def test_bad_input_is_refused():
     box = ROD.bounds
     for make, message in (
+        (lambda: Twist(ROD, (0, 0, 1), (0, 0, 0), (0, 1), (0, 1)), "box: expected an Aabb"),
         (lambda: Twist(box, (0, 0, 0), (0, 0, 0), (0, 1), (0, 1)), "axis must be"),
         (lambda: Twist(box, (0, 0, 1), (0, 0), (0, 1), (0, 1)), "origin must be"),
         (lambda: Twist(box, (0, 0, 1), (0, 0, 0), (0, 1), (0, 1, 2)), "as many values as times"),

@@ -79,6 +79,12 @@ def test_odd_sequences_are_refused(tmp_path, frames, said, words):
         read_sequence(tmp_path, frames)
 
 
+def test_frames_a_second_that_contradict_the_times_of_a_sequence_are_refused(tmp_path):
+    _arrays(tmp_path)
+    with pytest.raises(ValueError, match="fps: .* says when frames are"):
+        read_sequence(tmp_path, fps=10)
+
+
 def test_a_folder_without_frames_or_times_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has neither"):
         read_sequence(tmp_path)

@@ -36,6 +36,8 @@ def test_decompose_writes_ids_poses_and_cameras_and_says_what_it_found(folder, t
     assert len(list((made / "masks").glob("*.png"))) == 3
     assert json.loads((made / "objects.json").read_text())["objects"] == []
     assert len(json.loads((made / "cameras.json").read_text())["frames"]) == 3
+    assert main(["info", f"scene={out}"]) == 2
+    assert "holds what decompose found" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
