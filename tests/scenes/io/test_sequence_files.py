@@ -81,7 +81,7 @@ def test_odd_sequences_are_refused(tmp_path, frames, said, words):
 
 def test_frames_a_second_that_contradict_the_times_of_a_sequence_are_refused(tmp_path):
     _arrays(tmp_path)
-    with pytest.raises(ValueError, match="fps: .* says when frames are"):
+    with pytest.raises(ValueError, match="leave fps out"):
         read_sequence(tmp_path, fps=10)
 
 
