@@ -19,7 +19,7 @@ _SMOOTHED = 0.4  # of the noise that is left then
 
 
 class Maps(NamedTuple):
-    """Frames of a clip, as the compiled loops takes them."""
+    """Frames of a clip, as the compiled loops take them."""
 
     depth: Float32[np.ndarray, "f h w"]
     """Metres along the optical axis, smoothed by local planes, 0 where missing."""
