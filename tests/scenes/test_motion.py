@@ -82,7 +82,7 @@ def test_clocks_are_edited_by_text_and_retimed_with_their_tracks(scene):
     run_script(scene, log[0])
     assert scene["other"].clock == Clock(0.25, 1.0, True)
     for script, message in (
-        ("clock ball offset 1", "expected an object that bends"),
+        ("clock ball offset 1", "expected something that bends"),
         ("clock other", "expected offset or speed or loop"),
         ("clock other loop maybe", "expected on or off"),
     ):
