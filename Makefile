@@ -74,7 +74,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 			"none was found. Name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Setting up $(VENV) with $(PYTHON), a few minutes the first time" >&2
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,photos,usd,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,photos,usd,view,dev]'
 	@touch $@
 
 # Beside .venv, not in it: the default tests must not depend on whether this was ever run.

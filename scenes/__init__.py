@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from scenes.io.export import export_scene
     from scenes.io.scene_folder import SceneFileError, load_scene, save_scene
     from scenes.track import Track
+    from scenes.viewer.opening import view
 
-__all__ = ["SceneFileError", "SceneGraph", "Track", "export_scene", "load_scene", "save_scene"]
+__all__ = ["SceneFileError", "SceneGraph", "Track", "export_scene", "load_scene", "save_scene", "view"]
 
-_HOME = {"SceneGraph": "graph", "Track": "track", "export_scene": "io.export"}  # the others live in io.scene_folder
+_HOME = {
+    "SceneGraph": "graph",
+    "Track": "track",
+    "export_scene": "io.export",
+    "view": "viewer.opening",
+}  # the others live in io.scene_folder
 
 
 def __getattr__(name: str) -> Any:

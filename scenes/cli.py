@@ -32,6 +32,7 @@ from scenes.export_verb import export
 from scenes.fit_verb import fit
 from scenes.paths import Report, Settings, defaults_of, flat, folder_for, output_file, user_path
 from scenes.verbs import build, edit, info, render
+from scenes.view_verb import view
 
 VERBS: dict[str, Callable[[Settings], Report]] = {
     "fit": fit,
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[[Settings], Report]] = {
     "info": info,
     "export": export,
     "decompose": decompose,
+    "view": view,
 }
 
 

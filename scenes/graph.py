@@ -7,6 +7,7 @@ these; every node may have children.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from rendering.camera import Camera
 from rendering.lights import Light
 from scenes import edits, poses
 from scenes.history import Change, Checkpoint, History
+from scenes.locking import one_at_a_time
 from scenes.node import ROOT, Node, camera_in_world, light_in_world, quoted, word_set
 from scenes.node_view import NodeView
 from scenes.records import Records
@@ -29,6 +31,7 @@ from scenes.timeline import Timeline
 from scenes.track import Track, Vec, number, vector
 
 
+@one_at_a_time
 class SceneGraph(SceneQuestions):
     """A scene that changes: over time by its tracks, and by edits, all of which can be undone.
 
@@ -39,7 +42,11 @@ class SceneGraph(SceneQuestions):
     Edits of pose take ``time``: without it the whole track is changed (of a node that changed hands, the last part); with it, a
     key is set at that time. Fields are taken as they are when they are first shown; after training one in place, say `replace`
     with it.
+
+    Several threads may use one scene: each call is whole. What takes several calls is put into ``with scene.lock:``.
     """
+
+    lock: threading.RLock
 
     def __init__(self) -> None:
         self._records = Records()

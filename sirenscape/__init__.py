@@ -41,7 +41,7 @@ _TOPICS = {
         "load_views Views View ViewError fit_views ViewsConfig LearnedViews align_cameras refine_poses PosesConfig"
     ),
     ("From video to objects", "scenes.video"): "decompose Decomposition FoundObject Carrying Clip load_clip",
-    ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene",
+    ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene view",
 }  # fmt: skip
 _HOME = {name: package for (_, package), names in _TOPICS.items() for name in names.split()}
 

@@ -42,7 +42,11 @@ _THREADS = 1 if _WORKER else 2
 torch.set_num_threads(_THREADS)
 numba.set_num_threads(min(_THREADS, numba.config.NUMBA_NUM_THREADS))
 # Where one of these is set (CI does), a test that is skipped for such a reason fails.
-_REQUIRED = {"SIRENSCAPE_REQUIRE_EGL": r"\bEGL\b", "SIRENSCAPE_REQUIRE_SCATTER": r"torch[-_ ]scatter"}
+_REQUIRED = {
+    "SIRENSCAPE_REQUIRE_EGL": r"\bEGL\b",
+    "SIRENSCAPE_REQUIRE_BROWSER": r"\bChromium\b",
+    "SIRENSCAPE_REQUIRE_SCATTER": r"torch[-_ ]scatter",
+}
 
 hypothesis.settings.register_profile("sirenscape", deadline=None, derandomize=True, print_blob=True, database=None)
 hypothesis.settings.load_profile("sirenscape")

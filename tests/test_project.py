@@ -115,7 +115,7 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     optional = {
         canonicalize_name(Requirement(line).name)
-        for extra in ("scatter", "demo", "bench", "usd")
+        for extra in ("scatter", "demo", "bench", "usd", "view")
         for line in PROJECT["optional-dependencies"][extra]
     }
     used = {name.split(".")[0] for path in SOURCES for name in imported_modules(path.read_text(encoding="utf-8"))}

@@ -36,6 +36,7 @@ def test_help_lists_them_by_topic():
         "save_scene",
         "SceneFileError",
         "export_scene",
+        "view",
     ]
     assert sorted(name for names in topics.values() for name in names.split()) == dir(ss)
     assert pydoc.plain(pydoc.render_doc(ss)).count("\n") < 70

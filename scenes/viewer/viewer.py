@@ -1,0 +1,146 @@
+"""One scene in browsers: the server, the session and the panels put together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import viser
+from viser import SceneClickEvent
+
+from rendering import Camera
+from scenes.graph import SceneGraph
+from scenes.paths import Settings
+from scenes.pictures import camera_for
+from scenes.viewer.gizmo import Gizmo
+from scenes.viewer.panel import Panel
+from scenes.viewer.save_panel import SavePanel
+from scenes.viewer.saving import Saving
+from scenes.viewer.server import address, start_server, stop_server
+from scenes.viewer.session import Session
+from scenes.viewer.stream import Figures
+
+_CAMERA: Settings = {f"camera.{key}": None for key in ("name", "eye", "target", "width", "height")} | {
+    "camera.fov": 45.0
+}
+
+
+class Viewer:
+    """A scene that is shown to browsers. What `view` returns.
+
+    Edits made in code appear in the browsers; edits made there are in the scene (see `SceneGraph.subscribe`).
+    """
+
+    def __init__(self, graph: SceneGraph, host: str, port: int, origins: Sequence[str], saving: Saving) -> None:
+        self.scene = graph
+        self._server = start_server(host, port, list(origins))
+        try:
+            self._session = Session(graph, self._failed)
+            self._build(saving)
+        except BaseException:
+            stop_server(self._server)
+            raise
+        self.url = address(host, self._server.get_port())
+        self._session.start()
+
+    def _build(self, saving: Saving) -> None:
+        server, session = self._server, self._session
+        server.gui.configure_theme(
+            show_logo=False, show_share_button=False, control_width="medium", brand_color=(55, 90, 160)
+        )
+        server.scene.world_axes.visible = False
+        self._look_from(camera_for(session.graph, _CAMERA, session.time))
+        self._gizmo = Gizmo(server, session)
+        self._saves = SavePanel(server, session, saving)
+        self._panel = Panel(server, session, {"frame": self._frame, "save": self._saves.save})
+        self._saves.add_folder()
+
+        @server.on_client_connect
+        async def _(client: viser.ClientHandle) -> None:
+            session.post(lambda: session.stream.add(client))
+
+            @client.camera.on_update
+            async def _(_: viser.CameraHandle) -> None:
+                session.post(lambda: session.stream.look(client))
+
+        @server.on_client_disconnect
+        async def _(client: viser.ClientHandle) -> None:
+            session.post(lambda: session.stream.drop(client))
+
+        async def click(event: SceneClickEvent) -> None:
+            origin, direction = np.array(event.ray_origin), np.array(event.ray_direction)
+            session.post(lambda: session.click(origin, direction, event.modifier == "shift"))
+
+        for modifier in (None, "shift"):
+            server.scene.on_click(modifier=modifier)(click)  # pyright: ignore[reportArgumentType] (it takes coroutines)
+
+    def _look_from(self, camera: Camera) -> None:
+        """Where new browsers look from."""
+        unit, initial = self._session.unit, self._server.initial_camera
+        matrix = camera.T_world_cam.as_matrix().numpy()
+        bounds = self.scene.at(self._session.time).bounds
+        middle = np.zeros(3) if bounds is None else bounds.center.double().numpy()
+        ahead = max(float((middle - matrix[:3, 3]) @ matrix[:3, 2]), 1e-3 / unit)
+        initial.position = tuple(unit * matrix[:3, 3])
+        initial.look_at = tuple(unit * (matrix[:3, 3] + ahead * matrix[:3, 2]))
+        initial.fov = 2 * float(np.arctan(0.5 * camera.height / camera.fy))
+        initial.near, initial.far = 0.01, 1000.0
+
+    def _frame(self, client_id: int | None) -> None:
+        """Has a browser look at what is selected, or at all, from where it is."""
+        session = self._session
+        client = self._server.get_clients().get(-1 if client_id is None else client_id)
+        node = session.selected
+        box = session.graph.at(session.time).bounds if node is None else session.bounds_of(node)
+        if client is None or box is None:
+            return
+        camera = client.camera
+        middle = session.unit * box.center.double().numpy()
+        away = np.asarray(camera.position) - np.asarray(camera.look_at)
+        distance = 0.6 * session.unit * float(box.diagonal) / np.tan(0.5 * camera.fov)
+        camera.position = tuple(middle + distance * away / max(float(np.linalg.norm(away)), 1e-9))
+        camera.look_at = tuple(middle)
+
+    def _failed(self, error: Exception) -> None:
+        text = " ".join(str(error).split()) or type(error).__name__
+        for client in self._server.get_clients().values():
+            client.add_notification("That did not work", text[:400], color="red", auto_close_seconds=8.0)
+
+    # -- the handle ----------------------------------------------------------------------------------------------------
+
+    @property
+    def selected(self) -> str | None:
+        """The path of what is selected."""
+        node = self._session.selected
+        return None if node is None else node.path
+
+    @property
+    def unsaved(self) -> int:
+        """Edits, undone and redone steps since the scene was read or last saved."""
+        return max(len(self.scene.log) - self._saves.saved_log, 0)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every browser has its finest picture of what there is now."""
+        return self._session.at_rest
+
+    @property
+    def figures(self) -> Figures:
+        """What the last pictures took."""
+        return self._session.stream.figures
+
+    def wait(self) -> None:
+        """Waits until the program is stopped (Ctrl-C)."""
+        threading.Event().wait()
+
+    def close(self) -> None:
+        """Stops serving. Edits that a browser has made stay in the scene; nothing is saved."""
+        self._session.stop()
+        stop_server(self._server)
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
