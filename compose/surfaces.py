@@ -55,7 +55,7 @@ from objects.progress import Bar
 
 TOLERANCE = 1e-3  # of the box diagonal: what `Composite.closest` states for fields that aren't exact
 
-_VERSION = 4  # part of every cache key: raise it when the same field would give another surface
+_VERSION = 5  # part of every cache key: raise it when the same field would give another surface
 _CELLS = 192  # along the longest edge
 _SIMPLER = 2.5e-4  # of the box diagonal: how far simplifying may move the surface
 _LEAF = 4  # most triangles of a leaf

@@ -2,9 +2,10 @@
 
 Each vertex of a rest mesh has up to four joints with weights; joints have affine maps at keys, and offsets of morph targets have
 amounts. Near the mesh a point keeps its place beside the surface: the nearest point of the bent mesh says which point of the rest
-mesh it belongs to, and its offset from there is turned back by the blended joints. So the surface is mapped to the surface exactly,
-parts that meet don't stick together, and each point has one canonical place. Beyond a reach the offset is cut: what is farther away
-than that is known to be outside, or deep inside, by as much (`Warp.reached`).
+mesh it belongs to, and its offset from there is turned back by the blended joints and by how morph targets turn the faces. So the
+surface is mapped to the surface exactly, parts that meet don't stick together, and each point has one canonical place. Beyond a
+reach (canonical units) the offset is cut: what is farther away than that is known to be outside, or deep inside, by as much
+(`Warp.reached`).
 
 Sources: Magnenat-Thalmann, Laperriere, Thalmann, "Joint-Dependent Local Deformations for Hand Animation and Object Grasping" (1988)
 for the blend; glTF 2.0 specification, 3.7.2.2 and 3.7.3.
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     import igl
 
 _REACH = 0.04  # how far from the mesh offsets are kept, a share of its diagonal: less than half of what parts at rest are apart
-_PAD = 0.06  # room around the bent mesh in the box, a share of the same
+_PAD = 0.06  # room around the bent mesh in the box, a share of the bent mesh's diagonal
 _KEPT = 64  # bent meshes that are kept
 
 
 class _Pose(NamedTuple):
-    """The mesh at one time, and the blended linear map of each vertex."""
+    """The mesh at one time, and the linear map about each vertex."""
 
     vertices: Float[np.ndarray, "v 3"]
     linear: Float[np.ndarray, "v 3 3"]
@@ -90,8 +91,8 @@ class Skin(Warp):
         self.check_values()
         self.seconds = self.times[[0, -1]].clone()
         posed = np.stack([self._bent(float(t))[0] for t in self.times])
-        diagonal = float(np.linalg.norm(np.ptp(np.asarray(vertices), axis=0)))
-        lo, hi = posed.min((0, 1)) - _PAD * diagonal, posed.max((0, 1)) + _PAD * diagonal
+        pad = _PAD * float(np.linalg.norm(np.ptp(posed, axis=1), axis=1).max())
+        lo, hi = posed.min((0, 1)) - pad, posed.max((0, 1)) + pad
         self.box_lo, self.box_hi = torch.from_numpy(lo).float(), torch.from_numpy(hi).float()
 
     def config(self) -> dict[str, Any]:
@@ -153,10 +154,9 @@ class Skin(Warp):
             on = (shares[..., None] * posed[corners]).sum(1)
             blended = safe_inverse((shares.detach()[..., None, None] * linear[corners]).sum(1))
             offset = (blended @ (p - on)[..., None])[..., 0]
-            away = (p - on).norm(dim=-1)
-            kept = (self.reach / away.detach().clamp(min=1e-12)).clamp(max=1)
+            kept = (self.reach / offset.detach().norm(dim=-1).clamp(min=1e-12)).clamp(max=1)
             rest = (shares[..., None] * self.vertices.to(p)[corners]).sum(1)
-            part = torch.cat([rest + kept[:, None] * offset, (away - self.reach).clamp(min=0)[:, None]], 1)
+            part = torch.cat([rest + kept[:, None] * offset, ((1 - kept) * (p - on).norm(dim=-1))[:, None]], 1)
             found = found.index_put((rows,), part)
         return found[:, :3], found[:, 3]
 
@@ -175,7 +175,7 @@ class Skin(Warp):
 
     @property
     def reach(self) -> float:
-        """How far from the mesh offsets are kept, object units."""
+        """How far from the mesh offsets are kept, canonical units."""
         return _REACH * float((self.vertices.amax(0) - self.vertices.amin(0)).norm())
 
     def mesh_at(self, time: float) -> Float[np.ndarray, "v 3"]:
@@ -184,7 +184,7 @@ class Skin(Warp):
         return self._pose(min(max(time, start), end)).vertices.copy()
 
     def _bent(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices at a time, and their blended linear maps."""
+        """Vertices at a time, and the linear maps about them."""
         numbers = {name: getattr(self, name).detach().double().numpy() for name in _NAMES}
         times, weights, joints = numbers["times"], numbers["weights"], numbers["joints"].astype(np.int64)
         i = int(np.clip(np.searchsorted(times, time, "right") - 1, 0, max(len(times) - 2, 0)))
@@ -196,7 +196,9 @@ class Skin(Warp):
         blended = np.einsum("vc,vcab->vab", weights, matrices[joints])
         free = weights.sum(1) == 0
         blended[free] = np.eye(3, 4)
-        return np.einsum("vab,vb->va", blended[..., :3], vertices) + blended[..., 3], blended[..., :3]
+        linear = blended[..., :3]
+        posed = np.einsum("vab,vb->va", linear, vertices) + blended[..., 3]
+        return posed, linear @ _turns(numbers["vertices"], vertices, self._corners) if amounts.any() else linear
 
     def _pose(self, time: float | None) -> _Pose:
         """The mesh at a time, at rest for None; the last ones are kept."""
@@ -234,6 +236,27 @@ class Skin(Warp):
 
 _NAMES = ("vertices", "faces", "joints", "weights", "times", "matrices", "targets", "amounts")
 COUNTS = ("vertices", "faces", "keys", "joints", "targets")  # what the config of a skin counts
+
+
+def _turns(rest: np.ndarray, moved: np.ndarray, faces: np.ndarray) -> Float[np.ndarray, "v 3 3"]:
+    """The linear maps about vertices that moving them makes: the mean over their faces of what turns and stretches these. Lengths
+    along normals grow as the root of areas."""
+
+    def frames(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        a, b, c = vertices[faces].transpose(1, 0, 2)
+        across = np.cross(b - a, c - a)
+        area = np.linalg.norm(across, axis=1)
+        return np.stack([b - a, c - a, across / np.sqrt(np.maximum(area, 1e-300))[:, None]], -1), area
+
+    (before, area), after = frames(rest), frames(moved)[0]
+    good = area > 1e-9 * area.max()  # a sliver says nothing
+    maps = np.zeros_like(before)
+    maps[good] = after[good] @ np.linalg.inv(before[good])
+    total, share = np.zeros((len(rest), 3, 3)), np.zeros(len(rest))
+    np.add.at(total, faces, (area * good)[:, None, None, None] * maps[:, None])
+    np.add.at(share, faces, (area * good)[:, None])
+    total[share == 0], share[share == 0] = np.eye(3), 1
+    return total / share[:, None, None]
 
 
 def _by_time(time: Tensor) -> list[tuple[float, Tensor]]:

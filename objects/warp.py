@@ -216,7 +216,8 @@ def safe_inverse(matrix: Tensor) -> Tensor:
     a, b, c = matrix.unbind(-2)
     rows = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
     det = (a * rows[..., 0]).sum(-1)
-    return rows / torch.where(det.abs() < 1e-6, torch.full_like(det, 1e-6), det)[..., None, None]
+    least = 1e-6 * (matrix.square().sum((-2, -1)) / 3).clamp(min=1e-20) ** 1.5  # whatever the units are
+    return rows / torch.where(det.abs() < least, least, det)[..., None, None]
 
 
 def deformed_box(forward: Map, box: Aabb, times: Float[Tensor, "k"], longest: int = 17) -> Aabb:

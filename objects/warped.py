@@ -60,7 +60,8 @@ def measure_warp(field: Field, warp: Warp, *, n_points: int = 4096, seed: int = 
             f"got {q.amin(0).tolist()}..{q.amax(0).tolist()}"
         )
     with torch.no_grad():
-        close = near & (field.sdf(q).abs() + beyond < _CLOSE * field.bounds.diagonal)
+        length = torch.linalg.det(jacobian).abs() ** (1 / 3)  # from object to canonical units
+        close = near & (field.sdf(q).abs() + length * beyond < _CLOSE * field.bounds.diagonal)
         turned = torch.linalg.det(jacobian[close].double()) <= 0
         q = field.box_lo + draws[:, :3] * field.bounds.size
         thing = field.sdf(q).abs() < _CLOSE * field.bounds.diagonal

@@ -28,7 +28,7 @@ from objects.files import FieldFileError, field_hash, storable, write_atomically
 
 TOLERANCE = 1e-3  # of the longest edge of a field's box, by default
 
-_VERSION = 1  # part of every cache key: raise it when the same field would give another mesh
+_VERSION = 2  # part of every cache key: raise it when the same field would give another mesh
 _COARSEST = 1 / 50  # of the longest edge: a larger tolerance would lose the shape
 _MOST_CELLS = 256  # along the longest edge
 _TRIES = 10  # from the fewest cells to the most takes 7

@@ -120,6 +120,51 @@ def test_morph_targets_add_their_offsets():
     assert (back - p).norm(dim=-1).max() < 1e-4
 
 
+def _sides_are_right(field: Warped, skin: Skin, faces, time: float, clear: float) -> bool:
+    p = field.box_lo + torch.rand(8000, 3, generator=torch.Generator().manual_seed(0)) * field.bounds.size
+    mesh, q = skin.mesh_at(time), p.double().numpy()
+    inside = igl.fast_winding_number(mesh, faces.astype(np.int64), q) > 0.5
+    distance = np.sqrt(igl.point_mesh_squared_distance(q, mesh, faces.astype(np.int64))[0])
+    sdf = field.sdf(p, torch.full((8000,), time)).numpy()
+    assert inside.sum() > 50
+    return bool(((sdf < 0) == inside)[distance > clear].all())
+
+
+def test_sides_of_the_surface_are_kept_where_morph_targets_turn_it_round():
+    """A rod is bent to three quarters of a circle by a morph target alone."""
+    vertices, faces, joints, _ = _parts()
+    x, y, z = vertices.T
+    angle, reach = 1.5 * np.pi * np.clip(z, -0.4, 0.4) / 0.8, 0.8 / (1.5 * np.pi)
+    beyond = z - np.clip(z, -0.4, 0.4)
+    out, up = reach * (1 - np.cos(angle)), reach * np.sin(angle)
+    bent = np.stack(
+        [
+            out + np.cos(angle) * x + np.sin(angle) * beyond,
+            y,
+            up - np.sin(angle) * x + np.cos(angle) * beyond,
+        ],
+        1,
+    )
+    still = np.broadcast_to(np.eye(3, 4), (2, 1, 3, 4))
+    morphs = (bent - vertices)[None], np.array([[0.0], [1.0]])
+    skin = Skin(vertices, faces, 0 * joints, np.zeros((len(vertices), 4)), np.array([0.0, 1.0]), still, *morphs)
+    assert _sides_are_right(Warped(ROD, skin), skin, faces, 1.0, 0.006)
+    assert measure_warp(ROD, skin).folded < 0.01
+
+
+@pytest.mark.parametrize("size", [1e-3, 100.0])
+def test_joints_may_change_the_unit(size):
+    """Rigs often are in millimetres or centimetres; what is learned may lie a little outside of its mesh."""
+    vertices, faces, joints, weights = _parts()
+    matrices = size * np.stack([[_turn(0, (0, 0, 0)), _turn(a, (0, 0, 0))] for a in (0, 1.2)])
+    skin = Skin(vertices, faces, joints, weights, np.array([0.0, 2.0]), matrices)
+    field = Warped(Capsule(0.102, 0.8), skin)
+    assert _sides_are_right(field, skin, faces, 2.0, 0.006 * size)
+    same = Warped(Capsule(0.102, 0.8), ARM)
+    p, time = 0.4 * torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), torch.full((500,), 1.3)
+    assert (field.sdf(size * p, time) / size - same.sdf(p, time)).abs().max() < 1e-4
+
+
 def test_normals_through_a_skin_are_those_of_the_bent_mesh():
     mesh = trimesh.Trimesh(ARM.mesh_at(2.0), _parts()[1], process=False)
     points, face = trimesh.sample.sample_surface(mesh, 500, seed=0)
