@@ -66,6 +66,7 @@ _PLAIN = (
 _NEAR = 0.5  # of the box diagonal
 _REACH = 4  # half the edge of the octree's cube, in longest edges of the box
 _LEVELS = 5  # of the octree: its smallest cells are 1/16 of the longest edge
+_TRIES = 4  # numbers of cells until a surface is a manifold
 _CURVED = 256  # segments of a full circle where an exact solid becomes a mesh
 
 _SOLIDS: dict[type[Field], tuple[int, tuple[str, ...]]] = {
@@ -266,7 +267,7 @@ def manifold_of(field: Field, time: float | None, cells: int = _CELLS, simpler: 
         simpler: How far simplifying may move what isn't exact, as a share of its box diagonal.
 
     Raises:
-        ValueError: The field gives values that are not finite.
+        ValueError: The field gives values that are not finite, or its surface can't be closed.
     """
     m3 = manifold3d.Manifold
     if type(field) in (Union, Intersection, Difference) and float(field.get_buffer("smooth")) == 0:
@@ -287,7 +288,15 @@ def manifold_of(field: Field, time: float | None, cells: int = _CELLS, simpler: 
 
 
 def _sampled(field: Field, time: float | None, cells: int, simpler: float) -> manifold3d.Manifold:
-    """The zero set of a field by marching cubes; nothing where it has none."""
+    """The zero set of a field by marching cubes; nothing where it has none. Where these leave an edge open, the cells are others."""
+    for n in range(cells, cells + 8 * _TRIES, 8):
+        made = _marched(field, time, n)
+        if made.status() == manifold3d.Error.NoError:
+            return made.simplify(simpler * field.bounds.diagonal) if simpler else made
+    raise ValueError(f"{type(field).__name__}: its surface could not be closed by marching cubes")
+
+
+def _marched(field: Field, time: float | None, cells: int) -> manifold3d.Manifold:
     batch = FieldBatch([field])
 
     def ask(p: torch.Tensor) -> torch.Tensor:
@@ -301,9 +310,7 @@ def _sampled(field: Field, time: float | None, cells: int, simpler: float) -> ma
         if "no surface" not in str(error):
             raise
         return manifold3d.Manifold()
-    mesh = manifold3d.Mesh64(vertices.double().numpy(), faces.astype(np.uint64))
-    made = manifold3d.Manifold(mesh)
-    return made.simplify(simpler * field.bounds.diagonal) if simpler else made
+    return manifold3d.Manifold(manifold3d.Mesh64(vertices.double().numpy(), faces.astype(np.uint64)))
 
 
 # -- the tree ----------------------------------------------------------------------------------------------------------

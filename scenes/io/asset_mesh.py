@@ -111,11 +111,6 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
     for _ in range(_TRIES):
         if whole is None:
             solid = manifold_of(field, time, cells)
-            if (
-                solid.status() != manifold3d.Error.NoError
-            ):  # marching cubes may leave an edge with four faces: other cells
-                cells += 7
-                continue
             if solid.is_empty():
                 raise ValueError("it has no inside: its distance is nowhere negative within its box")
             whole = _arrays(solid)
@@ -134,8 +129,8 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
             cells, whole = min(math.ceil(1.5 * cells), _MOST_CELLS), None
         else:
             simpler *= 0.5
-    if best is None:
-        raise ValueError("its surface could not be closed: some edge has more than two faces")
+    if best is None:  # of so many tries the last ones have the most cells
+        raise ValueError("its surface could not be made within the tolerance")
     return finished(field, *best[1], best[0], time)
 
 

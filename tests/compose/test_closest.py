@@ -177,3 +177,19 @@ def test_only_surfaces_that_may_be_nearest_are_made(sirens, monkeypatch):
     assert made == [fields[1], fields[0]]
     scene.closest(torch.tensor([[30.0, 0.0, 0.0]]))
     assert made == [fields[1], fields[0], fields[2]]
+
+
+def test_a_surface_that_does_not_close_is_made_anew_or_refused_but_never_taken_for_none(monkeypatch):
+    real, field, tried = surfaces.zero_set, Torus(0.3, 0.1) & Box((0.4, 0.9, 0.9), 0.1), []
+
+    def opened(field, cell, ask):
+        tried.append(cell)
+        vertices, faces = real(field, cell, ask)
+        return vertices, faces[1:] if len(tried) == 1 else faces
+
+    monkeypatch.setattr(surfaces, "zero_set", opened)
+    found = [surfaces.manifold_of(part, None, 24) for part in (field.a, field.b)]
+    assert min(part.volume() for part in found) > 0.01 and len(tried) == 3
+    monkeypatch.setattr(surfaces, "zero_set", lambda *args: (real(*args)[0], real(*args)[1][1:]))
+    with pytest.raises(ValueError, match="Torus: its surface could not be closed"):
+        surfaces.manifold_of(field.a, None, 24)
