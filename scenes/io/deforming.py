@@ -13,12 +13,14 @@ import torch
 from jaxtyping import Float
 
 from objects.warped import Warped
+from scenes.clock import SCENE_TIME, Clock
 from scenes.io.asset_mesh import AssetMesh, asset_mesh, corner_normals, finished, off
 
 MOST_KEYS = 64  # each is a copy of all vertices
 _SHARE = 0.5  # of the tolerance: for what is between vertices and between keys
 _SHORTEST = 1e-3  # seconds: nothing is looked for between keys this near
 _TRACKED = 500  # vertices by which keys are chosen
+_PIECES = 8  # of a field's span: a motion that comes back to where it was isn't missed between them
 _FINEST = 200_000  # triangles from which on nothing is refined
 
 
@@ -40,7 +42,7 @@ class Bending:
 
 
 def bending_mesh(
-    field: Warped, tolerance: float, time: float, span: tuple[float, float], clock: Callable[[float], float | None]
+    field: Warped, tolerance: float, time: float, span: tuple[float, float], clock: Clock = SCENE_TIME
 ) -> tuple[AssetMesh, Bending]:
     """A mesh as it is at ``time``, and its vertices over a span.
 
@@ -49,27 +51,29 @@ def bending_mesh(
         tolerance: Object units.
         time: Seconds of the scene.
         span: First and last time (seconds of the scene).
-        clock: From seconds of the scene to those of the field.
+        clock: That of the node.
 
     Raises:
         ValueError: The canonical field has no inside, or its surface can't be closed.
     """
 
     def at(p_canonical: np.ndarray, seconds: float) -> np.ndarray:
-        p, now = torch.as_tensor(p_canonical).to(field.box_lo.dtype), clock(seconds)
+        p = torch.as_tensor(p_canonical).to(field.box_lo.dtype)
         with torch.no_grad():
-            return field.deformed(p, None if now is None else p.new_full((len(p),), now)).double().numpy()
+            return field.deformed(p, p.new_full((len(p),), clock.at(seconds, field.span))).double().numpy()
 
     canonical = asset_mesh(field.field, (1 - _SHARE) * tolerance)
     some = canonical.vertices[:: max(len(canonical.vertices) // _TRACKED, 1)].astype(np.float64)
-    times, cut = _keys(lambda seconds: at(some, seconds), span, _SHARE * tolerance)
+    first = _first_times(field.span, span, clock)
+    times, cut = _keys(lambda seconds: at(some, seconds), first, _SHARE * tolerance)
     vertices, faces = _refined(canonical, lambda p: [at(p, t) for t in times[:: max(len(times) // 8, 1)]], tolerance)
     whole = finished(field.field, vertices, faces, 0.0, None)
     placed = np.stack([at(vertices, t) for t in times])
     normals = np.stack([corner_normals(v, faces, whole) for v in placed]).astype(np.float32)
     rest = at(vertices, time)
     strays = max(
-        off(field, (v, faces), clock(t)) for v, t in [(rest, time), *list(zip(placed, times, strict=True))[::8]]
+        off(field, (v, faces), clock.at(t, field.span))
+        for v, t in [(rest, time), *list(zip(placed, times, strict=True))[::8]]
     )
     resting = replace(
         whole,
@@ -80,9 +84,21 @@ def bending_mesh(
     return resting, Bending(np.array(times), placed.astype(np.float32), normals, cut)
 
 
-def _keys(place: Callable[[float], np.ndarray], span: tuple[float, float], limit: float) -> tuple[list[float], bool]:
-    """Times between which vertices go in lines to ``limit``, and whether there are too few."""
-    times, known, cut = [span[0], span[1]] if span[1] > span[0] else [span[0]], {}, False
+def _first_times(own: tuple[float, float], span: tuple[float, float], clock: Clock) -> list[float]:
+    """Ends of the span of a scene, and the times between at which a field with the span ``own`` passes each piece of it."""
+    if clock.speed == 0 or own[1] == own[0]:
+        return [span[0]]
+    begin = min((end - clock.offset) / clock.speed for end in own)
+    piece = (own[1] - own[0]) / abs(clock.speed) / _PIECES
+    first, last = (math.floor((end - begin) / piece) for end in span) if clock.loop else (0, _PIECES)
+    n = (last - first) // (MOST_KEYS // 2) | 1  # odd: not the same phase of each round
+    times = (begin + k * piece for k in range(first, last + 1, n))
+    return sorted({*span} | {time for time in times if span[0] < time < span[1]})
+
+
+def _keys(place: Callable[[float], np.ndarray], first: list[float], limit: float) -> tuple[list[float], bool]:
+    """Times between which vertices go in lines to ``limit``, ``first`` among them, and whether there are too few."""
+    times, known, cut = list(first), {}, False
 
     def at(time: float) -> np.ndarray:
         if time not in known:
@@ -124,6 +140,4 @@ def _refined(
         fine = solid.refine_to_length(length).to_mesh64()
         vertices = np.array(fine.vert_properties[:, :3], np.float64, order="C")
         faces = np.array(fine.tri_verts, np.int64, order="C")
-        if not math.isfinite(length):
-            break
     return vertices, faces

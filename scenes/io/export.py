@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -13,10 +11,12 @@ from objects.field import TINT, Field
 from objects.files import field_hash
 from objects.progress import Bar
 from objects.warped import Warped
+from scenes.clock import Clock
 from scenes.graph import SceneGraph
 from scenes.io.asset_mesh import TOLERANCE, AssetMesh, asset_mesh
 from scenes.io.deforming import MOST_KEYS, Bending, bending_mesh
 from scenes.io.motion import Motion, local_pose, motion_of
+from scenes.motion import field_time
 from scenes.node import ROOT, Node
 from scenes.paths import one_of
 from scenes.timeline import world_pose
@@ -185,15 +185,9 @@ def gather(
     records = scene.records()
     nodes = {node.id: node for node in records.values()}
     place = {ROOT: -1}
-    shapes: dict[tuple[str, float | None, str], tuple[Field, int]] = {}  # by content, and by time where that matters
+    # By content; of what bends by the clock, too, where the file shows that, and else by the field's time.
+    shapes: dict[tuple[str, float | None, Clock | None], tuple[Field, int]] = {}
     hashes: dict[int, str] = {}  # by field
-
-    @cache
-    def times_at(seconds: float) -> dict[str, float | None]:
-        return {instance.name: instance.time for instance in scene.at(seconds).instances}
-
-    deforming = any(node.field is not None and node.field.deforms for node in nodes.values())
-    times = times_at(time) if deforming else {}
     number_of: dict[int, int] = {}  # place of a node's shape
     visible: list[tuple[str, Node]] = []
     for path, node in records.items():
@@ -204,8 +198,8 @@ def gather(
                 shape = node.field
                 if id(shape) not in hashes:
                     hashes[id(shape)] = field_hash(shape)
-                alone = path if bends and isinstance(shape, Warped) else ""  # each has its own times
-                key = (hashes[id(shape)], times.get(path), alone)
+                clock = node.clock if bends and isinstance(shape, Warped) else None
+                key = (hashes[id(shape)], field_time(node, time), clock)
                 number_of[node.id] = shapes.setdefault(key, (shape, len(shapes)))[1]
     if not visible:
         raise ValueError("scene: expected something to write, it has no visible nodes")
@@ -213,14 +207,12 @@ def gather(
     content = Content(
         parts, [(shape, key[1]) for key, (shape, _) in shapes.items()], [], [], time, scene.span, density, nodes
     )
-    _make_meshes(content, tolerance, bends, times_at)
+    _make_meshes(content, tolerance, bends)
     _tell(content, len(records) - len(visible))
     return content
 
 
-def _make_meshes(
-    content: Content, tolerance: float | None, bends: bool, times_at: Callable[[float], dict[str, float | None]]
-) -> None:
+def _make_meshes(content: Content, tolerance: float | None, bends: bool) -> None:
     users: list[list[Part]] = [[] for _ in content.shapes]
     for part in content.parts:
         if part.mesh >= 0:
@@ -231,9 +223,8 @@ def _make_meshes(
         wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
         try:
             if isinstance(shape, Warped):
-                path = those[0].path
-                span = _joint(content.span, shape.warp.span) if bends else (content.time, content.time)
-                mesh, bending = bending_mesh(shape, wanted, content.time, span, lambda t, p=path: times_at(t)[p])
+                span = content.span if bends else (content.time, content.time)
+                mesh, bending = bending_mesh(shape, wanted, content.time, span, those[0].node.clock)
             else:
                 mesh, bending = asset_mesh(shape, wanted, at), None
         except ValueError as error:
@@ -246,11 +237,6 @@ def _make_meshes(
             coarse.append(f"{those[0].path} ({off * largest:.2g} m instead of {wanted * largest:.2g} m)")
     if coarse:
         content.notes.append(f"meshes stray further from their fields than the tolerance: {_listed(coarse)}")
-
-
-def _joint(scene: tuple[float, float], field: tuple[float, float]) -> tuple[float, float]:
-    """From when to when something happens: in a scene at rest, that of the field."""
-    return (min(scene[0], field[0]), max(scene[1], field[1])) if scene[1] > scene[0] else field
 
 
 def _tell(content: Content, hidden: int) -> None:

@@ -8,8 +8,10 @@ from objects import Box, Warped
 from objects.aabb import Aabb
 from objects.analytic_warps import Twist
 from scenes import SceneGraph, Track, export_scene
+from scenes.clock import Clock
 from scenes.io import deforming
 from scenes.io.deforming import bending_mesh
+from scenes.io.export import gather
 from tests.scenes.helpers import at
 from tests.scenes.io.test_glb_writer import content, rows
 
@@ -31,7 +33,7 @@ def off(field, corners, time):
 
 def test_vertices_lie_on_the_field_at_keys_and_between_them():
     field = twisted()
-    mesh, bending = bending_mesh(field, TOLERANCE, 0.0, (0.0, 1.0), lambda t: t)
+    mesh, bending = bending_mesh(field, TOLERANCE, 0.0, (0.0, 1.0))
     assert 3 <= len(bending.times) < 64 and not bending.cut and mesh.strays[0] <= TOLERANCE
     for time in (0.0, 0.13, 0.5, 0.77, 1.0):
         moved = np.stack(
@@ -44,7 +46,38 @@ def test_vertices_lie_on_the_field_at_keys_and_between_them():
 
 def test_keys_that_run_out_are_told(monkeypatch):
     monkeypatch.setattr(deforming, "MOST_KEYS", 3)
-    assert bending_mesh(twisted(6.0), TOLERANCE, 0.0, (0.0, 1.0), lambda t: t)[1].cut
+    assert bending_mesh(twisted(6.0), TOLERANCE, 0.0, (0.0, 1.0))[1].cut
+
+
+def test_a_motion_that_comes_back_is_not_missed():
+    """Asked only at the ends of a scene and at quarters of it, each of these seems to stand still."""
+    box = Aabb([-0.3, -0.3, -0.6], [0.3, 0.3, 0.6])
+    swing = Twist(box, (0, 0, 1), (0, 0, 0), (0, 0.5, 1), (0, 1.5, 0))
+    field = Warped(Box((0.2, 0.2, 1.0)), swing)
+    for span, clock, top in (
+        ((0.0, 40.0), Clock(), 0.5),
+        ((0.0, 4.0), Clock(loop=True), 2.5),
+        ((-4.0, 4.0), Clock(offset=0.25, speed=-0.5, loop=True), -2.5),
+        ((0.0, 4000.0), Clock(loop=True), None),
+    ):
+        bending = bending_mesh(field, TOLERANCE, span[0], span, clock)[1]
+        assert np.ptp(bending.vertices, axis=0).max() > 0.05 and len(bending.times) <= 64
+        assert bending.cut == (top is None)
+        if top is not None:
+            near = np.abs(bending.times - top).argmin()
+            assert bending.times[near] == pytest.approx(top)
+
+
+def test_objects_with_one_clock_share_a_mesh():
+    graph = SceneGraph()
+    for name in ("a", "b", "c"):
+        graph.add(name, graph["a"].field if name != "a" else twisted())
+    graph.set_clock("c", offset=0.5)
+    parts = gather(graph, 0.0, TOLERANCE, bends=True)
+    assert [part.mesh for part in parts.parts] == [0, 0, 1] and len(parts.meshes) == 2
+    graph.set_clock("a", speed=0.0)
+    content = gather(graph, 0.0, TOLERANCE, bends=True)
+    assert [bending is None for bending in content.bendings] == [True, False, False]
 
 
 @pytest.fixture
