@@ -394,7 +394,7 @@ class Curve:
         kind = sampler.interpolation or "LINEAR"
         if kind not in ("LINEAR", "STEP", "CUBICSPLINE"):
             raise ValueError(f"{what}: expected LINEAR, STEP or CUBICSPLINE, got {kind!r}")
-        times = file.floats(sampler.input, ("SCALAR",), f"{what}: times")[:, 0]
+        times = key_times(file, animation, sampler, what)
         values = file.floats(sampler.output, (f"VEC{columns}",), f"{what}: values")
         if len(early := np.flatnonzero(np.diff(times) <= 0)):
             before, after = times[early[0] : early[0] + 2]
@@ -451,6 +451,12 @@ class Curve:
         if (length < 1e-12).any():
             raise ValueError(f"{self.what}: it passes through a quaternion of length 0; bake it to LINEAR keys")
         return result / length
+
+
+def key_times(file: GltfFile, animation: gl.Animation, sampler: gl.AnimationSampler, what: str) -> np.ndarray:
+    """Seconds of the keys of a sampler ``[k]``; no glTF begins before 0, so an export says when that is."""
+    (start,) = numbers([own_extras(animation).get("start", 0.0)], 1, "animation: extras: start")
+    return file.floats(sampler.input, ("SCALAR",), f"{what}: times")[:, 0] + start
 
 
 def _slerp(a: np.ndarray, b: np.ndarray, u: np.ndarray) -> np.ndarray:

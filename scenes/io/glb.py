@@ -36,7 +36,7 @@ from objects.gltf_mesh import Meshes
 from objects.gltf_nodes import MAX_DEPTH, MAX_NODES, Nodes, polar
 from objects.pose import SE3
 from rendering.camera import Camera
-from rendering.lights import DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
+from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight, Rgb, srgb_from_linear
 from scenes.io.glb_rig import Rig
 from scenes.io.plan import Plan
 from scenes.node import camera_in_world, light_in_world, word_set
@@ -209,7 +209,7 @@ class _Reader:
         """The light in the node's frame. A surface of albedo a shows a*E/pi in glTF and a*E here."""
         entry = self._nodes.light_entry(i)
         if entry is None:
-            return None
+            return self._ambient(i, path)
         label = f"{self._nodes.label(i)}: light"
         linear = numbers(entry.get("color", [1, 1, 1]), 3, f"{label}: color")
         red, green, blue = srgb_from_linear(torch.tensor(linear, dtype=torch.float64).clamp(0, 1)).clamp(0, 1).tolist()
@@ -226,6 +226,18 @@ class _Reader:
         if kind == "spot":
             self._note(path, "its spot light was taken as a point light, which shines all around")
         return PointLight((0.0, 0.0, 0.0), color, intensity / math.pi)
+
+    def _ambient(self, i: int, path: str) -> AmbientLight | None:
+        """The light from everywhere that an export wrote into a node's extras."""
+        found = own_extras(self._nodes.node(i)).get("ambient")
+        if found is None:
+            return None
+        try:
+            colors = {key: tuple(found[key]) for key in ("color", "ground_color") if found.get(key) is not None}
+            return AmbientLight(**colors, intensity=found["intensity"])  # pyright: ignore[reportArgumentType]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            self._note(path, "its ambient light was left out: it isn't as an export writes it")
+            return None
 
     # -- motion --------------------------------------------------------------------------------------------------------
 
@@ -294,8 +306,6 @@ class _Reader:
             places = curves["translation"].at(times)
         if not _turns(quats) and (np.abs(places - places[0]) <= SAME * np.abs(places[0]).max()).all():
             times, quats, places = times[:1], quats[:1], places[:1]  # exporters write keys for what stands still, too
-        start = own_extras(next(iter(paths.values()))[0]).get("start", 0.0)
-        times = times + numbers([start], 1, "animation: extras: start")[0]
         return times, quats, places, "step" if stepped else "linear", linear
 
 

@@ -11,7 +11,7 @@ import pygltflib as gl
 import trimesh
 from jaxtyping import Float
 
-from objects.gltf_file import Curve, GltfFile, pick
+from objects.gltf_file import Curve, GltfFile, key_times, pick
 from objects.gltf_mesh import Meshes
 from objects.gltf_nodes import Nodes
 from objects.skin import Skin
@@ -129,13 +129,13 @@ class Rig:
         animation, sampler = self._drives[node]["weights"]
         what = f"{self._nodes.label(node)}: animated weights"
         entry = pick(animation.samplers, sampler, gl.AnimationSampler, f"{what}: sampler")
-        rows = len(self._file.floats(entry.input, ("SCALAR",), f"{what}: times"))
+        times = key_times(self._file, animation, entry, what)
+        rows = len(times)
         values = self._file.floats(entry.output, ("SCALAR",), f"{what}: values")
         each = 3 if entry.interpolation == "CUBICSPLINE" else 1
         count = len(values) // max(rows * each, 1)
         if rows == 0 or count == 0 or len(values) != rows * each * count:
             raise ValueError(f"{what}: expected {each} value(s) for each key and target, got {len(values)} for {rows}")
-        times = self._file.floats(entry.input, ("SCALAR",), f"{what}: times")[:, 0]
         if (np.diff(times) <= 0).any():
             raise ValueError(f"{what}: times must increase")
         table = values.reshape(rows, each, count)

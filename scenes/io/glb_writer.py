@@ -1,7 +1,8 @@
 """Scenes as glTF 2 (``.glb``): a node for each node, y up, one animation for all tracks. `scenes.io.glb` reads it back.
 
 What doesn't stand in a node's frame as glTF wants it (a camera that looks along -z, y up; a light that shines along -z or
-stands in the origin) gets a child of its own, marked in its ``extras``; the reader puts it back. Tags go into ``extras``, too.
+stands in the origin) gets a child of its own, marked in its ``extras``; the reader puts it back. Tags and ambient light go into
+``extras``, too.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class _Writer:
         if self.blob:
             gltf["buffers"] = [{"byteLength": len(self.blob)}]
         if self._ambient:
-            self.content.notes.append(f"ambient light has no place in glTF: {', '.join(self._ambient)}")
+            self.content.notes.append(
+                f"ambient light has no place in glTF, only build reads it back: {', '.join(self._ambient)}"
+            )
         if self._skewed:
             text = "glTF cameras look through the middle of square pixels; those that don't were straightened"
             self.content.notes.append(f"{text}: {', '.join(self._skewed)}")
@@ -124,6 +127,8 @@ class _Writer:
         if light is None:
             return
         if isinstance(light, AmbientLight):
+            kept = {"color": light.color, "intensity": light.intensity, "ground_color": light.ground_color}
+            self.gltf["nodes"][i].setdefault("extras", {})[OWN] = {"ambient": kept}
             self._ambient.append(part.path)
             return
         if not isinstance(light, DirectionalLight | PointLight):

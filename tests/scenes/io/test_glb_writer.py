@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from compose import Composite
-from objects import SE3, Box, Cylinder, Sphere
+from objects import SE3, Box, Cylinder, Sphere, Warped
+from objects.aabb import Aabb
+from objects.analytic_warps import Twist
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from rendering.lights import linear_from_srgb
 from rendering.rasterize import egl_available, rasterize_meshes
@@ -173,11 +175,37 @@ def test_what_the_file_cannot_hold_is_told(tmp_path):
     camera = graph["view"].camera
     graph.set_camera("view", Camera(camera.T_world_cam, camera.fx, camera.fy, 70.0, camera.cy, 160, 120))
     notes = "\n".join(export_scene(graph, tmp_path / "a.glb"))
-    for text in ("4 hidden nodes", "ambient light has no place in glTF: sky", "loops are written out", "1 s later",
+    for text in ("4 hidden nodes", "ambient light has no place in glTF, only build reads it back: sky",
+                 "loops are written out", "1 s later",
                  "square pixels", "motion beneath others that move was baked"):  # fmt: skip
         assert text in notes
     plans, _ = read_glb(tmp_path / "a.glb")
     assert {plan.path: plan.track for plan in plans}["table/tray"].times.tolist() == [-1, 0, 1]
+
+
+def test_ambient_light_is_read_back(tmp_path):
+    graph = SceneGraph()
+    for name, light in (("sky", AmbientLight((0.2, 0.4, 0.6), 0.7, (0.1, 0.1, 0.0))), ("grey", AmbientLight())):
+        graph.add(name, light=light, tags=("up",))
+    export_scene(graph, tmp_path / "a.glb")
+    assert [(plan.light, plan.tags) for plan in read_glb(tmp_path / "a.glb")[0]] == [
+        (graph[name].light, ("up",)) for name in graph
+    ]
+    text = (tmp_path / "a.glb").read_bytes()
+    (tmp_path / "b.glb").write_bytes(text.replace(b'"intensity":0.7', b'"intensity":[0]'))
+    plans, notes = read_glb(tmp_path / "b.glb")
+    assert plans[0].light is None and any("ambient light was left out" in note for note in notes)
+
+
+def test_read_back_what_bends_keeps_its_times_where_a_file_begins_before_0(tmp_path):
+    box = Aabb([-0.3, -0.3, -0.6], [0.3, 0.3, 0.6])
+    twist = Twist(box, (0, 0, 1), (0, 0, 0), (-2.0, -1.0), (0, 1.5))
+    graph = SceneGraph()
+    graph.add("bar", Warped(Box((0.2, 0.2, 1.0)), twist))
+    notes = export_scene(graph, tmp_path / "a.glb", tolerance=0.02)
+    assert any("2 s later" in note for note in notes)
+    (plan,), _ = read_glb(tmp_path / "a.glb")
+    assert plan.warp.span == pytest.approx((-2.0, -1.0), abs=1e-5)
 
 
 def test_the_same_scene_gives_the_same_bytes(exported, tmp_path):
