@@ -36,8 +36,9 @@ class SceneGraph(SceneQuestions):
     """A scene that changes: over time by its tracks, and by edits, all of which can be undone.
 
     Edits raise ``ValueError`` and change nothing where a path is unknown (the nearest is suggested), a name is taken, or a value
-    makes no sense. Lengths are in metres, angles in degrees. ``frame`` says in whose axes an edit is meant: the ``world``'s,
-    the ``parent``'s, or the node's ``own``. Questions are asked at a time (seconds); hidden nodes don't take part.
+    makes no sense; one that changes nothing is no step of the history. Lengths are in metres, angles in degrees. ``frame`` says in
+    whose axes an edit is meant: the ``world``'s, the ``parent``'s, or the node's ``own``. Questions are asked at a time (seconds);
+    hidden nodes don't take part.
 
     Edits of pose take ``time``: without it the whole track is changed (of a node that changed hands, the last part); with it, a
     key is set at that time. Fields are taken as they are when they are first shown; after training one in place, say `replace`
@@ -187,9 +188,10 @@ class SceneGraph(SceneQuestions):
         """Gives a node another field; its place, name and children stay."""
         if not isinstance(field, Field):
             raise ValueError(f"replace {path}: expected a Field, got {type(field).__name__}")
-        self._records.node_at(path)
+        text = f"replace {quoted(path)} with {field.kind or type(field).__name__}"
+        draft = edits.put_in(self._records, path, text, field=field)
         self._view.refresh(field)
-        self._set(path, f"replace {quoted(path)} with {field.kind or type(field).__name__}", field=field)
+        self._history.commit(*draft, always=True)  # its weights may be others
 
     def duplicate(self, path: str, new_path: str) -> str:
         """Copies a node and all beneath it to a new path, standing where the first one stands; weights are shared."""

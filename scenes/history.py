@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from scenes.node import ROOT, Node
+from scenes.node import ROOT, Node, same_record
 from scenes.records import Changes, Records
 
 
@@ -62,13 +62,15 @@ class History:
         self._untold: list[Change] = []
         self._telling = False
 
-    def commit(self, text: str, changes: Changes) -> None:
-        """Makes an edit.
+    def commit(self, text: str, changes: Changes, *, always: bool = False) -> None:
+        """Makes an edit; one that changes nothing is no step of the history, unless it is to be told ``always``.
 
         Raises:
             ValueError: A record or tree that makes no sense; nothing is changed then.
         """
         self._records.check(changes)
+        if not always and all(same_record(self._records.nodes.get(i), node) for i, node in changes.items()):
+            return
         before = self._records.exchange(changes)
         self.to_undo.append(Edit(text, before, changes))
         self.to_redo.clear()

@@ -104,6 +104,14 @@ class Node:
         )
 
 
+def same_record(a: Node | None, b: Node | None) -> bool:
+    """Whether two records of one node say the same, with the same field and carriers."""
+    if a is None or b is None:
+        return a is b
+    parents = [attachment.parent for attachment in a.attachments] == [attachment.parent for attachment in b.attachments]
+    return parents and a.same_as(b, lambda x, y: x is y)
+
+
 def same_camera(a: Camera | None, b: Camera | None) -> bool:
     if a is None or b is None:
         return a is b

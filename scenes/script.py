@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -362,9 +363,11 @@ def run_script(graph: SceneGraph, script: str) -> list[str]:
                 close = difflib.get_close_matches(words[0], VERBS, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(VERBS)}"
                 raise ValueError(f"unknown verb {words[0]!r}; {hint}")
-            left = Words(words[1:], verb.usage)
+            left, done = Words(words[1:], verb.usage), len(graph.log)
             verb.run(graph, left)
             left.end()
+            if len(graph.log) == done:
+                warnings.warn(f"{_short(shlex.join(words), 150)}: this changes nothing", stacklevel=2)
         except (ValueError, OSError) as error:
             graph.go_back(before)
             raise ValueError(f"{_short(shlex.join(words), 150)}: {_short(str(error), 400)}") from error

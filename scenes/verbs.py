@@ -137,9 +137,8 @@ def edit(settings: Settings) -> Report:
             raise ValueError(f"do: {error}") from error
         with folder_for(target):
             save_scene(graph, target)
-    only_edits = not any(line.startswith(("undo", "redo")) for line in done) and len(done) <= len(
-        kept_history(graph)[0]
-    )
+    only_edits = not any(line.startswith(("undo", "redo")) for line in done)
+    only_edits = only_edits and 0 < len(done) <= len(kept_history(graph)[0])
     undo = f"; to take it back: {command('edit', scene=target, do=f'undo {len(done)}')}" if only_edits else ""
     return Report(
         [_counts(graph) | {"file": str(target)}],

@@ -22,7 +22,7 @@ from objects.progress import Bar
 from scenes.graph import SceneGraph
 from scenes.history import Checkpoint, Edit
 from scenes.io.scene_json import SceneFileError, SceneText, decoded, edits_of, encoded, field_names, nodes_of
-from scenes.node import Node
+from scenes.node import Node, same_record
 from scenes.records import Records
 
 MAX_FILE_BYTES = 512 * 2**20
@@ -245,16 +245,9 @@ def _history(
         for edit in reversed(edits):
             target, present = getattr(edit, there), getattr(edit, back)
             if target.keys() != present.keys() or any(
-                not _same_record(copy.nodes.get(i), node) for i, node in present.items()
+                not same_record(copy.nodes.get(i), node) for i, node in present.items()
             ):
                 raise ValueError(f"the edit {edit.text!r} does not fit the scene")
             copy.check(target)
             copy.exchange(target)
     return undo, redo
-
-
-def _same_record(a: Node | None, b: Node | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    parents = [attachment.parent for attachment in a.attachments] == [attachment.parent for attachment in b.attachments]
-    return parents and a.same_as(b, lambda x, y: x is y)

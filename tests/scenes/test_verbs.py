@@ -70,6 +70,15 @@ def test_build_takes_a_glb_and_says_what_it_changed(folder, capsys):
     np.testing.assert_allclose(graph.camera_at("top/eye").position_world, (0, 0, 1), atol=1e-12)  # y up becomes z up
 
 
+@pytest.mark.filterwarnings("default:.*changes nothing")  # shown, not raised
+def test_edit_says_what_changes_nothing(folder, capsys):
+    code, out, err = run(capsys, "edit", "scene=room.scene", "do=hide lamp; hide lamp; show table")
+    assert code == 0 and err.count("this changes nothing") == 2 and "note: hide lamp: this" in err
+    assert "undo 1" in out and load_scene("room.scene").history[0] == ["hide lamp"]
+    code, out, err = run(capsys, "edit", "scene=room.scene", "do=hide lamp")
+    assert code == 0 and "note: hide lamp: this changes nothing" in err and "undo" not in out
+
+
 def test_edit_changes_the_scene_in_place_or_writes_another(folder, capsys):
     before = load_scene("room.scene")
     code, out, _ = run(
