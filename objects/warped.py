@@ -106,7 +106,7 @@ class Warped(Field):
         self.check_values()
 
     def canonical(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None) -> Float[Tensor, "n 3"]:
-        """Where points come from, canonical frame; see `Warp.canonical`. Without a time: at the start of the span."""
+        """Where points come from, canonical frame; see `Warp.canonical`. Without a time: at 0 s, clamped as any."""
         return self.warp.canonical(p_obj, self._at(p_obj, time))
 
     def deformed(self, p_canonical: Float[Tensor, "n 3"], time: Float[Tensor, "n"] | None) -> Float[Tensor, "n 3"]:
@@ -154,4 +154,4 @@ class Warped(Field):
         return [self.field]
 
     def _at(self, p: Tensor, time: Tensor | None) -> Tensor:
-        return self.warp.seconds[0].expand(len(p)) if time is None else time
+        return p.new_zeros(len(p)) if time is None else time

@@ -122,3 +122,12 @@ def test_the_fused_way_through_a_warp_is_that_of_the_field(bending):
     for value, exact in ((got.sdf, want.sdf), (got.rgb, want.rgb), (slope, gradient)):
         assert torch.allclose(value, exact, atol=2e-4)
     assert torch.allclose(batch.surface(asset, p, time, geometry=False)[0].rgb, want.rgb, atol=1e-4)
+
+
+def test_without_a_time_a_field_and_a_scene_mean_the_same():
+    rod = Capsule(0.08, 0.7)
+    p = torch.rand(500, 3) - 0.5
+    for times in ((-1.0, 1.0), (0.5, 1.0), (-2.0, -1.0)):
+        field = Warped(rod, Twist(rod.bounds, (1, 0, 0), (0, 0, 0), times, (-3.0, 3.0)))
+        scene = Composite([Instance("rod", field, SE3.identity())])
+        assert torch.allclose(scene.query(p).sdf.float(), field.sdf(p), atol=1e-6)
