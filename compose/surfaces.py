@@ -288,7 +288,7 @@ def manifold_of(field: Field, time: float | None, cells: int = _CELLS, simpler: 
 
 
 def _sampled(field: Field, time: float | None, cells: int, simpler: float) -> manifold3d.Manifold:
-    """The zero set of a field by marching cubes; nothing where it has none. Where these leave an edge open, the cells are others."""
+    """The zero set of a field by marching cubes; nothing where it has none. Where an edge is left open, the cells are others."""
     for n in range(cells, cells + 8 * _TRIES, 8):
         made = _marched(field, time, n)
         if made.status() == manifold3d.Error.NoError:

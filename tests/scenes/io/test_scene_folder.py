@@ -191,7 +191,7 @@ def test_a_long_history_is_cut_to_what_the_file_may_hold(tmp_path):
     graph = SceneGraph()
     graph.add("a")
     for k in range(150):
-        graph.move("a", by=(k, 0, 0))
+        graph.move("a", by=(k + 1, 0, 0))
     save_scene(graph, tmp_path / "a.scene")
     loaded = load_scene(tmp_path / "a.scene")
     assert len(loaded.history[0]) == 100
