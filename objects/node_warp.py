@@ -23,7 +23,6 @@ from objects.warp import Warp
 if TYPE_CHECKING:
     from scipy.spatial import KDTree
 
-NEAR_NODES = 16  # nodes that may move a point
 BLEND = 0.75  # width of the Gaussian weights of nodes, in units of the spacing
 _ROUNDS = 8  # of Newton's method
 _CHUNK = 1 << 15  # points at a time

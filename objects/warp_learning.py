@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 
 from objects.aabb import without_origin
 from objects.cache import cache_folder, content_key
@@ -30,12 +31,14 @@ from objects.points import PointsConfig, fit_points
 from objects.pose import SE3
 from objects.progress import Bar
 from objects.siren import SirenField
+from objects.warp_following import Followed, follow
 from objects.warp_surface import Surface, surface_of
-from objects.warp_tracking import Followed, Template, follow, template_of
+from objects.warp_tracking import Template, template_of
 from objects.warped import Warped
 
-_VERSION = 1  # part of every cache key
+_VERSION = 2  # part of every cache key
 _UNFOLDED = 0.95  # share of the largest spread from which a frame counts as unfolded
+_STEADY = 1.0  # what the distance of nodes that move together changes by at most, in units of the spacing
 _LOST = 0.01  # a frame in which the surface is farther from where it was carried is told of, a share of the extent
 
 
@@ -126,7 +129,7 @@ def fit_sequence(
         first = canonical_frame(surfaces)
         template = template_of(surfaces[first], config.nodes)
         bar.update(1)
-        followed = follow(template, surfaces, first, lambda frame: bar.update(1))
+        followed = follow(template, surfaces, first, seconds, period=period, on_frame=lambda frame: bar.update(1))
     lost = _tell_lost(followed, first, seconds)
     canonical = _learned(frames[first], config, seed, progress)
     warp = NodeWarp(node_keys(template, followed, seconds, config.anchors), period=period)
@@ -146,13 +149,35 @@ def canonical_frame(surfaces: Sequence[Surface]) -> int:
 
 
 def node_keys(template: Template, followed: Followed, times: np.ndarray, n_anchors: int) -> NodeKeys:
-    """What a warp keeps of a template that was followed; the first of its points are spread, too."""
+    """What a warp keeps of a template that was followed; the first of its points are spread, too.
+
+    Nodes whose distance hardly changes count as near each other whichever way leads from one to the other along the surface: so
+    both faces of a sheet are moved by the nodes of both.
+    """
     turns = np.stack([quaternions(motion.rotation) for motion in followed.motions])
     for t in range(1, len(turns)):  # of the two signs of a rotation the one that the spline has the shorter way to
         turns[t] *= np.where((turns[t] * turns[t - 1]).sum(-1, keepdims=True) < 0, -1, 1)
     shifts = np.stack([motion.shift for motion in followed.motions])
     anchors, homes = template.points[:n_anchors], template.home[:n_anchors]
-    return NodeKeys(template.nodes, template.near, anchors, homes, template.spacing, times, turns, shifts)
+    near = together(template, template.nodes + shifts)
+    return NodeKeys(template.nodes, near, anchors, homes, template.spacing, times, turns, shifts)
+
+
+def together(template: Template, places: Float[np.ndarray, "t k 3"]) -> Int[np.ndarray, "k m"]:
+    """The nodes that may move what belongs to each: the nearest of those that are near along the surface, or whose distances stay
+    at all times."""
+    rest, k = template.nodes, len(template.nodes)
+    apart = np.linalg.norm(rest[:, None] - rest, axis=2)
+    least, most = np.full((k, k), np.inf), np.zeros((k, k))
+    for at in places:
+        now = np.linalg.norm(at[:, None] - at, axis=2)
+        least, most = np.minimum(least, now), np.maximum(most, now)
+    rank = np.where(most - least > _STEADY * template.spacing, 2.0, 0.0)
+    m = template.index.shape[1]
+    np.put_along_axis(rank, template.near[:, m:], np.minimum(1.0, np.take_along_axis(rank, template.near[:, m:], 1)), 1)
+    np.put_along_axis(rank, template.near[:, :m], 0.0, axis=1)
+    order = np.argsort(apart + 10 * template.extent * rank, 1, kind="stable")
+    return order[:, : template.near.shape[1]]
 
 
 def quaternions(rotation: np.ndarray) -> np.ndarray:

@@ -8,24 +8,26 @@ solves the normal equations of the linearised problem (Gauss-Newton), weights ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numba
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csgraph
+from scipy.linalg import solveh_banded
+from scipy.sparse import csgraph, csr_array
 from scipy.spatial import KDTree
 
-from objects.node_warp import BLEND, NEAR_NODES
+from objects.node_warp import BLEND
 from objects.warp_surface import Surface, spread_along
 
+_NEAR = 24  # nodes near each that are kept
 _LEAST = 0.05  # weights below this share of the largest are dropped while registering
+_MOVING = 16  # nodes that may move a point while registering
 _EDGES = 7  # neighbours of a node that it should agree with
 _TWIST = 0.3  # what a difference of rotations between neighbours weighs beside one of predicted places
 _LOOP = 0.04  # a pair counts a quarter where the way there and back leads so far away, a share of the extent
+_NEARLY = 1e-4  # squares of distances of neighbours are at least this share of the squared spacing
 _DAMPING = 1e-6
 _STOP = 2e-4  # the last step of a stage moves no node by more, a share of the extent
 
@@ -78,10 +80,11 @@ class Template:
         rest: Points before any motion.
         nodes: Where they are at rest.
         home: The nearest node along the surface, for each point.
-        near: Nodes that may move a point, nearest first, for each home.
+        near: Nodes near each along the surface, nearest first.
         spacing: Largest distance along the surface from a point to its home.
         index, weight: Nodes that move each point, and how much.
         edges: Pairs of nodes that should agree.
+        reach: Largest difference between the numbers of nodes that agree or move a point together.
         extent: Of the surface.
     """
 
@@ -96,6 +99,7 @@ class Template:
     index: Int[np.ndarray, "n m"]
     weight: Float[np.ndarray, "n m"]
     edges: Int[np.ndarray, "e 2"]
+    reach: int
     extent: float
 
 
@@ -110,17 +114,34 @@ def template_of(surface: Surface, n_nodes: int) -> Template:
     between = np.where(
         np.isfinite(between), between, 10 * surface.extent + np.linalg.norm(nodes[:, None] - nodes, axis=2)
     )
-    near = np.argsort(between, 1, kind="stable")[:, : min(NEAR_NODES, k)]
-    weight = blend_weights(surface.points, nodes[near[home]], spacing)
+    near = np.argsort(between, 1, kind="stable")[:, :_NEAR]
+    index = near[home, :_MOVING]
+    weight = blend_weights(surface.points, nodes[index], spacing)
     weight[weight < _LEAST * weight.max(1, keepdims=True)] = 0
     weight /= weight.sum(1, keepdims=True)
     i = np.repeat(np.arange(k), min(_EDGES, k - 1))
     j = near[:, 1 : 1 + min(_EDGES, k - 1)].ravel()
     edges = np.unique(np.sort(np.stack([i, j], 1), 1), axis=0)
+    order, reach = _close_together(index, weight, edges, k)
+    number = np.argsort(order)
+    home, near, edges = number[home], number[near[order]], np.sort(number[edges], 1)
     return Template(
-        surface.points, surface.normals, surface.shape, surface.points, nodes, home, near, spacing,
-        np.ascontiguousarray(near[home]), np.ascontiguousarray(weight), edges, surface.extent,
+        surface.points, surface.normals, surface.shape, surface.points, nodes[order], home, near, spacing,
+        number[index], np.ascontiguousarray(weight), edges, reach, surface.extent,
     )  # fmt: skip
+
+
+def _close_together(index: np.ndarray, weight: np.ndarray, edges: np.ndarray, k: int) -> tuple[np.ndarray, int]:
+    """An order of nodes in which those that have to do with each other are close (Cuthill and McKee, 1969), and the largest
+    difference of places in it."""
+    n, m = index.shape
+    rows = np.repeat(np.arange(n), m)[(weight > 0).ravel()]
+    moves = csr_array((np.ones(len(rows)), (rows, index[weight > 0])), shape=(n, k))
+    ends = np.concatenate([edges, edges[:, ::-1]])
+    graph = csr_array(moves.T @ moves + csr_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(k, k)))
+    order = csgraph.reverse_cuthill_mckee(graph, symmetric_mode=True)
+    i, j = np.argsort(order)[np.stack(graph.nonzero())]
+    return order, int(np.abs(i - j).max())
 
 
 def blend_weights(
@@ -177,18 +198,17 @@ def register(template: Template, motion: Motion, target: Surface, stages: tuple[
     return motion
 
 
-def misfit(template: Template, motion: Motion, target: Surface) -> float:
-    """Mean distance between the moved template and a surface, both ways, in units of the extent: along the normals where points
-    are near, as they don't lie at the same places."""
-    places, normals = moved(template, motion)
-    there = KDTree(target.dense).query(places)[1]
-    back = KDTree(places).query(target.points)[1]
-    ways = [(places - target.dense[there], target.dense_normals[there]), (target.points - places[back], normals[back])]
-    found = []
-    for off, normal in ways:
-        straight = np.linalg.norm(off, axis=1)
-        found.append(np.where(straight < 0.5 * template.spacing, np.abs((off * normal).sum(1)), straight).mean())
-    return float(np.mean(found)) / template.extent
+def bending(template: Template, motion: Motion) -> float:
+    """How nodes disagree: squares of how far each is from where its neighbours take it, and of how their rotations differ."""
+    i, j = template.edges.T
+    nodes, places, total = template.nodes, template.nodes + motion.shift, 0.0
+    for a, b in ((i, j), (j, i)):
+        apart = nodes[b] - nodes[a]
+        off = (motion.rotation[a] @ apart[..., None])[..., 0] + places[a] - places[b]
+        near = np.maximum((apart**2).sum(1), _NEARLY * template.spacing**2)
+        total += float(((off**2).sum(1) * template.spacing**2 / near).sum())
+    trace = np.einsum("eab,eab->e", motion.rotation[i], motion.rotation[j])
+    return total + _TWIST * template.spacing**2 * float((3 - trace).sum())
 
 
 def _described(places: np.ndarray, normals: np.ndarray, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -222,14 +242,14 @@ def _round(
     pull = (reach / (reach + squared)) ** 2 * np.clip(cosine + slack, 0, 1)
     pull[: len(there)] *= (loop / (loop + returned)) ** 2
     k = len(template.nodes)
-    hessian, gradient = np.zeros((6 * k, 6 * k)), np.zeros(6 * k)
-    _add_pairs(template.index, template.weight, arms, rows, off, facing, pull, stage.toward, hessian, gradient)
+    band, gradient = np.zeros((6 * k, 6 * template.reach + 6)), np.zeros(6 * k)
+    _add_pairs(template.index, template.weight, arms, rows, off, facing, pull, stage.toward, band, gradient)
     stiffness = stage.stiffness * len(rows) / k
     _add_agreement(
-        template.edges, template.nodes, motion.rotation, motion.shift, stiffness, template.spacing, hessian, gradient
+        template.edges, template.nodes, motion.rotation, motion.shift, stiffness, template.spacing, band, gradient
     )
-    hessian[np.diag_indices(6 * k)] += _DAMPING * len(rows) / k
-    step = cho_solve(cho_factor(hessian, lower=True, check_finite=False), gradient, check_finite=False).reshape(k, 6)
+    band[:, 0] += _DAMPING * len(rows) / k
+    step = solveh_banded(band.T, gradient, lower=True, check_finite=False).reshape(k, 6)
     shift = motion.shift + step[:, 3:]
     return Motion(turn(step[:, :3]) @ motion.rotation, shift), float(np.abs(step[:, 3:]).max())
 
@@ -247,50 +267,50 @@ def turn(vector: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k 3 3"]:
 
 
 @numba.njit(cache=True)
-def _add_pairs(index, weight, arms, rows, off, facing, pull, toward, hessian, gradient):
-    """Adds the squares of ``pull (n n^T + toward) (place - goal)`` over pairs, linearised; lower triangle alone."""
+def _add_pairs(index, weight, arms, rows, off, facing, pull, toward, band, gradient):
+    """Adds the squares of ``pull (n n^T + toward) (place - goal)`` over pairs, linearised, to the diagonals of the lower triangle
+    (``band[j, i - j]`` is the entry of row i, column j)."""
     m = index.shape[1]
-    jacobian = np.zeros((m, 6, 3))  # transposed: how each number of a node moves the place
-    pulled = np.zeros((m, 6, 3))
+    pulled = np.zeros((6, 3))  # how each number of a node moves the place, times the metric
+    metric = np.zeros((3, 3))
     for r in range(len(rows)):
         s = rows[r]
-        along = facing[r, 0] * off[r, 0] + facing[r, 1] * off[r, 1] + facing[r, 2] * off[r, 2]
+        for c in range(3):
+            for d in range(3):
+                metric[c, d] = pull[r] * facing[r, c] * facing[r, d]
+            metric[c, c] += pull[r] * toward
         for a in range(m):
             w = weight[s, a]
             if w == 0:
                 continue
             x, y, z = w * arms[s, a, 0], w * arms[s, a, 1], w * arms[s, a, 2]
-            j = jacobian[a]
-            j[0, 1], j[0, 2], j[1, 0], j[1, 2], j[2, 0], j[2, 1] = -z, y, z, -x, -y, x
-            j[3, 0], j[4, 1], j[5, 2] = w, w, w
+            for c in range(3):
+                pulled[0, c] = y * metric[2, c] - z * metric[1, c]
+                pulled[1, c] = z * metric[0, c] - x * metric[2, c]
+                pulled[2, c] = x * metric[1, c] - y * metric[0, c]
+                for d in range(3):
+                    pulled[3 + d, c] = w * metric[d, c]
+            i = 6 * index[s, a]
             for p in range(6):
-                inner = 0.0
-                for c in range(3):
-                    inner += j[p, c] * facing[r, c]
-                g = inner * along
-                for c in range(3):
-                    pulled[a, p, c] = pull[r] * (inner * facing[r, c] + toward * j[p, c])
-                    g += toward * j[p, c] * off[r, c]
-                gradient[6 * index[s, a] + p] += pull[r] * g
-        for a in range(m):
-            if weight[s, a] == 0:
-                continue
+                gradient[i + p] += pulled[p, 0] * off[r, 0] + pulled[p, 1] * off[r, 1] + pulled[p, 2] * off[r, 2]
             for b in range(m):
-                if weight[s, b] == 0 or index[s, b] > index[s, a]:
+                v = weight[s, b]
+                if v == 0 or index[s, b] > index[s, a]:
                     continue
+                j = 6 * index[s, b]
+                x, y, z = v * arms[s, b, 0], v * arms[s, b, 1], v * arms[s, b, 2]
                 for p in range(6):
+                    e, f, g = pulled[p, 0], pulled[p, 1], pulled[p, 2]
+                    block = (y * g - z * f, z * e - x * g, x * f - y * e, v * e, v * f, v * g)
                     for q in range(6):
-                        hessian[6 * index[s, a] + p, 6 * index[s, b] + q] += (
-                            pulled[a, p, 0] * jacobian[b, q, 0]
-                            + pulled[a, p, 1] * jacobian[b, q, 1]
-                            + pulled[a, p, 2] * jacobian[b, q, 2]
-                        )
+                        if i + p >= j + q:
+                            band[j + q, i + p - j - q] += block[q]
 
 
 @numba.njit(cache=True)
-def _add_agreement(edges, nodes, rotation, shift, stiffness, spacing, hessian, gradient):
+def _add_agreement(edges, nodes, rotation, shift, stiffness, spacing, band, gradient):
     """Adds the squares of how far each node is from where its neighbours, moved rigidly, take it, and of how their rotations
-    differ; lower triangle alone."""
+    differ, to the diagonals of the lower triangle."""
     j = np.zeros((2, 6, 3))
     residual = np.zeros(3)
     for e in range(2 * len(edges)):
@@ -298,7 +318,7 @@ def _add_agreement(edges, nodes, rotation, shift, stiffness, spacing, hessian, g
         square = 0.0
         for c in range(3):
             square += (nodes[b, c] - nodes[a, c]) ** 2
-        w = stiffness * spacing**2 / max(square, 1e-4 * spacing**2)
+        w = stiffness * spacing**2 / max(square, _NEARLY * spacing**2)
         u = rotation[a] @ (nodes[b] - nodes[a])
         for c in range(3):
             residual[c] = u[c] + nodes[a, c] + shift[a, c] - nodes[b, c] - shift[b, c]
@@ -315,8 +335,10 @@ def _add_agreement(edges, nodes, rotation, shift, stiffness, spacing, hessian, g
                     if ends[y] > ends[x]:
                         continue
                     for q in range(6):
-                        for c in range(3):
-                            hessian[6 * ends[x] + p, 6 * ends[y] + q] += w * j[x, p, c] * j[y, q, c]
+                        row, column = 6 * ends[x] + p, 6 * ends[y] + q
+                        if row >= column:
+                            for c in range(3):
+                                band[column, row - column] += w * j[x, p, c] * j[y, q, c]
     for e in range(len(edges)):
         a, b = edges[e, 0], edges[e, 1]
         relative = rotation[a] @ rotation[b].T
@@ -326,40 +348,6 @@ def _add_agreement(edges, nodes, rotation, shift, stiffness, spacing, hessian, g
             difference = 0.5 * (relative[c2, c1] - relative[c1, c2])
             gradient[6 * a + c] -= w * difference
             gradient[6 * b + c] += w * difference
-            hessian[6 * a + c, 6 * a + c] += w
-            hessian[6 * b + c, 6 * b + c] += w
-            hessian[6 * max(a, b) + c, 6 * min(a, b) + c] -= w
-
-
-# -- following -------------------------------------------------------------------------------------------------------
-
-
-class Followed(NamedTuple):
-    """Motions of a template to each surface of a sequence, and how far they are from it (`misfit`)."""
-
-    motions: list[Motion]
-    misfits: list[float]
-
-
-def follow(
-    template: Template, surfaces: list[Surface], first: int, on_frame: Callable[[int], object] = lambda frame: None
-) -> Followed:
-    """Follows a template, which is that of ``surfaces[first]``, to the end of a sequence and back to its begin."""
-    k = len(template.nodes)
-    motions = {first: Motion.none(k)}
-    misfits = {first: misfit(template, motions[first], surfaces[first])}
-    for order in (range(first + 1, len(surfaces)), range(first - 1, -1, -1)):
-        last = motions[first]
-        for frame in order:
-            last, misfits[frame] = _next(template, last, surfaces[frame])
-            motions[frame] = last
-            on_frame(frame)
-    frames = range(len(surfaces))
-    return Followed([motions[f] for f in frames], [misfits[f] for f in frames])
-
-
-def _next(template: Template, last: Motion, target: Surface) -> tuple[Motion, float]:
-    """The motion to the next surface."""
-    found = register(rebased(template, last), Motion.none(len(template.nodes)), target, FAR)
-    motion = register(template, composed(found, last), target, NEAR)
-    return motion, misfit(template, motion, target)
+            band[6 * a + c, 0] += w
+            band[6 * b + c, 0] += w
+            band[6 * min(a, b) + c, 6 * abs(a - b)] -= w
