@@ -23,7 +23,9 @@ INSTALLED := $(VENV)/.installed
 SCATTER := .venv-scatter
 TEST := $(PY) -m pytest -n auto --dist worksteal
 
-.PHONY: help demo thousand test check bench test-scatter format
+DOCS := $(VENV)/bin/sphinx-build -W --keep-going -q -d out/doctrees docs out/site
+
+.PHONY: help demo thousand test check docs bench test-scatter format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -37,11 +39,15 @@ thousand: $(INSTALLED) ## learn a thousand objects (takes long; goes on after a 
 test: $(INSTALLED) ## all tests, on all cores; what the machine lacks (EGL) is skipped with its reason
 	$(TEST)
 
-check: $(INSTALLED) ## formatting, lint, types, then all tests
+check: $(INSTALLED) ## formatting, lint, types, documentation, then all tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
+	$(DOCS)
 	$(TEST)
+
+docs: $(INSTALLED) ## the documentation: out/site/index.html
+	$(DOCS)
 
 format: $(INSTALLED) ## put formatting and imports right
 	$(VENV)/bin/ruff check --fix .
@@ -74,7 +80,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 			"none was found. Name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Setting up $(VENV) with $(PYTHON), a few minutes the first time" >&2
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,photos,usd,view,dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,bench,photos,usd,view,docs,dev]'
 	@touch $@
 
 # Beside .venv, not in it: the default tests must not depend on whether this was ever run.

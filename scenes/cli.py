@@ -112,8 +112,8 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 # -- help and tables -------------------------------------------------------------------------------------------------
 
 
-def help_of(verb: str) -> str:
-    """What a verb does and a table of its keys, their defaults and meanings."""
+def keys_of(verb: str) -> list[dict[str, Any]]:
+    """The keys of a verb, with their defaults and the comments above them."""
     meanings, comment, section = {}, [], ""
     for line in (paths.CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
         if line.lstrip().startswith("#"):
@@ -123,17 +123,25 @@ def help_of(verb: str) -> str:
             meanings[section * bool(match[1]) + match[2]], comment = " ".join(comment), []
         else:
             comment = []
-    rows = [
+    return [
         {"key": key, "default": "" if value in (None, []) else value, "meaning": meanings[key]}
         for key, value in defaults_of(verb).items()
     ]
+
+
+def statements() -> list[dict[str, Any]]:
+    """What ``edit do=`` can be told, and what it does."""
+    from scenes.script import VERBS as STATEMENTS
+
+    return [{"statement": verb.usage, "meaning": verb.meaning} for verb in STATEMENTS.values()]
+
+
+def help_of(verb: str) -> str:
+    """What a verb does and a table of its keys, their defaults and meanings."""
     meaning = inspect.getdoc(VERBS[verb]) or ""
     if verb == "edit":
-        from scenes.script import VERBS as STATEMENTS
-
-        statements = table([{"statement": v.usage, "meaning": v.meaning} for v in STATEMENTS.values()])
-        meaning = meaning.replace("VERBS", statements)
-    return f"sirenscape {verb} key=value ...\n\n{meaning}\n\n{table(rows)}"
+        meaning = meaning.replace("VERBS", table(statements()))
+    return f"sirenscape {verb} key=value ...\n\n{meaning}\n\n{table(keys_of(verb))}"
 
 
 def general_help() -> str:

@@ -42,8 +42,8 @@ def build(settings: Settings) -> Report:
     """Build a scene from a description (YAML), a glTF file or posed pictures; what isn't learned yet is learned on the way.
 
     Pictures (images=FOLDER): an object for each instance mask and a background, or one object; a stopped run goes on. The
-    description's keys are listed in the README. glTF: hierarchy, names, meshes, cameras, lights, animation of rigid nodes; y up
-    becomes z up.
+    description's keys are listed in docs/guides/build.md. glTF: hierarchy, names, meshes, cameras, lights, animation of rigid
+    nodes; y up becomes z up.
     """
     if settings["images"]:
         return _build_images(settings)

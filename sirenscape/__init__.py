@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from scenes import *  # noqa: F403
     from scenes.video import *  # noqa: F403
 
-_TOPICS = {
+# What belongs together, and the package it comes from; the reference has a page for each.
+TOPICS = {
     ("Poses and boxes", "objects"): "SE3 Aabb",
     ("Fields", "objects"): "Field FieldSample SirenField load_field save_field FieldFileError",
     ("Exact solids", "objects"): "Box Capsule Cylinder Sphere Torus Placed Union Intersection Difference",
@@ -43,11 +44,11 @@ _TOPICS = {
     ("From video to objects", "scenes.video"): "decompose Decomposition FoundObject Carrying Clip load_clip",
     ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene view",
 }  # fmt: skip
-_HOME = {name: package for (_, package), names in _TOPICS.items() for name in names.split()}
+_HOME = {name: package for (_, package), names in TOPICS.items() for name in names.split()}
 
 __doc__ = f"{__doc__}" + "".join(
     f"\n{topic} (`{package}`):\n{textwrap.indent(textwrap.fill(names, 100), '    ')}\n"
-    for (topic, package), names in _TOPICS.items()
+    for (topic, package), names in TOPICS.items()
 )
 
 if not TYPE_CHECKING:  # type checkers know the names, and say which ones aren't there

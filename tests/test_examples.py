@@ -1,6 +1,5 @@
 """The examples run and say what they should."""
 
-import re
 import runpy
 import sys
 from dataclasses import replace
@@ -9,12 +8,10 @@ from pathlib import Path
 import torch
 import trimesh
 
-from compose import Composite, Instance
 from examples.small_objects import SMALL, find_things, learn_each, learn_things, read_thing
 from examples.stand import Exhibit, build, lift_out
-from objects import SE3, Aabb, Cylinder, SirenField, Torus, load_field
-from objects.placed import Placed
-from rendering import Camera, load_png, render
+from objects import Aabb, SirenField, load_field
+from rendering import load_png
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -51,6 +48,28 @@ def test_the_export_example_writes_files_that_say_what_they_lack(tmp_path, monke
         *(f"table{n}.ply" for n in ("", "-ring", "-ball", "-reed")),
     }
     assert capsys.readouterr().out.startswith("table.glb\ntable.obj\n  deforming objects")
+
+
+def test_the_edit_example_moves_undoes_and_remembers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["04_edit.py", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "04_edit.py"))
+    assert capsys.readouterr().out.splitlines() == [
+        "the cup fell 22.5 cm",
+        "overlaps among cups: 0",
+        "dishes: ['table/dishes/cup', 'table/dishes/cup-2', 'table/dishes/cup-3']",
+        "after undo: 3 dishes",
+        "undone after loading: True",
+    ]
+
+
+def test_the_render_example_writes_layers_a_data_set_and_a_film(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["05_render.py", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "05_render.py"))
+    table, cup, ball, *counts = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in (table, cup, ball)] == ["table", "table/cup", "table/ball"]
+    assert counts == ["a set of 8 pictures with depth", "a film of 9 pictures"]
+    assert load_png(tmp_path / "layers.png").shape == (364, 484, 3)
+    assert (tmp_path / "ball.mp4").stat().st_size > 1000
 
 
 URDF = """<robot name="x"><link name="baseLink"><visual><geometry><mesh filename="{name}.obj" scale="0.1 0.1 0.1"/></geometry>
@@ -91,22 +110,3 @@ def test_the_stand_holds_all_its_exhibits_in_the_picture():
     lifted = lift_out(graph, 2.0)
     assert 0.0 <= graph.span[0] < graph.span[1] <= 2.0
     assert graph[lifted].moves
-
-
-def test_the_gradient_of_the_readme_finds_where_a_mug_stands(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (code,) = [block for block in blocks if "SE3.exp(twist)" in block]
-    assert code.count("\n") <= 9
-    upright = SE3.from_axis_angle([1.0, 0, 0], torch.pi / 2)
-    mug = Cylinder(0.04, 0.1) | Placed(Torus(0.03, 0.008), SE3.from_translation([0.05, 0, 0]) @ upright)
-    true = SE3.from_translation([0.3, 0.2, 0.7]) @ SE3.from_axis_angle([0, 0, 1.0], 0.4)
-    camera = Camera.look_at((0.5, -0.2, 1.0), (0.3, 0.2, 0.7), 80, 60, 25)
-    names = {
-        "torch": torch, "SE3": SE3, "Composite": Composite, "Instance": Instance, "mug": mug, "camera": camera,
-        "depth": render(Composite([Instance("mug", mug, true)]), camera).depth,
-        "guess": true @ SE3.from_translation([0.02, -0.015, 0.01]) @ SE3.from_axis_angle([0.3, 1.0, 0.5], 0.25),
-    }  # fmt: skip
-    (tmp_path / "readme.py").write_text(code)
-    left = true.inverse() @ runpy.run_path(str(tmp_path / "readme.py"), names)["pose"]
-    assert left.translation.norm() < 1e-3
-    assert left.log()[3:].norm() < 0.02
