@@ -41,7 +41,9 @@ TOPICS = {
     ("Posed pictures, and learning from them", "rendering"): (
         "load_views Views View ViewError fit_views ViewsConfig LearnedViews align_cameras refine_poses PosesConfig"
     ),
-    ("From video to objects", "scenes.video"): "decompose Decomposition FoundObject Carrying Clip load_clip",
+    ("From video to objects", "scenes.video"): (
+        "load_clip Clip decompose Decomposition FoundObject Carrying decompose_scene learn_clip LearnedClip ClipConfig"
+    ),
     ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene view",
 }  # fmt: skip
 _HOME = {name: package for (_, package), names in TOPICS.items() for name in names.split()}

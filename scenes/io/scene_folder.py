@@ -26,6 +26,7 @@ from scenes.node import Node, same_record
 from scenes.records import Records
 
 MAX_FILE_BYTES = 512 * 2**20
+_OURS = ("fields", "decomposition")  # what a folder may hold without a scene
 HISTORY = 100  # edits that are kept with a scene
 _LOCK, _LOCK_S = ".lock", 10.0
 HISTORY_BYTES = 32 * 2**20  # and how long they may be in all; the newest is kept whatever its length
@@ -122,8 +123,8 @@ def check_target(folder: Path) -> None:
         raise SceneFileError(f"{folder}: cannot be written: no permission")
     if folder.exists() and not folder.is_dir():
         raise SceneFileError(f"{folder}: a file is in the way")
-    if folder.is_dir() and not (folder / "scene.json").exists() and any(p.name != "fields" for p in folder.iterdir()):
-        names = sorted(p.name for p in folder.iterdir() if p.name != "fields" and not p.name.startswith("."))
+    if folder.is_dir() and not (folder / "scene.json").exists():
+        names = sorted(p.name for p in folder.iterdir() if p.name not in _OURS and not p.name.startswith("."))
         if names:
             raise SceneFileError(f"{folder}: expected a scene or an empty folder, got one with {names[0]!r}")
 

@@ -9,17 +9,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scenes.video.clip import Clip, load_clip
     from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
+    from scenes.video.learning import ClipConfig, LearnedClip, decompose_scene, learn_clip
 
-__all__ = ["Carrying", "Clip", "Decomposition", "FoundObject", "decompose", "load_clip"]
+__all__ = [
+    "Carrying",
+    "Clip",
+    "ClipConfig",
+    "Decomposition",
+    "FoundObject",
+    "LearnedClip",
+    "decompose",
+    "decompose_scene",
+    "learn_clip",
+    "load_clip",
+]
 
-_IN_CLIP = ("Clip", "load_clip")
+_HOME = {
+    **dict.fromkeys(("Clip", "load_clip"), "clip"),
+    **dict.fromkeys(("Carrying", "Decomposition", "FoundObject", "decompose"), "decomposition"),
+    **dict.fromkeys(("ClipConfig", "LearnedClip", "decompose_scene", "learn_clip"), "learning"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """Loads what is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'scenes.video' has no attribute {name!r}")
-    return getattr(import_module("scenes.video.clip" if name in _IN_CLIP else "scenes.video.decomposition"), name)
+    return getattr(import_module(f"scenes.video.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

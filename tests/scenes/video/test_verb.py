@@ -1,10 +1,13 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from scenes import load_scene
 from scenes.cli import main
+from scenes.video import learning
 from tests.scenes.video.clips import at, clip_of_boxes, looking
 
 
@@ -40,13 +43,26 @@ def test_decompose_writes_ids_poses_and_cameras_and_says_what_it_found(folder, t
     assert "holds what decompose found" in capsys.readouterr().err
 
 
+def test_a_clip_in_which_nothing_moves_becomes_a_scene_of_its_background(folder, tmp_path, capsys, monkeypatch):
+    quick = partial(learning.ClipConfig, steps=100, color_steps=50)
+    monkeypatch.setattr(learning, "ClipConfig", quick)
+    out = tmp_path / "still.scene"
+    assert main(["decompose", f"video={folder}", f"out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "nothing moves" in said and "psnr: " in said
+    assert list(load_scene(out)) == ["background", "camera"]
+    names = {file.name for file in (out / "decomposition").iterdir()}
+    assert names == {"masks", "objects.json", "cameras.json", "report.html", "side_by_side.mp4"}
+    assert main(["info", f"scene={out}"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["out=a.scene"], "video: expected video=FOLDER"),
         (["video=nowhere", "out=a.scene"], "there is no folder 'nowhere'"),
-        (["video=.", "out=a"], "out: expected out=NAME.scene, got 'a'"),
-        (["video=.", "out=a.scene", "until=shapes"], "until: expected one of motion, got 'shapes'"),
+        (["video=.", "out=a"], "out: expected a name that ends in .scene, got 'a'"),
+        (["video=.", "out=a.scene", "until=shapes"], "until: expected one of motion, scene, got 'shapes'"),
         (["video=.", "out=a.scene"], "out: expected a place outside the clip"),
     ],
 )

@@ -1,0 +1,165 @@
+"""Colours of the parts of a clip: what pixels show of their learned shapes; what no frame saw takes those of what is near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from compose.composite import Composite
+from compose.types import Instance
+from objects.coloring import colors_at, divide, learn_colors
+from objects.mesh_samples import FitConfig
+from objects.pose import SE3
+from objects.progress import Bar
+from objects.siren import SirenField
+from objects.training import TrainConfig
+from rendering.camera import Camera
+from scenes.video.clip import Clip
+from scenes.video.decomposition import Decomposition
+from scenes.video.shapes import Shaped, places_on
+
+_MOST = 600_000  # pixels that colours are learned from
+_JITTER = 0.25  # pixels beside the centre at which colours are read, at most
+_TOLERANCE, _TOLERANCE_SHARE = 0.006, 0.02  # metres, and of the depth: how far a surface may be from what was measured
+_UNSEEN_POINTS, _NEAREST = 20_000, 24
+_UNSEEN = 3.0  # spacings of the points that were seen, beyond which a place counts as unseen
+
+
+class Seen(NamedTuple):
+    """Places on learned shapes that pixels show, ``n`` in all."""
+
+    part: Int[np.ndarray, "n"]
+    frame: Int[np.ndarray, "n"]
+    p_obj: Float[np.ndarray, "n 3"]
+    p_world: Float[np.ndarray, "n 3"]
+    normal: Float[np.ndarray, "n 3"]
+    """World frame."""
+    rgb: Float[np.ndarray, "n 3"]
+    """sRGB."""
+
+
+def camera_at(clip: Clip, found: Decomposition, t: int) -> Camera:
+    """The camera of a frame."""
+    fx, fy, cx, cy = clip.lens.tolist()
+    height, width = clip.depth.shape[1:]
+    return Camera(SE3.from_matrix(torch.from_numpy(found.cameras[t])), fx, fy, cx, cy, width, height)
+
+
+def valid_at(clip: Clip, t: int) -> Bool[torch.Tensor, "h w"]:
+    """Pixels of a frame that say something of shapes."""
+    return torch.from_numpy(clip.depth[t] > 0)
+
+
+def composite_at(shapes: Sequence[Shaped], t: int) -> Composite:
+    """The learned shapes as they stand in a frame."""
+    return Composite(
+        [
+            Instance(s.part.name, s.field, SE3.from_matrix(torch.from_numpy(s.part.T_world_obj[t])), lit=False)
+            for s in shapes
+        ]
+    )
+
+
+@torch.no_grad()
+def look(clip: Clip, found: Decomposition, shapes: Sequence[Shaped], *, seed: int = 0) -> Seen:
+    """What the pixels of the frames show that each part is learned from.
+
+    Left out: pixels that something else should be at (by id, or by depth), and the rims of objects, whose colours are mixed.
+    """
+    rng = np.random.default_rng(seed)
+    n, height, width = clip.depth.shape
+    share = min(1.0, _MOST / max(1, n * height * width))
+    numbers = np.array([s.part.id for s in shapes])
+    scene = composite_at(shapes, 0)
+    found_in: list[tuple[np.ndarray, ...]] = []
+    for t in Bar(range(n), desc="looking", unit="frame"):
+        used = np.array([s.part.used[t] for s in shapes])
+        if not used.any():
+            continue
+        poses = SE3.from_matrix(torch.from_numpy(np.stack([s.part.T_world_obj[t] for s in shapes])))
+        scene, camera = scene.with_poses(range(len(shapes)), poses), camera_at(clip, found, t)
+        pixel = np.flatnonzero(rng.random(height * width) < share)
+        y, x = np.divmod(pixel, width)
+        uv = np.stack([x, y], -1) + 0.5 + rng.uniform(-_JITTER, _JITTER, (len(pixel), 2))
+        rays = camera.rays(torch.from_numpy(uv))
+        hits = scene.trace(rays)
+        owner, along = hits.owner.numpy(), hits.t.double()
+        depth = (along * camera.depth_per_t(torch.from_numpy(uv))).numpy()
+        measured = clip.depth[t].ravel()[pixel]
+        off = np.abs(measured - depth) > _TOLERANCE + _TOLERANCE_SHARE * measured
+        inner = _inner(found.ids[t]).ravel()[pixel]
+        fits = (owner >= 0) & used[owner] & (np.maximum(numbers[owner], 0) == found.ids[t].ravel()[pixel])
+        fits &= inner & ~((measured > 0) & off)
+        at = np.flatnonzero(fits)
+        rows, own = torch.from_numpy(at), torch.from_numpy(owner[at])
+        p_world = rays.origins[rows] + along[rows, None] * rays.directions[rows]
+        normal = scene.evaluate(p_world, own).normal.double().numpy()
+        T = np.linalg.inv(np.stack([s.part.T_world_obj[t] for s in shapes]))[owner[at]]
+        p_world = p_world.double().numpy()
+        p_obj = np.einsum("nij,nj->ni", T[:, :3, :3], p_world) + T[:, :3, 3]
+        where = uv[at].astype(np.float32)[None] - 0.5
+        rgb = cv2.remap(clip.rgb[t].astype(np.float32), where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        found_in.append((owner[at], np.full(len(at), t), p_obj, p_world, normal, rgb[0] / 255))
+    return Seen(*(np.concatenate(column) for column in zip(*found_in, strict=True)))
+
+
+def _inner(ids: Int[np.ndarray, "h w"]) -> np.ndarray:
+    """Pixels whose neighbours show the same thing."""
+    return (ndimage.minimum_filter(ids, 3) == ids) & (ndimage.maximum_filter(ids, 3) == ids)
+
+
+def learn_looks(
+    shapes: Sequence[Shaped], meshes: Sequence[trimesh.Trimesh], seen: Seen, *, steps: int, seed: int = 0
+) -> tuple[list[Shaped], list[str]]:
+    """The shapes with colours, learned side by side, and notes on what was filled in.
+
+    Args:
+        meshes: Their surfaces.
+        seen: What pixels show of them.
+    """
+    fields, pools, notes = [], [], []
+    config = FitConfig(color_steps=1.0)
+    for i, (shape, mesh) in enumerate(zip(shapes, meshes, strict=True)):
+        rng = np.random.default_rng((seed, i))
+        mine = seen.part == i
+        p, rgb = seen.p_obj[mine], seen.rgb[mine]
+        old = shape.field
+        if len(p) < 16:
+            p, rgb = places_on(mesh, 256, rng), np.full((256, 3), 0.5)
+            notes.append(f"{shape.part.name}: no pixel shows it well, so it is grey")
+        unseen, filled = fill_in(p, rgb, places_on(mesh, _UNSEEN_POINTS, rng))
+        center, half = old.center.double().numpy(), float(old.half_extent)
+        every = np.concatenate([p, unseen]), np.concatenate([rgb, filled])
+        pool = colors_at((every[0] - center) / half, every[1], rng)
+        n_parts = pool.n_parts(config.color_parts)
+        field = SirenField(old.bounds, old.network, color_parts=n_parts, observed=True, seed=seed)
+        field.requires_grad_(False)
+        field.distance.load_state_dict(old.distance.state_dict())
+        field.lipschitz_estimate.copy_(old.lipschitz_estimate)
+        field.measured = old.measured
+        divide(field, pool)
+        fields.append(field)
+        pools.append(pool)
+    train = TrainConfig(steps=steps, learning_rate=config.learning_rate, seed=seed, label="appearance")
+    learn_colors(fields, pools, config, train)
+    return [shape._replace(field=field) for shape, field in zip(shapes, fields, strict=True)], notes
+
+
+def fill_in(
+    p_seen: Float[np.ndarray, "n 3"], rgb: Float[np.ndarray, "n 3"], p: Float[np.ndarray, "m 3"]
+) -> tuple[Float[np.ndarray, "k 3"], Float[np.ndarray, "k 3"]]:
+    """Those of some places that no pixel showed, and colours for them: a mean of the nearest that were seen, near ones more."""
+    spacing = np.median(KDTree(p_seen).query(p_seen[:: max(1, len(p_seen) // 2000)], 2)[0][:, 1])
+    limit = max(_UNSEEN * spacing, _UNSEEN * np.sqrt(np.prod(np.sort(np.ptp(p, axis=0))[1:]) / max(len(p_seen), 1)))
+    distance, index = KDTree(p_seen).query(p, min(_NEAREST, len(p_seen)))
+    far = distance[:, 0] > limit
+    weight = 1 / np.maximum(distance[far], 1e-9)
+    return p[far], (weight[..., None] * rgb[index[far]]).sum(1) / weight.sum(1, keepdims=True)

@@ -1,0 +1,204 @@
+"""Fields from the parts of a clip: the background and each object, gathered in a frame of its own and learned together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import trimesh
+from jaxtyping import Bool, Float, Float32
+from scipy import ndimage
+
+from objects.fitting import fit_meshes
+from objects.mesh_samples import FitConfig
+from objects.progress import Bar
+from objects.siren import SirenField
+from objects.training import FitError
+from scenes.video.clip import Clip
+from scenes.video.decomposition import Decomposition
+from scenes.video.planes import local_planes
+from scenes.video.rigid import inverse
+from scenes.video.volume import REACH, Grid, Sight, closed, fuse, hull, surface
+
+BACKGROUND, BACKDROP = 0, -1
+_SURE = 0.5  # confidence from which on a frame is learned from
+_LEAST_PIXELS = 30
+_OBJECT_CELLS, _BACKGROUND_CELLS = 96, 176  # along the longest edge, at most
+_PIXELS = 0.7  # size of a cell of an object in pixels, at least
+_OUTER = 0.005  # share of an object's points on each side that its box may leave out
+_BLUR = 0.8  # cells
+_BEHIND = 1e-3  # weight of what is behind the background's surface
+_LEAST_TRUST = 0.05
+_SPREAD = 1.4  # of the steps that hard and easy shapes make (`FitConfig`)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is learned as one: the background or an object."""
+
+    id: int
+    name: str
+    rigid: bool
+    T_world_obj: Float[np.ndarray, "f 4 4"]
+    """In each frame; where it isn't known, the nearest frame's. The origin is the middle of what was seen."""
+    used: Bool[np.ndarray, "f"]
+    """Frames from which it is learned."""
+    known: Bool[np.ndarray, "f"]
+    """Frames in which its pose is known."""
+
+
+class Shaped(NamedTuple):
+    """A part whose shape is learned."""
+
+    part: Part
+    field: SirenField
+
+
+def parts_of(clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"]) -> tuple[list[Part], list[str]]:
+    """The background and the objects that enough was seen of, and notes on the others.
+
+    Args:
+        clip: The frames.
+        found: What moves.
+        learned: Frames that shape and appearance may be learned from.
+    """
+    n = len(clip)
+    parts, notes = [], []
+    world = np.tile(np.eye(4), (n, 1, 1))
+    depth = (clip.depth > 0).any((1, 2))
+    everything = [(BACKGROUND, "background", True, world, np.ones(n, bool), learned & depth)]
+    for thing in found.objects:
+        known = np.array([pose is not None for pose in thing.poses])
+        if not known.any():
+            notes.append(f"{thing.name}: no pose is known, so nothing is learned of it")
+            continue
+        poses = _held([np.eye(4) if p is None else p for p in thing.poses], known)
+        seen = ((found.ids == thing.id) & (clip.depth > 0)).sum((1, 2)) >= _LEAST_PIXELS
+        sure = known & seen & (thing.confidence >= _SURE)
+        if not (sure & learned).any() and (known & seen).any():
+            sure = known & seen
+            notes.append(f"{thing.name}: its pose is never sure; it is learned from all frames that show it")
+        everything.append((thing.id, thing.name, thing.rigid, poses, known, sure & learned))
+    for number, name, rigid, poses, known, used in everything:
+        p = _points(clip, found, number, poses, used)
+        if len(p) < _LEAST_PIXELS:
+            notes.append(f"{name}: too few pixels with depth to learn it")
+            continue
+        middle = np.eye(4)
+        middle[:3, 3] = np.quantile(p, [_OUTER, 1 - _OUTER], axis=0).mean(0)
+        parts.append(Part(number, name, rigid, poses @ middle, used, known))
+    return parts, notes
+
+
+def _held(poses: Sequence[np.ndarray], known: np.ndarray) -> np.ndarray:
+    """Poses with those that aren't known in place of the last known one (at the start: the first)."""
+    last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
+    return np.stack(poses)[np.where(last < 0, int(np.flatnonzero(known)[0]), last)]
+
+
+def _points(
+    clip: Clip, found: Decomposition, number: int, poses: Float[np.ndarray, "f 4 4"], used: Bool[np.ndarray, "f"]
+) -> Float[np.ndarray, "n 3"]:
+    """Measured points of a part, in its frame."""
+    fx, fy, cx, cy = clip.lens
+    out = [np.zeros((0, 3))]
+    for t in np.flatnonzero(used):
+        y, x = np.nonzero((found.ids[t] == number) & (clip.depth[t] > 0))
+        z = clip.depth[t, y, x].astype(float)
+        p = np.stack([(x + 0.5 - cx) / fx * z, (y + 0.5 - cy) / fy * z, z], -1)
+        T = inverse(poses[t]) @ found.cameras[t]
+        out.append(p @ T[:3, :3].T + T[:3, 3])
+    return np.concatenate(out)
+
+
+def trust_of(clip: Clip) -> Float32[np.ndarray, "f h w"]:
+    """Weights of depths: low where surfaces are seen at a grazing angle, and where they are no surfaces."""
+    normal = local_planes(clip.depth, clip.lens, 1, 0.02)[1]
+    height, width = clip.depth.shape[1:]
+    v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+    fx, fy, cx, cy = clip.lens
+    ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1)
+    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    cosine = np.abs(np.einsum("fhwc,hwc->fhw", normal, ray))
+    return np.maximum(cosine, _LEAST_TRUST).astype(np.float32) ** 2
+
+
+def solid_of(
+    clip: Clip, found: Decomposition, part: Part, trust: Float32[np.ndarray, "f h w"]
+) -> trimesh.Trimesh | None:
+    """The solid that depth shows of a part, closed where no frame saw it; None where too little is left."""
+    background = part.id == BACKGROUND
+    p = _points(clip, found, part.id, part.T_world_obj, part.used)
+    lo, hi = np.quantile(p, _OUTER, axis=0), np.quantile(p, 1 - _OUTER, axis=0)
+    extent = float((hi - lo).max())
+    frames = np.flatnonzero(part.used)
+    mine = found.ids[frames] == part.id
+    depth = clip.depth[frames]
+    z = float(np.median(depth[mine & (depth > 0)]))
+    most = _BACKGROUND_CELLS if background else _OBJECT_CELLS
+    cell = max(extent / most, (1.0 if background else _PIXELS) * z / float(clip.lens[0]) * 0.5)
+    if not background:
+        cell = min(cell, extent / 24)
+    margin = 2 * REACH if background else REACH
+    grid = Grid.around(lo, hi, cell, margin)
+    to_cam = inverse(found.cameras[frames]) @ part.T_world_obj[frames]
+    sight = Sight(depth, mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)
+    value, weight = fuse(grid, sight, _BEHIND if background else 0.0)
+    known = weight > 0
+    value = closed(value, known, None if background else hull(grid, value, known))
+    return surface(grid, ndimage.gaussian_filter(value, _BLUR))
+
+
+def learn_solids(meshes: Sequence[trimesh.Trimesh], *, steps: int, seed: int = 0) -> tuple[list[SirenField], list[str]]:
+    """Fields of closed meshes, grey, and what was said of them.
+
+    Raises:
+        FitError: Learning failed.
+    """
+    config = FitConfig(steps=steps, spread=_SPREAD, color_pool=8192)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fields = fit_meshes(meshes, seed=seed, config=config)
+    return fields, [str(note.message) for note in said]
+
+
+def learn_shapes(
+    clip: Clip, found: Decomposition, parts: Sequence[Part], *, steps: int, seed: int = 0
+) -> tuple[list[Shaped], list[trimesh.Trimesh], list[str]]:
+    """Fields of the parts, learned side by side, the solids that they were learned from, and notes on those that couldn't be."""
+    notes, kept, meshes = [], [], []
+    trust = trust_of(clip)
+    for part in Bar(parts, desc="fusing", unit="part"):
+        mesh = solid_of(clip, found, part, trust)
+        if mesh is None or len(mesh.faces) < 16:
+            notes.append(f"{part.name}: its depth leaves no solid, so it is not learned")
+            continue
+        if not part.rigid:
+            notes.append(f"{part.name}: it doesn't move rigidly; it is shown as a rigid mean of its frames")
+        kept.append(part)
+        meshes.append(mesh)
+    try:
+        fields, said = learn_solids(meshes, steps=steps, seed=seed)
+        notes += said
+    except FitError:
+        pairs, kept, meshes, fields = list(zip(kept, meshes, strict=True)), [], [], []
+        for part, mesh in pairs:
+            try:
+                learned, said = learn_solids([mesh], steps=steps, seed=seed)
+            except FitError as error:
+                notes.append(f"{part.name}: its shape could not be learned ({error})")
+                continue
+            notes += [f"{part.name}: {note}" for note in said]
+            fields += learned
+            kept.append(part)
+            meshes.append(mesh)
+    return [Shaped(*row) for row in zip(kept, fields, strict=True)], meshes, notes
+
+
+def places_on(mesh: trimesh.Trimesh, n: int, rng: np.random.Generator) -> Float[np.ndarray, "n 3"]:
+    """Random places all over a surface."""
+    corners = mesh.triangles[rng.choice(len(mesh.faces), n, p=mesh.area_faces / mesh.area)]
+    return np.einsum("nc,ncx->nx", rng.dirichlet(np.ones(3), n), corners)
