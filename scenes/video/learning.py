@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -198,7 +198,8 @@ def _arrays(found: Decomposition) -> dict[str, np.ndarray]:
 def _write(found: Decomposition, file: Path) -> None:
     words = {"names": [o.name for o in found.objects], "notes": list(found.notes)}
     part = file.with_suffix(".part.npz")
-    np.savez_compressed(part, words=np.array(json.dumps(words)), **_arrays(found))
+    arrays: dict[str, Any] = {"words": np.array(json.dumps(words)), **_arrays(found)}
+    np.savez_compressed(part, **arrays)
     part.replace(file)
 
 

@@ -159,7 +159,7 @@ def fill_in(
     """Those of some places that no pixel showed, and colours for them: a mean of the nearest that were seen, near ones more."""
     spacing = np.median(KDTree(p_seen).query(p_seen[:: max(1, len(p_seen) // 2000)], 2)[0][:, 1])
     limit = max(_UNSEEN * spacing, _UNSEEN * np.sqrt(np.prod(np.sort(np.ptp(p, axis=0))[1:]) / max(len(p_seen), 1)))
-    distance, index = KDTree(p_seen).query(p, min(_NEAREST, len(p_seen)))
+    distance, index = map(np.asarray, KDTree(p_seen).query(p, min(_NEAREST, len(p_seen))))
     far = distance[:, 0] > limit
     weight = 1 / np.maximum(distance[far], 1e-9)
     return p[far], (weight[..., None] * rgb[index[far]]).sum(1) / weight.sum(1, keepdims=True)

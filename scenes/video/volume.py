@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
+from objects.mending import labelled
+
 REACH = 3.0  # cells beside a measured depth in which it says something
 _SWEEPS = 40  # of the harmonic function on each grid
 _COARSEST = 8  # cells along the shortest edge
@@ -64,8 +66,8 @@ def fuse(grid: Grid, sight: Sight, behind: float) -> tuple[Float32[np.ndarray, "
     """
     value, weight = (np.zeros(grid.shape, np.float32) for _ in range(2))
     frames = (sight.depth, sight.mine, sight.trust, sight.to_cam, sight.lens)
-    args: Any = (grid.first, grid.cell, REACH * grid.cell, behind, *frames)
-    _fuse(*args, value, weight)
+    args: Any = (grid.first, grid.cell, REACH * grid.cell, behind, *frames, value, weight)
+    _fuse(*args)
     return value, weight
 
 
@@ -138,7 +140,7 @@ def closed(
         guess: What to take where nothing is known, a little apart from what is; by default nothing.
     """
     if guess is not None:
-        apart = ~ndimage.binary_dilation(known, iterations=_BLEND)
+        apart = np.logical_not(ndimage.binary_dilation(known, iterations=_BLEND))
         value, known = np.where(apart, guess, value), known | apart
     return _harmonic(value.astype(np.float32), known)
 
@@ -197,12 +199,12 @@ def _relax(value, known, sweeps):
 
 def surface(grid: Grid, value: Float32[np.ndarray, "x y z"]) -> trimesh.Trimesh | None:
     """The zero set of values on a grid, closed at the grid's faces, without specks; None where nothing is inside."""
-    solid, n = ndimage.label(value < 0)
-    if n == 0:
+    solid = labelled(value < 0)
+    if not solid.any():
         return None
     sizes = np.bincount(solid.ravel())[1:]
     small = np.flatnonzero(sizes < _SPECK * sizes.max()) + 1
-    air = ndimage.label(np.pad(value >= 0, 1, constant_values=True))[0][1:-1, 1:-1, 1:-1]
+    air = labelled(np.pad(value >= 0, 1, constant_values=True))[1:-1, 1:-1, 1:-1]
     bubbles = (value >= 0) & (air != 1)
     kept = np.where(np.isin(solid, small), np.abs(value), np.where(bubbles, -np.abs(value) - 1e-3, value))
     padded = np.pad(kept, 1, constant_values=1.0)
