@@ -22,9 +22,10 @@ from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
 from scenes.video.looks import camera_at, composite_at, learn_looks, look, valid_at
 from scenes.video.scene import graph_of
-from scenes.video.shapes import Shaped, learn_shapes, parts_of
+from scenes.video.shapes import BACKDROP, Shaped, learn_shapes, parts_of
+from scenes.video.sunlight import Sun, find_sun, without_light
 
-_VERSION = 1  # part of every key: raise it when the same clip would give another scene
+_VERSION = 2  # part of every key: raise it when the same clip would give another scene
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,14 @@ def learn_clip(
     if found is None:
         found = find_motion(clip)
     learned = np.arange(len(clip)) % config.hold_out != config.hold_out // 2
-    shapes, notes = _learned(clip, found, learned, seed, config)
-    graph, more = graph_of(clip, found, shapes, ())
+    shapes, sun, notes = _learned(clip, found, learned, seed, config)
+    graph, more = graph_of(clip, found, shapes, () if sun is None else sun.lights())
     return LearnedClip(graph, found, tuple(clip.times.tolist()), learned, (*found.notes, *notes, *more))
 
 
 def find_motion(clip: Clip) -> Decomposition:
     """`decompose`, or what it found before."""
-    file = cache_folder("clips") / f"{content_key('motion', _VERSION, content_of(clip))}.npz"
+    file = cache_folder("clips") / f"{content_key('motion', 1, content_of(clip))}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError):
         return _read(file)
     found = decompose(clip)
@@ -121,8 +122,8 @@ def find_motion(clip: Clip) -> Decomposition:
 
 def _learned(
     clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"], seed: int, config: ClipConfig
-) -> tuple[list[Shaped], list[str]]:
-    """The parts with shapes and colours, learned or from the cache, and notes."""
+) -> tuple[list[Shaped], Sun | None, list[str]]:
+    """The parts with shapes and colours and the light, learned or from the cache, and notes."""
     parts, notes = parts_of(clip, found, learned)
     content = [content_of(clip), _content(found), learned.tolist(), seed, asdict(config)]
     folder = cache_folder("clips") / content_key("scene", _VERSION, *content)
@@ -135,11 +136,20 @@ def _learned(
             if not isinstance(field, SirenField):
                 raise ValueError
             shapes.append(Shaped(by_name[name], field))
-        return shapes, [*notes, *kept["notes"]]
+        light = kept["light"]
+        sun = None if light is None else Sun(*(np.array(x) for x in light[:3]), light[3])
+        return shapes, sun, [*notes, *kept["notes"]]
     shapes, meshes, more = learn_shapes(clip, found, parts, steps=config.steps, seed=seed)
     far, far_meshes, far_notes = add_backdrop(clip, found, shapes, learned, steps=config.steps, seed=seed)
     shapes, meshes = [*shapes, *far], [*meshes, *far_meshes]
     seen = look(clip, found, shapes, seed=seed)
+    sun = find_sun(shapes, seen, seed=seed)
+    if sun is not None:
+        seen = without_light(shapes, seen, sun, np.array([s.part.id == BACKDROP for s in shapes]))
+        more.append(
+            f"light from one direction is told from light from everywhere: it explains {100 * sun.explains:.0f} % of how the "
+            "colours of places change; the scene holds both as lights, and its colours are without them"
+        )
     shapes, look_notes = learn_looks(shapes, meshes, seen, steps=config.color_steps, seed=seed)
     more = [*more, *far_notes, *look_notes]
     frames = np.flatnonzero(learned).tolist()
@@ -149,9 +159,10 @@ def _learned(
         folder.mkdir(parents=True, exist_ok=True)
         for shape in shapes:
             save_field(shape.field, folder / f"{shape.part.name}.safetensors")
-        facts = {"parts": [s.part.name for s in shapes], "notes": more}
+        light = None if sun is None else [*(x.tolist() for x in sun[:3]), sun.explains]
+        facts = {"parts": [s.part.name for s in shapes], "light": light, "notes": more}
         write_atomically(folder / "learned.json", json.dumps(facts).encode())
-    return shapes, [*notes, *more]
+    return shapes, sun, [*notes, *more]
 
 
 # -- stages kept in files ----------------------------------------------------------------------------------------------
