@@ -137,7 +137,7 @@ def _learned(
                 raise ValueError
             shapes.append(Shaped(by_name[name], field))
         light = kept["light"]
-        sun = None if light is None else Sun(*(np.array(x) for x in light[:3]), light[3])
+        sun = None if light is None else Sun(np.array(light[0]), np.array(light[1]), np.array(light[2]), light[3])
         return shapes, sun, [*notes, *kept["notes"]]
     shapes, meshes, more = learn_shapes(clip, found, parts, steps=config.steps, seed=seed)
     far, far_meshes, far_notes = add_backdrop(clip, found, shapes, learned, steps=config.steps, seed=seed)
