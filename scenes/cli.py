@@ -145,8 +145,9 @@ def help_of(verb: str) -> str:
 
 
 def general_help() -> str:
-    """All verbs, one line each."""
-    rows = [{"verb": verb, "meaning": (run.__doc__ or "").splitlines()[0]} for verb, run in VERBS.items()]
+    """All verbs, the first sentence of each."""
+    texts = {verb: " ".join((inspect.getdoc(run) or "").split()) for verb, run in VERBS.items()}
+    rows = [{"verb": verb, "meaning": re.split(r"(?<=\w\w\.)\s", text)[0]} for verb, text in texts.items()]
     return f"sirenscape VERB key=value ...\n\n{table(rows)}\n\nsirenscape VERB --help lists the keys of a verb."
 
 
@@ -183,6 +184,27 @@ OUT_OF_MEMORY = (
 )
 
 
+# What functions call their arguments, and keys that stand for them.
+_KEYS = (
+    (r"path(?=: )", "out"),
+    (r"meshes\[\d+\](?= |: )", "mesh"),
+    (r"frames\[(\d+)\](?= |: )", r"sequence: frame \1"),
+    (r"fit_(mesh|points|sequence)(?=: )", r"\1"),
+    (r"fit_meshes(?=: )", "mesh"),
+    (r"(load|fit)_views(?=: )", "images"),
+)
+
+
+def in_keys(message: str) -> str:
+    """A message in one line, whose first word is a key and not the argument of a function."""
+    text = " ".join(message.split())
+    for argument, key in _KEYS:
+        if re.match(argument, text):
+            text = re.sub(argument, key, text, count=1)
+            break
+    return re.sub(r"\bfit_(mesh|points|sequence)\b", r"fit \1=", text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0; 2 for an error of the user's, told in one line; 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -203,14 +225,14 @@ def main(arguments: list[str] | None = None) -> int:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        print("sirenscape:", " ".join(message.split()) or type(error).__name__, file=sys.stderr)
+        print("sirenscape:", in_keys(message) or type(error).__name__, file=sys.stderr)
         return 2
     return 0
 
 
 def _note(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code."""
-    print("sirenscape: note:", " ".join(str(message).split()), file=sys.stderr)
+    print("sirenscape: note:", in_keys(str(message)), file=sys.stderr)
 
 
 def _run(arguments: list[str]) -> None:

@@ -171,6 +171,29 @@ def test_help_of_a_verb_lists_every_key_with_default_and_meaning(capsys, argumen
         assert len(words) > 3, f"{key} has no meaning in configs/fit.yaml"
 
 
+def test_the_general_help_says_a_whole_sentence_of_each_verb():
+    lines = cli.general_help().splitlines()[3:-2]
+    assert [line.split()[0] for line in lines] == list(cli.VERBS)
+    assert all(line.endswith(".") and len(line) < 150 for line in lines)
+    assert "; each becomes a field file." in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("path: a.png cannot be written:\n no room", "out: a.png cannot be written: no room"),
+        ("fit_sequence: expected 2 frames; fit_mesh learns one", "sequence: expected 2 frames; fit mesh= learns one"),
+        ("meshes[1] 'b.obj': expected faces", "mesh 'b.obj': expected faces"),
+        ("frames[2] 'b.obj': expected faces", "sequence: frame 2 'b.obj': expected faces"),
+        ("paths: two of them", "paths: two of them"),
+    ],
+)
+def test_messages_name_keys_and_not_arguments_of_functions(message, shown, echo, capsys, monkeypatch):
+    assert cli.in_keys(message) == shown
+    monkeypatch.setitem(cli.VERBS, "echo", lambda settings: (_ for _ in ()).throw(ValueError(message)))
+    assert cli.main(["echo"]) == 2 and capsys.readouterr().err == f"sirenscape: {shown}\n"
+
+
 def test_a_comment_of_several_lines_is_one_meaning(echo, capsys):
     assert cli.main(["help", "echo"]) == 0
     assert re.search(r"^text +Any text at all\.$", capsys.readouterr().out, re.MULTILINE)
