@@ -29,10 +29,14 @@ def export(settings: Settings) -> Report:
     )
 
     preload("scenes.io.scene_folder", "scenes.io.export")
-    from scenes.io.export import export_scene, suffix_of
+    from scenes.io.export import SUFFIXES, export_scene, suffix_of
     from scenes.io.scene_folder import load_scene
 
-    suffix_of(target, "out")
+    if not suffix_of(target, "out") and not (target.is_dir() or settings["out"].endswith("/")):
+        known = ", ".join(SUFFIXES)
+        raise ValueError(
+            f"out: expected a name that ends in {known}, or a folder that ends in /, got {settings['out']!r}"
+        )
     graph = load_scene(source)
     with folder_for(target):
         keys = {key: settings[key] for key in ("physics", "density")}

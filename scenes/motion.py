@@ -13,7 +13,7 @@ from compose.field_cache import FieldCache
 from objects.field import Field
 from objects.placed import Placed
 from objects.warped import Warped
-from scenes.node import Node
+from scenes.node import Node, a_
 from scenes.timeline import Timeline
 from scenes.track import number
 
@@ -33,7 +33,7 @@ def field_time(node: Node, time: float) -> float | None:
 def surface_mesh(timeline: Timeline, node: Node, path: str, time: float) -> trimesh.Trimesh:
     """The mesh of a node's field in the world."""
     if node.field is None:
-        raise ValueError(f"mesh {path}: expected an object, got a {node.what()}")
+        raise ValueError(f"mesh {path}: expected an object, got {a_(node.what())}")
     time = number(time, "time")
     mesh = _mesh_at(node.field, field_time(node, time), path)
     world = timeline.world(node.id, time)
@@ -62,13 +62,15 @@ def carried(
     timeline: Timeline, node: Node, path: str, points: Float[Tensor, "n 3"] | Sequence[Any], start: float, end: float
 ) -> Float[Tensor, "n 3"]:
     """Where points of the world that a node's object carries at ``start`` are at ``end``."""
+    if node.field is None:
+        raise ValueError(f"follow {path}: expected an object, got {a_(node.what())}")
     p = torch.as_tensor(points, dtype=torch.float64)
     if p.dim() != 2 or p.shape[1] != 3 or not torch.isfinite(p).all():
         raise ValueError(f"follow {path}: points must be finite and of shape [n, 3], got shape {list(p.shape)}")
     start, end = number(start, "start"), number(end, "end")
     before, after = timeline.world(node.id, start), timeline.world(node.id, end)
     own = (before.pose().inverse() @ p) / before.scale
-    if node.field is not None and node.field.deforms:
+    if node.field.deforms:
         own = _bent(node.field, own, field_time(node, start), field_time(node, end), path)
     return after.pose() @ (after.scale * own)
 

@@ -38,6 +38,8 @@ from scenes.graph import SceneGraph
 from scenes.paths import NUMBERS, Settings, numbers
 from scenes.questions import path_at_level
 
+_SECONDS = 4.0  # of a film that nothing else limits
+
 
 def camera_for(graph: SceneGraph, settings: Settings, time: float) -> Camera:
     """What the settings say; the scene's first camera by default, else a view of all of it."""
@@ -85,11 +87,15 @@ def _extent(graph: SceneGraph, time: float) -> tuple[list[float], float]:
 
 def film(graph: SceneGraph, settings: Settings, start: float, seconds: float | None) -> list[tuple[float, Camera]]:
     """Time and camera of each picture, from ``start`` on."""
-    last, clip = graph.span[1], settings["clip"]
+    (first, last), clip = graph.span, settings["clip"]
     if clip == "auto":
-        clip = "time" if last > start else "orbit"
+        clip = "time" if last > start or (last > first and _loops(graph)) else "orbit"
     if seconds is None:
-        seconds = max(last - start, 1.0) if clip != "orbit" and last > start else 4.0
+        seconds = _SECONDS
+        if clip != "orbit" and last > first and _loops(graph):
+            seconds = math.ceil(_SECONDS / (last - first)) * (last - first)  # whole rounds of the longest loop
+        elif clip != "orbit" and last > start:
+            seconds = max(last - start, 1.0)
         if seconds > 3600:
             raise ValueError(f"seconds: the scene moves until {last:g} s; say which part to film by time= and seconds=")
     n = max(round(seconds * settings["fps"]), 1)
@@ -111,6 +117,14 @@ def film(graph: SceneGraph, settings: Settings, start: float, seconds: float | N
         middle, radius, n, camera.width, camera.height, elevation_deg=rise, start_deg=turn, fov_y_deg=fov
     )
     return list(zip(times, cameras, strict=True))
+
+
+def _loops(graph: SceneGraph) -> bool:
+    """Whether something goes on for ever."""
+    nodes = graph.records().values()
+    return any(h.track.end == "loop" and h.track.moves for node in nodes for h in node.attachments) or any(
+        node.clock.loop and node.clock.speed != 0 for node in nodes if node.field is not None
+    )
 
 
 def layer_picture(frame: Frame, layer: str, graph: SceneGraph, time: float, level: int) -> Tensor:

@@ -107,7 +107,7 @@ class SceneQuestions(ABC):
     def follow(
         self, path: str, points: Float[Tensor, "n 3"] | Sequence[Any], start: float, end: float
     ) -> Float[Tensor, "n 3"]:
-        """Where points of the world that a node carries at ``start`` are at ``end`` (seconds): they move and bend with it.
+        """Where points of the world that an object carries at ``start`` are at ``end`` (seconds): they move and bend with it.
 
         Args:
             points: ``[n, 3]`` metres, on the thing or near it.
@@ -116,6 +116,6 @@ class SceneQuestions(ABC):
             ``[n, 3]`` float64.
 
         Raises:
-            ValueError: Points of another shape, or a field that depends on time in another way than by a warp.
+            ValueError: Points of another shape, a node without a field, or one that depends on time in another way than by a warp.
         """
         return motion.carried(self._timeline, self._records.node_at(path), path, points, start, end)

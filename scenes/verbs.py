@@ -19,6 +19,7 @@ from scenes.paths import (
     dataset_folder,
     error_columns,
     folder_for,
+    input_file,
     layer_names,
     numbers,
     one_of,
@@ -33,6 +34,9 @@ from scenes.paths import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from objects import Field
     from rendering import Camera
     from scenes.graph import SceneGraph
     from scenes.node_view import NodeView
@@ -226,7 +230,12 @@ def render(settings: Settings) -> Report:
 
 
 def info(settings: Settings) -> Report:
-    """Show what is in a scene: its tree, its objects, what overlaps; sheet=FILE.png and graph=FILE.svg draw it."""
+    """Show what is in a scene: its tree, its objects, what overlaps; sheet=FILE.png and graph=FILE.svg draw it.
+
+    Of a field file it shows kind, parameters, box and measured errors.
+    """
+    if (settings["scene"] or "").endswith(".safetensors"):
+        return _field_info(settings)
     source = scene_folder("scene", settings["scene"])
     sheet, drawing = (
         _drawing(key, settings[key], suffix, source) for key, suffix in (("sheet", ".png"), ("graph", ".svg"))
@@ -247,12 +256,8 @@ def info(settings: Settings) -> Report:
             users.setdefault(field, []).append(path)
     objects = [
         {
-            "field": field.kind,
+            **_field_row(field, source / "fields" / f"{field_hash(field)}.safetensors"),
             "objects": len(paths),
-            "parameters": sum(p.numel() for p in field.parameters()),
-            "bytes": (source / "fields" / f"{field_hash(field)}.safetensors").stat().st_size,
-            "box with margin": field.bounds.size.tolist(),
-            **error_columns(field),
             "used by": paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         }
         for field, paths in users.items()
@@ -300,6 +305,29 @@ def info(settings: Settings) -> Report:
     return Report(shown, more, "\n".join(lines), details)
 
 
+def _field_info(settings: Settings) -> Report:
+    source = input_file("scene", settings["scene"])
+    if drawn := [key for key in ("sheet", "graph") if settings[key]]:
+        raise ValueError(f"{drawn[0]}: expected a scene to draw, got the field {settings['scene']!r}")
+
+    preload("objects.files")
+    from objects.files import load_field
+    from scenes.node import quoted
+
+    field = load_field(source)
+    lines = [
+        f"{source.name}: a field ({field.kind})",
+        f"box with margin from {_place(field.bounds.lo)} to {_place(field.bounds.hi)}",
+    ]
+    if field.deforms and field.span is not None:
+        lines.append("bends from {:g} s to {:g} s".format(*field.span))
+    if field.channels:
+        lines.append("channels: " + ", ".join(f"{name} ({width})" for name, width in field.channels.items()))
+    lines += [f"measured {name}: {value:g}" for name, value in field.measured.items()]
+    next_step = "In a scene: " + command("edit", scene="NAME.scene", do=f"add thing field {quoted(str(source))}")
+    return Report([_field_row(field, source)], next_step, "\n".join([*lines, ""]), {"measured": dict(field.measured)})
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +360,20 @@ def _drawing(key: str, value: str | None, suffix: str, source: Path) -> Path | N
     if file.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{key}: expected a place outside the scene {str(source)!r}, got {value!r}")
     return file
+
+
+def _field_row(field: Field, file: Path) -> dict[str, Any]:
+    return {
+        "field": field.kind,
+        "parameters": sum(p.numel() for p in field.parameters()),
+        "bytes": file.stat().st_size,
+        "box with margin": field.bounds.size.tolist(),
+        **error_columns(field),
+    }
+
+
+def _place(p: Tensor) -> str:
+    return "(" + ", ".join(f"{x:.4g}" for x in p.tolist()) + ")"
 
 
 def _counts(graph: SceneGraph) -> dict[str, int]:

@@ -10,7 +10,7 @@ from objects import SE3, Capsule, Sphere
 from objects.analytic_warps import Bend
 from objects.placed import Placed
 from objects.warped import Warped
-from rendering import Camera, render
+from rendering import Camera, PointLight, render
 from scenes import SceneGraph, Track, load_scene, save_scene
 from scenes.clock import Clock
 from scenes.script import run_script
@@ -129,6 +129,9 @@ def test_points_are_followed_as_vertices_are(scene):
     assert torch.allclose(scene.follow("ball", [[1.0, 0, 0]], 0, 1), torch.tensor([[1.0, 0, 0]], dtype=torch.float64))
     with pytest.raises(ValueError, match="points must be finite"):
         scene.follow("worm", [1.0, 2.0, 3.0], 0, 1)
+    scene.add("lamp", light=PointLight((0, 0, 0)))
+    with pytest.raises(ValueError, match="follow lamp: expected an object, got a light"):
+        scene.follow("lamp", [[1.0, 2.0, 3.0]], 0, 1)
 
 
 def test_canonical_colours_stay_on_the_thing_while_it_moves_and_bends(scene):

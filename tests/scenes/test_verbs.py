@@ -9,7 +9,7 @@ import pytest
 import torch
 from pygltflib import GLTF2
 
-from objects import SE3, Sphere
+from objects import SE3, Bend, Capsule, Sphere, Twist, Warped, save_field
 from rendering import Camera, PointLight, load_depth_png, load_png, render
 from scenes import SceneGraph, Track, load_scene, save_scene
 from scenes.cli import main
@@ -170,6 +170,34 @@ def test_a_film_follows_the_scenes_time_or_goes_round(folder, capsys):
     code, out, _ = run(capsys, "render", "scene=room.scene", "out=t.mp4", "fps=2", "camera.width=32")
     assert code == 0, out
     assert imageio_ffmpeg.count_frames_and_secs("t.mp4")[0] == 4  # two seconds
+
+
+def test_a_film_of_what_loops_lasts_whole_rounds(folder, capsys):
+    bar, bend = Capsule(0.05, 0.4), ((0, 0, 1), (1, 0, 0), (0, 0, 0), 0.3, (0, 1.5), (0, 2))
+    graph = SceneGraph()
+    graph.add("bar", Warped(bar, Bend(bar.bounds, *bend)))
+    small = ["camera.width=16", "camera.height=16", "fps=2"]
+    for loop, frames in ((False, 3), (True, 9)):  # 1.5 s; three rounds
+        graph.set_clock("bar", loop=loop, offset=0.0 if loop else None, speed=1.0)
+        save_scene(graph, "loop.scene")
+        assert run(capsys, "render", "scene=loop.scene", "out=l.mp4", *small)[0] == 0
+        assert imageio_ffmpeg.count_frames_and_secs("l.mp4")[0] == frames
+
+
+def test_info_shows_a_field_file(folder, capsys):
+    save_field(Sphere(0.5), "my ball.safetensors")
+    code, out, _ = run(capsys, "info", "scene=my ball.safetensors")
+    assert code == 0 and "my ball.safetensors: a field (sphere)" in out and "box with margin" in out
+    bar = Capsule(0.05, 0.4)
+    field = Warped(bar, Twist(bar.bounds, (0, 0, 1), (0, 0, 0), (0, 2), (0, 1)))
+    field.measured = {"distance_pct": 0.25}
+    save_field(field, "bar.safetensors")
+    code, out, _ = run(capsys, "info", "scene=bar.safetensors")
+    assert code == 0 and "bends from 0 s to 2 s" in out and "measured distance_pct: 0.25" in out
+    assert run(capsys, "edit", "scene=room.scene", "do=add thing field 'my ball.safetensors'")[0] == 0
+    for arguments, text in (("scene=none.safetensors", "no file"), ("scene=bar.safetensors sheet=a.png", "sheet: ")):
+        code, _, err = run(capsys, "info", *arguments.split())
+        assert code == 2 and text in err
 
 
 def test_info_tells_tree_sizes_and_overlaps_and_draws_a_sheet(folder, capsys):

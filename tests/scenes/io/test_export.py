@@ -135,6 +135,10 @@ def test_the_verb_writes_and_says_what_it_left_out(graph, tmp_path, capsys):
             "out: expected one of .glb, .usda, .usdc, .ply, .obj, got '.glp'; did you mean '.glb'?",
         ),
         ([scene], "out: expected out=NAME.glb"),
+        (
+            [f"out={tmp_path / 'all'}", scene],
+            "out: expected a name that ends in .glb, .usda, .usdc, .ply, .obj, or a folder",
+        ),
         ([f"out={tmp_path / 'a.scene/a.glb'}", scene], "outside the scene"),
         ([f"out={tmp_path / 'a.glb'}", f"scene={tmp_path / 'b.scene'}"], "there is no"),
         ([f"out={tmp_path / 'a.glb'}", scene, "tolerance=x"], "tolerance: expected a number"),
