@@ -94,6 +94,21 @@ def test_packed_evaluation_in_float64_is_exact(mixed):
     torch.testing.assert_close(FieldBatch(doubles).sample(asset, p), want, rtol=1e-12, atol=1e-12)
 
 
+def test_surfaces_are_the_same_bits_in_any_order(mixed):
+    """In random order pairs are sorted by their parts first, in an order of places they are taken as they come."""
+    batch, (asset, p) = FieldBatch(mixed), _pairs(len(mixed), 4000, 3)
+    asset[::2] = len(mixed) - 1
+    order = torch.from_numpy(np.lexsort([*(5 * p).round().numpy().T, asset.numpy()]))
+    for geometry in (False, True):
+        first, slope = batch.surface(asset, p, torch.zeros(4000), geometry=geometry)
+        again, turned = batch.surface(asset[order], p[order], torch.zeros(4000), geometry=geometry)
+        number, q = asset[order].numpy(), p[order].numpy()
+        fused = (batch.nets.at[number] >= 0) & ((q > batch.box_lo[number]) & (q < batch.box_hi[number])).all(1)
+        assert fused.sum() > 500
+        for a, b in ((first.rgb, again.rgb), (first.feature, again.feature), (first.sdf, again.sdf), (slope, turned)):
+            assert torch.equal(a[order][fused], b[fused])
+
+
 def test_gradients_to_points_and_weights_equal_those_of_a_loop(mixed):
     fields = [field.in_double().requires_grad_() for field in mixed]
     asset, p = _pairs(len(fields), 400)
