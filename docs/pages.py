@@ -20,6 +20,7 @@ RETURNED = {
         "scenes.questions.RayHit",
         "scenes.questions.OverlapPair",
         "scenes.questions.Gap",
+        "scenes.viewer.viewer.Viewer",
     ),
 }
 # Bases whose members belong to other libraries.

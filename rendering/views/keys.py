@@ -36,8 +36,8 @@ Passed over in silence, as they say nothing of pictures, cameras or the scene: n
 | the film | ``n_frames frame_count fps seconds rotation sharpness sharpness_discard_threshold blur_score`` |
 | finding cameras | ``colmap_im_id ply_file_path sparse_point_cloud point_cloud`` |
 
-What is in `_NOT_TAKEN` says something, but nothing is made of it: it is named with what that means, as is every key that isn't
-known at all.
+Keys that say something of which nothing is made are named with what that means, as is every key that isn't known at all.
+
 Sources: nerfstudio ``nerfstudio_dataparser.py``, instant-ngp ``nerf_loader.cu``, NeuS2 ``DATA_CONVENTION.md``.
 """
 
