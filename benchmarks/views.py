@@ -71,7 +71,7 @@ def learn(
 
     def look(now: LearnStep) -> None:
         nonlocal apart
-        if test is None or (now.step + 1) % max(config.steps // N_SCORES, 1):
+        if test is None or now.state is None or (now.step + 1) % max(config.steps // N_SCORES, 1):
             return
         paused = time.monotonic()
         some = test[:: max(len(test) // 4, 1)]

@@ -48,24 +48,37 @@ def cells_of(field: Field, time: When, certify: bool = False) -> AssetCells:
     return _CACHE.of(field, time, lambda: _stored_or_built(field, time, certify), certify)
 
 
-_CACHE: FieldCache[AssetCells] = FieldCache(KEPT)
+_CACHE: FieldCache[AssetCells] = FieldCache(KEPT, of_shape=True)
 
 
 def _stored_or_built(field: Field, time: When, certify: bool) -> AssetCells:
     if not storable(field):  # of the caller's own making: its numbers don't say all of it
         return build_cells(field, time, certify)
-    kind: list[object] = [certified_cells.BYTES, "certified"] if certify else [sampled_cells.BYTES]
-    if isinstance(time, Interval):
-        kind = [sampled_cells.OVER_TIME, "drifting"]
-    key = content_key(_VERSION, *kind, field_hash(field), time)
-    path = cache_folder("cells") / f"{key}.safetensors"
+    path = _file(field, time, certify)
     cells = _read(path)
     if cells is None:
         cells = build_cells(field, time, certify)
-        arrays = {f.name: np.ascontiguousarray(getattr(cells, f.name)) for f in fields(cells)}
-        with contextlib.suppress(FieldFileError):  # no room: it is made again the next time
-            write_atomically(path, safetensors.numpy.save(arrays))
+        _write(cells, path)
     return cells
+
+
+def keep_cells(field: Field) -> None:
+    """Puts the index of a field into the cache folder once more, under what the field is by now: its colours may have learned."""
+    if storable(field) and not (path := _file(field, None, False)).exists():
+        _write(cells_of(field, None), path)
+
+
+def _file(field: Field, time: When, certify: bool) -> Path:
+    kind: list[object] = [certified_cells.BYTES, "certified"] if certify else [sampled_cells.BYTES]
+    if isinstance(time, Interval):
+        kind = [sampled_cells.OVER_TIME, "drifting"]
+    return cache_folder("cells") / f"{content_key(_VERSION, *kind, field_hash(field), time)}.safetensors"
+
+
+def _write(cells: AssetCells, path: Path) -> None:
+    arrays = {f.name: np.ascontiguousarray(getattr(cells, f.name)) for f in fields(cells)}
+    with contextlib.suppress(FieldFileError):  # no room: it is made again the next time
+        write_atomically(path, safetensors.numpy.save(arrays))
 
 
 def _read(path: Path) -> AssetCells | None:

@@ -27,14 +27,16 @@ class FieldCache(Generic[V]):
     """What was computed from fields, for as long as they live and their tensors stay as they are. Of what holds at a time only,
     the last ``keep`` that were asked for."""
 
-    def __init__(self, keep: int = TIMES) -> None:
-        self._keep = keep
+    def __init__(self, keep: int = TIMES, *, of_shape: bool = False) -> None:
+        """``of_shape``: of what depends on distances alone."""
+        self._keep, self._of_shape = keep, of_shape
         self._of: WeakKeyDictionary[Field, dict[_Key, tuple[tuple[int, ...], V]]] = WeakKeyDictionary()
         self._recent: dict[tuple[ref[Field], _Key], None] = {}  # oldest first
 
     def of(self, field: Field, time: Hashable, make: Callable[[], V], kind: Hashable = None) -> V:
         """What ``make`` gave for this field, time (None for what holds at all times) and kind, or gives now."""
-        version = versions(field.state_dict(keep_vars=True).values())
+        state = field.shape_state() if self._of_shape else field.state_dict(keep_vars=True)
+        version = versions(state.values())
         known, key = self._of.setdefault(field, {}), (time, kind)
         if key not in known or known[key][0] != version:
             known[key] = (version, make())

@@ -207,6 +207,10 @@ class Field(nn.Module, ABC):
         """Coarse values over the box, by name, which aren't part of samples (see `SirenField`)."""
         return {}
 
+    def shape_state(self) -> dict[str, Tensor]:
+        """The tensors on which distances depend, by name: an index holds while they stay as they are."""
+        return self.state_dict(keep_vars=True)
+
     @property
     def bounds(self) -> Aabb:
         """The box, in the object frame."""

@@ -265,6 +265,10 @@ class SirenField(Field):
     def inside_sdf(self, p_obj: Tensor, time: Tensor | None) -> Tensor:
         return self.distance((p_obj - self.center) / self.half_extent)[..., 0] * self.half_extent
 
+    def shape_state(self) -> dict[str, Tensor]:
+        state = super().shape_state()
+        return {name: t for name, t in state.items() if name.split(".")[0] not in ("appearance", "observed")}
+
     def check_values(self) -> None:
         super().check_values()
         if self.has_observed and not bool(((self.observed >= 0) & (self.observed <= 1)).all()):

@@ -164,6 +164,7 @@ def _fit_images(settings: Settings) -> Report:
         raise ValueError("out: expected out=FILE.safetensors, or a folder for pictures with instance masks")
 
     from objects import save_field
+    from rendering.learning.rooms import is_room
     from scenes.io.from_images import learn_images, read_images
 
     views = read_images(settings)
@@ -171,6 +172,8 @@ def _fit_images(settings: Settings) -> Report:
     single = path.suffix == ".safetensors" and not path.is_dir()
     if single and any(view.ids is not None for view in views):
         raise ValueError(f"out: these pictures have instance masks; expected a folder for several objects, got {out!r}")
+    if single and is_room(views):
+        raise ValueError(f"out: these pictures show a place, which is learned in parts; expected a folder, got {out!r}")
     if not single and not (path.is_dir() or out.endswith("/")):
         raise ValueError(f"out: expected a name that ends in .safetensors, or a folder that ends in /, got {out!r}")
     if not single and (path / "scene.json").is_file():

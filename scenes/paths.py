@@ -80,7 +80,8 @@ def preview_file(beside: Path) -> Path:
 def quality(learned: LearnedViews, preview: Path) -> str:
     """How well pictures were learned, in words."""
     seen = f"preview: {preview}\n" if preview.is_file() else ""
-    return f"{seen}the pictures are explained to {learned.psnr_db:.1f} dB (PSNR of what was learned from)"
+    notes = "".join(f"\nnote: {note}" for note in learned.notes)
+    return f"{seen}the pictures are explained to {learned.psnr_db:.1f} dB (PSNR of what was learned from){notes}"
 
 
 def error_columns(field: Field) -> dict[str, float | str]:

@@ -8,9 +8,40 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from compose.types import Instance
+from objects.mesh_samples import DescentConfig
 from objects.siren_layout import NetworkConfig
 from rendering.camera import Camera
 from rendering.learning.voxels import VoxelTraining
+
+
+@dataclass(frozen=True)
+class RoomConfig(DescentConfig):
+    """How a place is learned from measured depth, in parts (see `rendering.learning.rooms`).
+
+    Attributes:
+        width ... normal_weight: The networks of each part, and a step (see `DescentConfig`).
+        points: Of the surface, in a part at most; they stand closer where pictures are taken from nearer.
+        steps, color_steps: Training steps of each part.
+        surface_pool, pool: Samples of each part on the surface and off it.
+        color_parts, color_pool: Most networks that share the colours of a part, and places from which they learn.
+    """
+
+    width: int = 58
+    layers: int = 4
+    color_width: int = 32
+    color_omega_first: float = 35.0
+    normal_weight: float = 0.1
+    points: int = 12_000
+    steps: int = 1200
+    color_steps: int = 600
+    surface_pool: int = 16_384
+    pool: int = 32_768
+    color_parts: int = 6
+    color_pool: int = 49_152
+
+    def shortened(self, steps: int) -> RoomConfig:
+        """With so many steps at most."""
+        return dataclasses.replace(self, steps=min(self.steps, steps), color_steps=min(self.color_steps, steps))
 
 
 @dataclass(frozen=True)
@@ -26,6 +57,7 @@ class ViewsConfig(NetworkConfig):
         sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
         lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
         voxels: How the voxel field is learned from which pictures without depth get first shapes.
+        room: How places are learned whose pictures hold depth; nothing else here counts for them.
         hull_steps, hull_points, hull_cells: Steps in which networks learn their first shapes, places in each, shared by all
             objects, and cells along the longest edge of a box, on which those shapes are carved.
         polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
@@ -50,6 +82,7 @@ class ViewsConfig(NetworkConfig):
     lattice: int = 64
     refresh: int = 50
     voxels: VoxelTraining = dataclasses.field(default_factory=VoxelTraining)
+    room: RoomConfig = dataclasses.field(default_factory=RoomConfig)
     hull_steps: int = 1500
     hull_points: int = 8192
     polish: float = 0.25
@@ -73,7 +106,9 @@ class LearnedViews(NamedTuple):
         background: sRGB where nothing is.
         sharpness: Of the opacity at the end (1 / metres), for `render_volume`.
         cameras: Those of the pictures, refined if that was asked for.
-        psnr_db: Of the last rays that were learned from, rendered as volumes; NaN where nobody looked.
+        psnr_db: Of the last rays that were learned from, rendered as volumes, or of places, traced; NaN where nobody looked.
+        exposure: For each picture, what multiplies the colours of the place in it, sRGB; empty where it wasn't asked for.
+        notes: What should be known of the result.
     """
 
     instances: tuple[Instance, ...]
@@ -81,3 +116,5 @@ class LearnedViews(NamedTuple):
     sharpness: float
     cameras: tuple[Camera, ...]
     psnr_db: float = math.nan
+    exposure: tuple[tuple[float, float, float], ...] = ()
+    notes: tuple[str, ...] = ()

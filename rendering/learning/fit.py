@@ -1,5 +1,7 @@
 """Object fields from posed pictures: all objects of a scene in one run, each a SIREN in its own frame.
 
+Places whose pictures hold depth are learned from it directly (`rendering.learning.rooms`). All else by volumes:
+
 Rays of random pixels are rendered as volumes (`rendering.volume`) through the union of all objects; colours, opacity, instance
 ids and depth are compared with what the pictures show. What is hidden gets no gradient, so an object isn't pushed empty where
 another stands before it. Towards the end of a run surfaces are sharp, and `render` shows the same fields by tracing.
@@ -25,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from compose.composite import Composite
 from compose.types import Instance
 from objects.cache import cache_folder
 from objects.files import FieldFileError, load_field, save_field, write_atomically
@@ -37,6 +40,7 @@ from rendering.learning.config import LearnedViews, ViewsConfig
 from rendering.learning.first_shapes import boxes_of
 from rendering.learning.pixels import Lenses
 from rendering.learning.posing import align_cameras
+from rendering.learning.rooms import is_room, learn_room
 from rendering.learning.stages import (
     LearnStep,
     OnLearnStep,
@@ -46,10 +50,11 @@ from rendering.learning.stages import (
     polish_colors,
 )
 from rendering.learning.state import CHUNK, State, snapshot, start
+from rendering.render import RenderConfig, render
 from rendering.sampling import route
 from rendering.views import ViewError, Views
 
-_VERSION = 8  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 9  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 
 
@@ -108,7 +113,8 @@ def _learn_one(
     def after(now: LearnStep) -> str:
         nonlocal last, smooth
         smooth = now.error if smooth < 0 else smooth + 0.02 * (now.error - smooth)
-        if preview is not None and (time.monotonic() - last > _PREVIEW_S or now.step == job.config.steps - 1):
+        due = time.monotonic() - last > _PREVIEW_S or now.step == job.config.steps - 1
+        if preview is not None and now.state is not None and due:
             save_png(_compared(now.state, now.step), preview)
             last = time.monotonic()
         if on_step is not None:
@@ -121,7 +127,11 @@ def _learn_one(
     except CheckpointError:  # damaged: from the beginning
         checkpoint.unlink()
         learned = learn_views(job.inputs, job.config, checkpoint=checkpoint, **options)
-    learned = learned._replace(psnr_db=_db(smooth))  # until here a killed run goes on from the checkpoint
+    if math.isnan(learned.psnr_db):
+        learned = learned._replace(psnr_db=_db(smooth))
+    elif preview is not None:
+        save_png(_traced(job.inputs, learned), preview)
+    # Until here a killed run goes on from the checkpoint.
     with contextlib.suppress(OSError, FieldFileError):  # a full disk loses nothing but the next run's time
         _kept(learned, cache_folder("views") / job.key)
         checkpoint.unlink(missing_ok=True)
@@ -142,7 +152,8 @@ def learn_views(
 
     Args:
         checkpoint: A file from which a killed run goes on; removed by the caller.
-        on_step: Called after each step of the volumes with the state, of which `snapshot` makes what is learned so far.
+        on_step: Called after each step of the volumes with the state, of which `snapshot` makes what is learned so far; where
+            a place is learned from depth, after each step in which shapes learn, without a state.
 
     Raises:
         ViewError: Pictures from which nothing can be learned.
@@ -150,6 +161,12 @@ def learn_views(
         CheckpointError: A checkpoint that is damaged or of another run.
     """
     views = align_cameras(views, seed=seed, progress=progress) if refine else views
+    if is_room(views):
+
+        def after(step: int, loss: float) -> str | None:
+            return None if on_step is None else on_step(LearnStep(step, loss, math.nan, None))
+
+        return learn_room(views, config.room, seed=seed, progress=progress, on_step=after)
     state = start(views, *boxes_of(views), config, seed=seed)
     state = carve_first_shapes(state, progress)
     state = learn_volumes(state, seed=seed, refine=refine, checkpoint=checkpoint, progress=progress, on_step=on_step)
@@ -167,6 +184,15 @@ def finish_views(state: State, progress: bool = True) -> LearnedViews:
     for i, field in enumerate(state.nets.fields):
         finish(field, state.nets.spread(i, 8192, torch.Generator().manual_seed(0)) * field.half_extent)
     return snapshot(state, state.config.steps)
+
+
+def _traced(views: Views, learned: LearnedViews) -> Float[Tensor, "h w2 3"]:
+    """A picture as it is traced, beside what it should be."""
+    number = len(views) // 2
+    view, config = views[number], RenderConfig(background=learned.background, antialias=1)
+    frame = render(Composite(learned.instances), view.camera, config=config, progress=False)
+    exposed = frame.rgb * torch.tensor(learned.exposure[number]) if learned.exposure else frame.rgb
+    return torch.cat([exposed.clamp(0, 1), view.composited(learned.background)], 1)
 
 
 @torch.no_grad()
@@ -199,6 +225,7 @@ def _kept(learned: LearnedViews, folder: Path) -> None:
     objects = [{"name": i.name, "T_world_obj": _numbers(i.T_world_obj)} for i in learned.instances]
     facts = {"objects": objects, "cameras": [_numbers(camera.T_world_cam) for camera in learned.cameras]}
     facts |= {"background": learned.background, "sharpness": learned.sharpness, "psnr_db": learned.psnr_db}
+    facts |= {"exposure": learned.exposure, "notes": learned.notes}
     write_atomically(folder / "learned.json", json.dumps(facts).encode())
 
 
@@ -216,7 +243,8 @@ def _recalled(job: Job) -> LearnedViews | None:
             for camera, pose in zip(views.cameras, facts["cameras"], strict=True)
         )
         r, g, b = facts["background"]
-        return LearnedViews(instances, (r, g, b), facts["sharpness"], cameras, facts["psnr_db"])
+        exposure, notes = tuple(map(tuple, facts["exposure"])), tuple(facts["notes"])
+        return LearnedViews(instances, (r, g, b), facts["sharpness"], cameras, facts["psnr_db"], exposure, notes)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -37,12 +37,13 @@ _FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned 
 
 
 class LearnStep(NamedTuple):
-    """A step of learning: its number, its loss, the mean squared error of its colours, and the state as it is then."""
+    """A step of learning: its number, its loss, the mean squared error of its colours (NaN where none were rendered), and the
+    state as it is then; None where there is no such state."""
 
     step: int
     loss: float
     error: float
-    state: State
+    state: State | None
 
 
 OnLearnStep = Callable[[LearnStep], str | None]

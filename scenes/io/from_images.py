@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -50,7 +51,10 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
     # A short look is short from its beginning.
     voxels = usual.voxels._replace(steps=min(usual.voxels.steps, steps + 10))
     hull_steps = min(usual.hull_steps, steps + 500)
-    config = ViewsConfig(width=settings["image_width"], steps=steps, hull_steps=hull_steps, voxels=voxels)
+    width, room = settings["image_width"], usual.room.shortened(steps)
+    if width != usual.width:
+        room = dataclasses.replace(room, width=width)
+    config = ViewsConfig(width=width, steps=steps, hull_steps=hull_steps, voxels=voxels, room=room)
     try:
         return fit_views(views, seed=settings["seed"], config=config, refine=settings["refine"], preview=preview)
     except FitError as error:
@@ -58,15 +62,28 @@ def learn_images(views: Views, settings: Settings, preview: Path) -> LearnedView
 
 
 def plans_of(learned: LearnedViews) -> list[Plan]:
-    """A node for each object, and one for the first picture's camera."""
-    plans = [
-        Plan(instance.name, _still(instance.T_world_obj), shape=instance.field, lit=False, tags=_tags(instance.name))
+    """A node for each object, one for a background with its parts beneath it, and one for the first picture's camera."""
+    parts = sum(instance.name.startswith(f"{BACKGROUND}_") for instance in learned.instances)
+    plans = [Plan(BACKGROUND, tags=(BACKGROUND,))] if parts else []
+    plans += [
+        Plan(
+            _path(instance.name),
+            _still(instance.T_world_obj),
+            shape=instance.field,
+            lit=False,
+            tags=_tags(instance.name),
+        )
         for instance in learned.instances
     ]
     first = learned.cameras[0]
     here = SE3.identity()
     lens = (first.fx, first.fy, first.cx, first.cy, first.width, first.height)
     return [*plans, Plan("camera", _still(first.T_world_cam), camera=Camera(here, *lens))]
+
+
+def _path(name: str) -> str:
+    """Parts of a background stand beneath it."""
+    return name.replace("_", "/part_", 1) if name.startswith(f"{BACKGROUND}_") else name
 
 
 def _tags(name: str) -> tuple[str, ...]:

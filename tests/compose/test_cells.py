@@ -1,9 +1,11 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from compose.batch import FieldBatch
-from compose.cells import build_cells, cells_of, joined_cells
+from compose.cells import build_cells, cells_of, joined_cells, keep_cells
 from compose.certify import evaluation_error
 from objects import SirenField
 from objects.aabb import Aabb
@@ -131,6 +133,19 @@ def test_an_index_is_made_once_and_again_when_weights_change():
         field.distance.linears[-1].bias.add_(0.1)
     second = cells_of(field, None)
     assert second is not first and not np.array_equal(second.plane, first.plane)
+
+
+def test_an_index_outlives_a_change_of_colours_and_is_found_again():
+    half = torch.full((3,), 0.5)
+    field = SirenField(Aabb(-half, half), width=8, layers=1, color_width=8, color_layers=1, seed=3)
+    first = cells_of(field, None)
+    with torch.no_grad():
+        field.whole_appearance.last.bias.add_(0.1)
+    assert cells_of(field, None) is first
+    keep_cells(field)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compose.cells.build_cells", None)  # it is not made again
+        assert _same(cells_of(copy.deepcopy(field), None), first)
 
 
 class Growing(Field):

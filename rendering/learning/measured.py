@@ -1,0 +1,134 @@
+"""What measured depths say of the surfaces of a place: points on them with normals, and signed distances everywhere.
+
+All depths are fused along their rays (`hulls.fused`). A measured surface is the front of a wall of some thickness: behind it nobody
+saw anything, and a solid that went on from there would stand in the way of whoever looks from elsewhere. So what no picture
+saw is air, and so is all that pictures look through.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from rendering.camera import Camera
+from rendering.learning.hulls import fused
+from rendering.learning.pixels import Lenses
+
+_REACH = 0.04  # of the median depth: how far beside a depth it says something
+_WALL = 0.75  # of that: how thick walls are
+_SPACING, _FINEST = 0.125, 4.0  # of that: between points; and how many of these it is at least
+_NEIGHBOURS = 12
+_DEEP, _THIN = 0.25, 0.1  # of a wall: most that is learned inside, and least outside where nobody knows
+_LOOKS = (0.5, 0.25)  # of the reach, before and behind a point, where its surface is looked for
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Surfaces that depths show; world frame, metres.
+
+    Attributes:
+        cameras: Of the pictures.
+        ahead: Metres along the ray of each pixel, NaN where unknown.
+        reach: How far beside a depth it says something.
+        spacing: Between points, at least, metres.
+        points, normals: On the surfaces; normals look to where they were seen from.
+        tree: The points.
+    """
+
+    cameras: Sequence[Camera]
+    ahead: Sequence[Float[Tensor, "h w"]]
+    reach: float
+    spacing: float
+    points: Float[np.ndarray, "n 3"]
+    normals: Float[np.ndarray, "n 3"]
+    tree: KDTree
+
+    @staticmethod
+    def of(cameras: Sequence[Camera], ahead: Sequence[Float[Tensor, "h w"]]) -> Measured:
+        """Fuses depths.
+
+        Args:
+            cameras: Of the pictures.
+            ahead: For each picture metres along the ray of each pixel (see `hulls.measured_ahead`).
+        """
+        away = torch.cat([x[torch.isfinite(x)][::7] for x in ahead])
+        wide = torch.cat([x[torch.isfinite(x)][::7] / c.fx for x, c in zip(ahead, cameras, strict=True)])
+        reach = _REACH * float(away.median())
+        spacing = max(_SPACING * reach, float(wide.median()))  # pixels of coarse pictures lie further apart
+        reach = max(reach, _FINEST * spacing)
+        points, seen_from = _gathered(cameras, ahead, spacing)
+        found = Measured(cameras, ahead, reach, spacing, points, _normals(points, seen_from), KDTree(points[:1]))
+        for share in _LOOKS:
+            found = found._placed(share * reach)
+        return dataclasses.replace(found, tree=KDTree(found.points))
+
+    def _placed(self, h: float) -> Measured:
+        """With points moved along their normals to where the side changes within ``h``; without those where it doesn't."""
+        front, behind = (self.side(self.points + s * h * self.normals) for s in (1, -1))
+        found = (front > 0) & (behind < 0) & (behind > -self.reach)
+        p, normals, front, behind = self.points[found], self.normals[found], front[found], behind[found]
+        p = p - (h * (front + behind) / (front - behind))[:, None] * normals
+        return dataclasses.replace(self, points=p, normals=normals)
+
+    def side(self, p: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, "m"]:
+        """Metres along rays to the surface, cut to the reach, negative behind it; minus the reach where nobody knows."""
+        inputs = torch.from_numpy(p), self.cameras, self.ahead, self.reach
+        return fused(*inputs).double().numpy()
+
+    @property
+    def wall(self) -> float:
+        """How thick walls are, metres."""
+        return _WALL * self.reach
+
+    def signed_distance(self, p: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, "m"]:
+        """Metres to the nearest surface, negative in walls."""
+        distance, nearest = map(np.asarray, self.tree.query(p))
+        along = ((p - self.points[nearest]) * self.normals[nearest]).sum(1)
+        beside = np.sqrt(np.maximum(distance**2 - along**2, 0))
+        beside = np.maximum(beside - self.spacing, 0)  # a point stands for its surroundings
+        distance = np.hypot(along, beside)
+        side = self.side(p)
+        # Where nobody knows, walls end: away from them as from a slab behind the nearest point.
+        slab = np.hypot(np.maximum(-along - self.wall, 0), beside)
+        unknown = np.where(along > 0, distance, np.maximum(slab, _THIN * self.wall))
+        wall = np.maximum(np.abs(distance - self.wall / 2) - self.wall / 2, -_DEEP * self.wall)
+        return np.where(side > 0, distance, np.where(side > -self.reach, wall, unknown))
+
+
+def _gathered(
+    cameras: Sequence[Camera], ahead: Sequence[Tensor], spacing: float
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """Measured points, one in each cell of ``spacing``, and unit vectors to where they were seen from."""
+    p_all, to_all = [], []
+    for camera, away in zip(cameras, ahead, strict=True):
+        pixel = torch.isfinite(away.reshape(-1)).nonzero()[:, 0]
+        o, d, _ = Lenses([camera]).rays(torch.zeros_like(pixel), pixel)
+        p_all.append((o + away.reshape(-1)[pixel, None] * d).double().numpy())
+        to_all.append(-d.double().numpy())
+    p, to = np.concatenate(p_all), np.concatenate(to_all)
+    cell = np.floor((p - p.min(0)) / spacing).astype(np.int64)
+    n = cell.max(0) + 1
+    _, row = np.unique((cell[:, 0] * n[1] + cell[:, 1]) * n[2] + cell[:, 2], return_inverse=True)
+    count = np.bincount(row)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(row, x[:, c]) for c in range(3)], 1) / count[:, None]
+
+    return mean(p), mean(to)
+
+
+def _normals(points: np.ndarray, seen_from: np.ndarray) -> Float[np.ndarray, "n 3"]:
+    """Of the plane through the neighbours of each point, turned to where it was seen from."""
+    near = np.asarray(KDTree(points).query(points, min(_NEIGHBOURS, len(points)))[1])
+    normals = np.empty_like(points)
+    for some in np.array_split(np.arange(len(points)), max(len(points) // 65536, 1)):
+        away = points[near[some]] - points[near[some]].mean(1, keepdims=True)
+        normals[some] = np.linalg.eigh(np.einsum("nki,nkj->nij", away, away))[1][:, :, 0]
+    return normals * np.where((normals * seen_from).sum(1) < 0, -1.0, 1.0)[:, None]
