@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def learn_looks(
         progress: Show bars.
     """
     x, rgb = _places(scene, views, light, cell, progress)
-    numbers = config.network_numbers()
+    numbers: dict[str, Any] = config.network_numbers()
     samples = max(config.color_pool // max(config.color_parts // 2, 1), 1)
     fit = FitConfig(**numbers, color_parts=config.color_parts, color_samples=max(samples, 512), color_steps=1.0)
     found: list[tuple[SirenField, Colors]] = []

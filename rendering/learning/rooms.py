@@ -40,6 +40,7 @@ _GROUP = 16  # networks that train together
 _ROUNDS, _STEPS, _RATE = 6, 0.25, 0.3  # of mending; share of the steps of each, and of the rate
 _LATTICE = 48  # places along the longest edge of a box, among which solids without support are looked for
 _CLEAR = 0.3  # distance to be learned at such a solid, at least, in steps of that lattice
+_HELD = 1024  # samples on the surface of which errors are taken
 _PLACE = 3  # spacings between points, in which what pictures show is one place
 _EXPOSED, _DOUBTED = (
     0.03,
@@ -144,8 +145,9 @@ def pool_of(measured: Measured, box: Aabb, config: RoomConfig, rng: np.random.Ge
     distance = np.maximum(measured.signed_distance(p), margin - edge) / half
     weight = config.falloff / (config.falloff + np.abs(distance))
     x, normal = (measured.points[on] - center) / half, measured.normals[on]
-    parts = x, normal, (p - center) / half, distance[:, None], weight, x[:1024], normal[:1024]
-    return Pool(*map(_tensor, parts), 2 * half)
+    x_off, held = _tensor((p - center) / half), slice(0, _HELD)
+    x, normal = _tensor(x), _tensor(normal)
+    return Pool(x, normal, x_off, _tensor(distance[:, None]), _tensor(weight), x[held], normal[held], 2 * half)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -222,13 +224,15 @@ def _unsupported(field: SirenField, box: Aabb, measured: Measured, rng: np.rando
     step = np.array([float(axis[1] - axis[0]) for axis in axes])
     p = torch.cartesian_prod(*axes)
     solid = (field.inside_sdf(p, None) < 0).view([len(axis) for axis in axes]).numpy()
-    label, n = ndimage.label(solid, np.ones((3, 3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    label = np.zeros(solid.shape, np.int32)
+    ndimage.label(solid, np.ones((3, 3, 3)), label)
     at = np.floor((measured.points - box.lo.numpy()) / step).astype(np.int64)
     at = at[((at >= 0) & (at < solid.shape)).all(1)]
     touched = np.zeros(solid.shape, bool)
     touched[tuple(at.T)] = True
-    supported = np.unique(label[ndimage.binary_dilation(touched, np.ones((3, 3, 3)))])
-    stray = np.setdiff1d(np.arange(1, n + 1), supported)
+    near = np.asarray(ndimage.binary_dilation(touched, np.ones((3, 3, 3))), bool)
+    supported = np.unique(label[near])
+    stray = np.setdiff1d(np.arange(1, label.max() + 1), supported)
     cells = p.view(*solid.shape, 3).double().numpy()[np.isin(label, stray)]
     if len(cells) == 0:
         return (cells, np.zeros(0)), 0
