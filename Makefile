@@ -58,6 +58,7 @@ bench: $(INSTALLED) ## all benchmarks, JSON in out/bench/; those of learning tak
 	$(PY) -m benchmarks.scene
 	$(PY) -m benchmarks.scale
 	$(PY) -m benchmarks.export
+	$(PY) -m benchmarks.view
 	$(PY) -m benchmarks.identity
 	$(PY) -m benchmarks.certify
 	$(PY) -m benchmarks.distinct

@@ -72,6 +72,13 @@ def test_the_render_example_writes_layers_a_data_set_and_a_film(tmp_path, monkey
     assert (tmp_path / "ball.mp4").stat().st_size > 1000
 
 
+def test_the_viewer_example_serves_while_the_program_edits(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["06_view.py", "0.7", "0"])
+    names = runpy.run_path(str(EXAMPLES / "06_view.py"))
+    assert capsys.readouterr().out.startswith("open http://127.0.0.1:")
+    assert len(names["scene"].history[0]) > 6
+
+
 URDF = """<robot name="x"><link name="baseLink"><visual><geometry><mesh filename="{name}.obj" scale="0.1 0.1 0.1"/></geometry>
 <material name="m"><color rgba="{color} 1"/></material></visual></link></robot>"""
 

@@ -48,7 +48,12 @@ window.sirenscape = window.sirenscape || {
     const row = event.target.closest('[data-node]'), node = event.dataTransfer.getData('text/plain');
     if (row && /^[0-9]+$/.test(node) && node !== row.dataset.node) this.send('drop ' + node + ' ' + row.dataset.node);
   },
-  again() { const list = document.querySelector('.ss-tree'); if (list) list.scrollTop = this.top; }
+  again() {
+    const list = document.querySelector('.ss-tree'), row = list && list.querySelector('.selected');
+    if (list) list.scrollTop = this.top;
+    if (row && row.dataset.node !== this.seen) row.scrollIntoView({ block: 'nearest' });
+    this.seen = row ? row.dataset.node : null;
+  }
 };
 window.sirenscape.again();
 """.replace("MARK", _MARK)
@@ -59,12 +64,13 @@ div:has(> .mantine-Flex-root input[value^="MARK"]) { display: none; }
 .ss svg { width: 17px; height: 17px; fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linecap: round;
   stroke-linejoin: round; display: block; }
 .ss-bar { display: flex; flex-wrap: wrap; gap: 3px; }
-.ss-bar button { all: unset; cursor: pointer; padding: 5px 6px; border-radius: 5px; color: var(--mantine-color-text); }
+.ss-bar button { all: unset; cursor: pointer; padding: 4px 3px; border-radius: 5px; color: var(--mantine-color-text); }
 .ss-bar button:hover { background: rgba(128, 140, 160, 0.18); }
 .ss-bar button:active { background: rgba(128, 140, 160, 0.34); }
 .ss-bar button[disabled] { opacity: 0.3; pointer-events: none; }
 .ss-bar button.on { background: var(--mantine-primary-color-light); color: var(--mantine-primary-color-filled); }
-.ss-bar .gap { width: 1px; margin: 4px 3px; background: rgba(128, 140, 160, 0.35); }
+.ss-bar small { font-size: 11.5px; line-height: 17px; display: block; }
+.ss-bar .gap { width: 1px; margin: 4px 2px; background: rgba(128, 140, 160, 0.35); }
 .ss-tree { max-height: 34vh; overflow: auto; border: 1px solid rgba(128, 140, 160, 0.3); border-radius: 6px; padding: 3px 0; }
 .ss-row { display: flex; align-items: center; gap: 5px; padding: 2px 6px; cursor: pointer; white-space: nowrap; line-height: 19px; }
 .ss-row svg { width: 14px; height: 14px; flex: none; opacity: 0.65; }

@@ -1,21 +1,26 @@
-"""The handle with arrows and arcs at what is selected: drags become edits of the scene, one each."""
+"""The handle with arrows, arcs and a knob at what is selected: drags become edits of the scene, one each."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import viser
-from viser import TransformControlsEvent
+from viser import SceneNodeDragEvent, TransformControlsEvent
 
 from objects.pose import SE3
 from scenes.node_view import NodeView
 from scenes.viewer.proxies import Proxies
-from scenes.viewer.session import News, Session
+from scenes.viewer.session import News, Session, is_there, rounded
 
 _NAME = "/gizmo"
-_LARGER = 0.75  # its arrows against the longest edge of what it moves: their tips stand out of it
+_LARGER = 0.95  # its arrows against the longest edge of what it moves: their tips stand out of it
+_KNOB = np.array(
+    [-0.55, -0.55, 0.55]
+)  # where the knob for the size is, against the arrows: away from all other handles
 _STILL_RAD = 1e-6
+_FACTORS = (0.01, 100.0)  # least and most of one drag
 
 
 class Gizmo:
@@ -24,9 +29,12 @@ class Gizmo:
     def __init__(self, server: viser.ViserServer, session: Session) -> None:
         self._session = session
         self._handle = server.scene.add_transform_controls(_NAME, visible=False, line_width=3.0)
+        self._knob = server.scene.add_icosphere(f"{_NAME}/size", 1.0, color=(125, 60, 230))
         self._proxies = Proxies(server, f"{_NAME}/proxies", session.unit)
         self._node: NodeView | None = None  # what is dragged
-        self._pivot = SE3.identity()
+        self._pivot = SE3.identity()  # where the gizmo stands while nothing is dragged, world
+        self._grabbed = 1.0  # how far from the pivot the knob was taken, browser's lengths
+        self._factor = 1.0
         self._released = False
         session.follow(self._update)
         session.when_drawn.append(self._drawn)
@@ -37,7 +45,12 @@ class Gizmo:
                 session.post(self._start)
             elif event.phase == "end":
                 quat, place = event.target.wxyz.tolist(), event.target.position.tolist()
-                session.post(lambda: self._end(quat, place))
+                session.post(lambda: self._end(lambda node: self._apply(node, quat, place)))
+
+        @self._knob.on_drag("left")
+        async def _(event: SceneNodeDragEvent) -> None:
+            phase, first, last = event.phase, np.array(event.start_position), np.array(event.end_position)
+            session.post(lambda: self._scale(phase, first, last))
 
     # -- following -----------------------------------------------------------------------------------------------------
 
@@ -45,7 +58,7 @@ class Gizmo:
         if self._node is not None:  # it is in somebody's hand
             return
         node = self._session.selected
-        if node is None:
+        if node is None or not is_there(node):
             self._handle.visible = False
             return
         self._pivot, size = self._place_of(node)
@@ -53,23 +66,24 @@ class Gizmo:
         self._handle.wxyz = self._pivot.quat_wxyz.numpy()
         self._handle.position = (self._session.unit * self._pivot.translation).numpy()
         self._handle.visible = True
+        self._knob.position, self._knob.radius = _KNOB * size, 0.05 * size
         self._session.worker.post_later("proxies", 0.15, lambda: self._prepare(node))
 
     def _place_of(self, node: NodeView) -> tuple[SE3, float]:
-        """Where the gizmo stands (world) and how large it is (browser). An object's own origin; the middle of a group."""
+        """Where the gizmo stands (world) and how large it is (browser): in the middle of what is shown of a node."""
         session = self._session
         pose = session.graph.pose(node.path, session.time)[0]
+        quat = pose.quat_wxyz if session.axes == "own" else SE3.identity().quat_wxyz.double()
         box = session.bounds_of(node)
         if box is None:
             scene = session.graph.at(session.time).bounds
-            return pose, 0.1 * session.unit * (1.0 if scene is None else float(scene.diagonal))
-        size = _LARGER * session.unit * float(box.size.max())
-        return pose if node.field is not None else SE3(pose.quat_wxyz, box.center.double()), size
+            return SE3(quat, pose.translation), 0.1 * session.unit * (1.0 if scene is None else float(scene.diagonal))
+        return SE3(quat, box.center.double()), _LARGER * session.unit * float(box.size.max())
 
     def _prepare(self, node: NodeView) -> None:
         """Meshes for what is selected, before it is dragged."""
         session = self._session
-        if node != session.selected or self._node is not None:
+        if node != session.selected or self._node is not None or not is_there(node):
             return
         composite = session.graph.at(session.time)
         rows = session.rows_of(node, composite).nonzero()[0].tolist()
@@ -88,49 +102,57 @@ class Gizmo:
         if node is None:
             return
         self._prepare(node)
-        self._node, self._released = node, False
+        self._node, self._released, self._factor = node, False, 1.0
         self._proxies.show(True)
         self._session.lift(node)
 
-    def _end(self, quat: list[float], place: list[float]) -> None:
+    def _end(self, apply) -> None:
         node, session = self._node, self._session
         self._node = None
         if node is None:
             return
         try:
-            there = SE3(
-                torch.tensor(quat, dtype=torch.float64), torch.tensor(place, dtype=torch.float64) / session.unit
-            )
-            self._apply(node, there)
+            if is_there(node):
+                apply(node)
         finally:
             self._released = True
             session.lift(None)
             self._update(News())
 
-    def _apply(self, node: NodeView, there: SE3) -> None:
-        """One edit of what was dragged: a shift, or a turn in place."""
+    def _apply(self, node: NodeView, quat: list[float], place: list[float]) -> None:
+        """One edit of what was dragged: a shift, or a turn about the pivot."""
         graph, time = self._session.graph, self._session.key_time
-        by = there.translation - self._pivot.translation
-        turn = (
-            SE3(there.quat_wxyz, torch.zeros(3, dtype=torch.float64))
-            @ SE3(self._pivot.quat_wxyz, torch.zeros(3, dtype=torch.float64)).inverse()
-        )
-        axis = turn.log()[3:]
+        by = torch.tensor(place, dtype=torch.float64) / self._session.unit - self._pivot.translation
+        origin = torch.zeros(3, dtype=torch.float64)
+        there = SE3(torch.tensor(quat, dtype=torch.float64), origin)
+        axis = (there @ SE3(self._pivot.quat_wxyz, origin).inverse()).log()[3:]
         angle = float(axis.norm())
         if angle > _STILL_RAD:
-            about = None if node.field is not None else self._pivot.translation.tolist()
-            graph.rotate(
-                node.path, rounded((axis / angle).tolist()), rounded([math.degrees(angle)])[0], about=about, time=time
-            )
+            way, degrees = rounded((axis / angle).tolist()), rounded([math.degrees(angle)])[0]
+            graph.rotate(node.path, way, degrees, about=rounded(self._pivot.translation.tolist()), time=time)
         elif float(by.norm()) > 0:
             graph.move(node.path, by=rounded(by.tolist()), time=time)
+
+    def _scale(self, phase: str, first: np.ndarray, last: np.ndarray) -> None:
+        """The knob is dragged: as far from the pivot as it is pulled, as large the node becomes about its own origin."""
+        middle = self._session.unit * self._pivot.translation.numpy()
+        if phase == "start":
+            self._start()
+            self._grabbed = max(float(np.linalg.norm(first - middle)), 1e-6)
+        if self._node is None or not is_there(self._node):
+            self._node = None
+            return
+        self._factor = float(np.clip(np.linalg.norm(last - middle) / self._grabbed, *_FACTORS))
+        if phase == "end":
+            factor = rounded([self._factor])[0]
+            self._end(lambda node: self._session.graph.scale(node.path, factor) if factor != 1 else None)
+        else:
+            origin = self._session.graph.pose(self._node.path, self._session.time)[0].translation
+            local = self._session.unit * (self._pivot.inverse() @ origin).numpy()
+            self._proxies.scale(self._factor, local)
 
     def _drawn(self, client_id: int, level: int) -> None:
         if self._released and self._node is None:
             self._released = False
             self._proxies.show(False)
-
-
-def rounded(values: list[float]) -> list[float]:
-    """To 6 digits: what a hand sets is no finer, and the log can be read."""
-    return [float(f"{value:.6g}") for value in values]
+            self._proxies.scale(1.0, np.zeros(3))

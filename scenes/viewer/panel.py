@@ -8,7 +8,7 @@ import viser
 from viser import CommandEvent
 
 from scenes.viewer.actions import Actions
-from scenes.viewer.channel import Channel, bar, button, escaped
+from scenes.viewer.channel import Channel, bar, button
 from scenes.viewer.icons import icon
 from scenes.viewer.session import News, Session
 from scenes.viewer.tree import Tree
@@ -26,7 +26,13 @@ _BUTTONS = {
     "frame": ("Look at it", "frame", "F", None, False),
     "save": ("Save", "save", "S", "cmd/ctrl", False),
 }
-_GAPS_AFTER = ("redo", "parent")
+_KEYS = (
+    ("deselect", "Select nothing", "escape"),
+    ("delete", "Delete what is selected", "backspace"),
+    ("play", "Play or pause", "space"),
+    ("key-here", "Set a key", "K"),
+)
+_GAPS_AFTER = ("redo", "hide", "parent")
 
 
 class Panel:
@@ -45,8 +51,8 @@ class Panel:
         session.follow(self._update)
         for name, (label, _, key, modifier, _) in _BUTTONS.items():
             self._key(server, name, label, key, modifier)
-        self._key(server, "deselect", "Select nothing", "escape", None)
-        self._key(server, "delete", "Delete (backspace)", "backspace", None)
+        for name, label, key in _KEYS:
+            self._key(server, name, label, key, None)
 
     def _key(self, server: viser.ViserServer, name: str, label: str, key: str, modifier: str | None) -> None:
         command = server.gui.add_command(label, hotkey=key, modifier=modifier)  # pyright: ignore[reportArgumentType]
@@ -88,8 +94,6 @@ class Panel:
         nothing = self._session.selected is None
         buttons = []
         for name, (label, picture, key, modifier, needs) in _BUTTONS.items():
-            if name not in self._more and not hasattr(self._actions, name):
-                continue
             last = {"undo": undo, "redo": redo}.get(name)
             off = not last if last is not None else needs and nothing
             keys = f"{modifier.replace('cmd/', '').capitalize()}+{key}" if modifier else key.capitalize()
@@ -97,8 +101,3 @@ class Panel:
             buttons.append(button(name, f"{label}{what} ({keys})", icon(picture), disabled=off))
             buttons += [""] * (name in _GAPS_AFTER)
         return bar(buttons)
-
-
-def note(text: str) -> str:
-    """A small line of text."""
-    return f'<div class="ss ss-note">{escaped(text)}</div>'

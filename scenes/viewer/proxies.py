@@ -31,7 +31,8 @@ class Proxies:
     def __init__(self, server: viser.ViserServer, name: str, unit: float) -> None:
         self._server, self._name, self._unit = server, name, unit
         self._frame = server.scene.add_frame(name, show_axes=False, visible=False)
-        self._handles: list[viser.SceneNodeHandle] = []
+        self._handles: list[viser.MeshHandle | viser.GlbHandle | viser.BatchedGlbHandle] = []
+        self._placed: list[tuple[np.ndarray, np.ndarray]] = []  # scales and places of the instances of each
         self._meshes: dict[_Shape, trimesh.Trimesh] = {}
         self._key: object = None
 
@@ -68,11 +69,21 @@ class Proxies:
                     name, mesh, batched_wxyzs=quats, batched_positions=places, batched_scales=scales, lod="off"
                 )
             self._handles.append(handle)
+            self._placed.append((scales, places))
+
+    def scale(self, factor: float, origin: np.ndarray) -> None:
+        """Shows them larger about a point (under the pivot, browser's lengths)."""
+        for handle, (scales, places) in zip(self._handles, self._placed, strict=True):
+            moved = origin + factor * (places - origin)
+            if len(scales) == 1:
+                handle.scale, handle.position = factor * float(scales[0]), moved[0]
+            else:
+                handle.batched_scales, handle.batched_positions = factor * scales, moved  # pyright: ignore
 
     def clear(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._key = [], None
+        self._handles, self._placed, self._key = [], [], None
 
     def _mesh(self, shape: _Shape) -> trimesh.Trimesh:
         if shape not in self._meshes:

@@ -64,6 +64,8 @@ class Session:
         self.unit = 10.0 ** round(math.log10(_SIZE / size))  # lengths in the browser for a metre
         self.lighting: Lighting = "scene" if graph.lights_at(self.time) or not _takes_light(graph) else "studio"
         self.selected: NodeView | None = None
+        self.playing = False
+        self.axes: Literal["world", "own"] = "world"  # along which the gizmo stands
         self.keying = False  # whether edits of pose set keys at the time
         self._lifted: NodeView | None = None
         self._subject: Subject | None = None
@@ -159,6 +161,10 @@ class Session:
         self.layer = layer
         self._tell(News(look=True))
 
+    def show_axes(self, axes: Literal["world", "own"]) -> None:
+        self.axes = axes
+        self._tell(News(selection=True))
+
     def show_lighting(self, lighting: Lighting) -> None:
         self.lighting = lighting
         self._tell(News(look=True))
@@ -212,3 +218,8 @@ def is_there(node: NodeView) -> bool:
 def _takes_light(graph: SceneGraph) -> bool:
     """Whether anything in a scene is shaded by lights."""
     return any(node.field is not None and node.lit for node in graph.records().values())
+
+
+def rounded(values: list[float]) -> list[float]:
+    """To 6 digits: what a hand sets is no finer, and the log can be read."""
+    return [float(f"{value:.6g}") for value in values]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
@@ -174,12 +175,17 @@ class Stream:
         elif view.level == 1:
             figures.full_s = seconds
         depth = np.minimum(self._unit * frame.depth.numpy(), _FAR)
-        view.client.scene.set_background_image(
-            subject.paint(frame, subject.composite),
-            format="jpeg",
-            jpeg_quality=(70, 88, 95)[view.level],
-            depth=np.round(depth, 3),  # what is rounded is packed into half the bytes
-        )
+        picture = subject.paint(frame, subject.composite)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Queued a .* on a closed connection"
+            )  # the browser may have gone meanwhile
+            view.client.scene.set_background_image(
+                picture,
+                format="jpeg",
+                jpeg_quality=(85, 90, 95)[view.level],
+                depth=np.round(depth, 3),  # what is rounded is packed into half the bytes
+            )
         view.client.flush()
         level, view.bands = view.level, []
         view.level += 1

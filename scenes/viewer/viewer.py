@@ -9,17 +9,20 @@ import numpy as np
 import viser
 from viser import SceneClickEvent
 
-from rendering import Camera
 from scenes.graph import SceneGraph
 from scenes.paths import Settings
 from scenes.pictures import camera_for
 from scenes.viewer.gizmo import Gizmo
+from scenes.viewer.inspector import Inspector
+from scenes.viewer.look_panel import LookPanel, seen_from
 from scenes.viewer.panel import Panel
 from scenes.viewer.save_panel import SavePanel
 from scenes.viewer.saving import Saving
 from scenes.viewer.server import address, start_server, stop_server
 from scenes.viewer.session import Session
+from scenes.viewer.status import Status
 from scenes.viewer.stream import Figures
+from scenes.viewer.time_panel import TimePanel
 
 _CAMERA: Settings = {f"camera.{key}": None for key in ("name", "eye", "target", "width", "height")} | {
     "camera.fov": 45.0
@@ -50,11 +53,17 @@ class Viewer:
             show_logo=False, show_share_button=False, control_width="medium", brand_color=(55, 90, 160)
         )
         server.scene.world_axes.visible = False
-        self._look_from(camera_for(session.graph, _CAMERA, session.time))
-        self._gizmo = Gizmo(server, session)
+        place, ahead, fov = seen_from(session, camera_for(session.graph, _CAMERA, session.time))
+        initial = server.initial_camera
+        initial.position, initial.look_at, initial.fov = place, ahead, fov
+        Gizmo(server, session)
         self._saves = SavePanel(server, session, saving)
-        self._panel = Panel(server, session, {"frame": self._frame, "save": self._saves.save})
+        more = {"save": self._saves.save}
+        Panel(server, session, more)
+        Inspector(server.gui, session)
+        more |= LookPanel(server, session).actions() | TimePanel(server.gui, session).actions()
         self._saves.add_folder()
+        Status(server.gui, session)
 
         @server.on_client_connect
         async def _(client: viser.ClientHandle) -> None:
@@ -75,33 +84,6 @@ class Viewer:
         for modifier in (None, "shift"):
             server.scene.on_click(modifier=modifier)(click)  # pyright: ignore[reportArgumentType] (it takes coroutines)
 
-    def _look_from(self, camera: Camera) -> None:
-        """Where new browsers look from."""
-        unit, initial = self._session.unit, self._server.initial_camera
-        matrix = camera.T_world_cam.as_matrix().numpy()
-        bounds = self.scene.at(self._session.time).bounds
-        middle = np.zeros(3) if bounds is None else bounds.center.double().numpy()
-        ahead = max(float((middle - matrix[:3, 3]) @ matrix[:3, 2]), 1e-3 / unit)
-        initial.position = tuple(unit * matrix[:3, 3])
-        initial.look_at = tuple(unit * (matrix[:3, 3] + ahead * matrix[:3, 2]))
-        initial.fov = 2 * float(np.arctan(0.5 * camera.height / camera.fy))
-        initial.near, initial.far = 0.01, 1000.0
-
-    def _frame(self, client_id: int | None) -> None:
-        """Has a browser look at what is selected, or at all, from where it is."""
-        session = self._session
-        client = self._server.get_clients().get(-1 if client_id is None else client_id)
-        node = session.selected
-        box = session.graph.at(session.time).bounds if node is None else session.bounds_of(node)
-        if client is None or box is None:
-            return
-        camera = client.camera
-        middle = session.unit * box.center.double().numpy()
-        away = np.asarray(camera.position) - np.asarray(camera.look_at)
-        distance = 0.6 * session.unit * float(box.diagonal) / np.tan(0.5 * camera.fov)
-        camera.position = tuple(middle + distance * away / max(float(np.linalg.norm(away)), 1e-9))
-        camera.look_at = tuple(middle)
-
     def _failed(self, error: Exception) -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         for client in self._server.get_clients().values():
@@ -119,6 +101,16 @@ class Viewer:
     def unsaved(self) -> int:
         """Edits, undone and redone steps since the scene was read or last saved."""
         return max(len(self.scene.log) - self._saves.saved_log, 0)
+
+    @property
+    def time(self) -> float:
+        """The time that is shown, seconds."""
+        return self._session.time
+
+    @property
+    def unit(self) -> float:
+        """Lengths in the browser for a metre of the scene."""
+        return self._session.unit
 
     @property
     def at_rest(self) -> bool:

@@ -48,25 +48,6 @@ class Worker:
         """From any thread."""
         self._jobs.put(job)
 
-    def call(self, job: Job) -> None:
-        """Like `post`, from any other thread; returns when it is done, and raises what it raises."""
-        if threading.current_thread() is self._thread:
-            job()
-            return
-        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-
-        def told() -> None:
-            try:
-                job()
-            except Exception as error:  # noqa: BLE001 (raised in the thread that asked)
-                done.put(error)
-            else:
-                done.put(None)
-
-        self.post(told)
-        if (error := done.get()) is not None:
-            raise error
-
     @property
     def at_rest(self) -> bool:
         """Whether no job is waiting or running."""
@@ -77,9 +58,10 @@ class Worker:
         number = self._due[key] = next(self._number)
         heapq.heappush(self._later, (time.monotonic() + delay_s, number, key, job))
 
-    def cancel(self, key: str) -> None:
-        self._due.pop(key, None)
-        self._idle.pop(key, None)
+    def post_once(self, key: str, delay_s: float, job: Job) -> None:
+        """Like `post_later`, but where one of the same key is waiting already, that one stays."""
+        if key not in self._due:
+            self.post_later(key, delay_s, job)
 
     def post_idle(self, key: str, job: Job) -> None:
         """Once everything is drawn; a later one of the same key takes its place. From jobs only."""

@@ -3,8 +3,11 @@
 import shutil
 import time
 from contextlib import contextmanager
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from scenes import view
 
@@ -31,11 +34,17 @@ class Page:
 
     def __init__(self, page, viewer):
         self.page, self.viewer, self.errors, self.requests = page, viewer, [], []
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.set_default_timeout(1000 * WAIT_S)
+        page.on("console", lambda message: self._note(message.type, message.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(viewer.url)
         page.wait_for_selector(".ss-tree")
+
+    def _note(self, kind, text):
+        # viser's own page says this when a node is dragged; nothing follows from it.
+        if kind == "error" and "preventDefault inside passive event listener" not in text:
+            self.errors.append(text)
 
     def until(self, question, what):
         """Waits for something to come true."""
@@ -54,15 +63,26 @@ class Page:
         return self.page.locator(".ss-row", has=self.page.get_by_text(name, exact=True))
 
     def press(self, action):
-        self.page.click(f".ss-bar [data-do={action}]")
+        button = self.page.locator(f".ss-bar [data-do={action}]:not([disabled])")
+        button.dispatch_event("click")  # a busy machine draws too seldom for the patience of click()
+
+    def field(self, label):
+        """The input fields beside a label."""
+        return self.page.locator(".mantine-Flex-root", has=self.page.get_by_text(label, exact=True)).last.locator(
+            "input:visible"
+        )
+
+    def picture(self, **clip):
+        return np.asarray(Image.open(BytesIO(self.page.screenshot(**clip))).convert("RGB")).astype(int)
 
     def pixel(self, x, y):
-        from io import BytesIO
+        return tuple(self.picture(clip={"x": x, "y": y, "width": 1, "height": 1})[0, 0].tolist())
 
-        from PIL import Image
-
-        shot = self.page.screenshot(clip={"x": x, "y": y, "width": 1, "height": 1})
-        return Image.open(BytesIO(shot)).convert("RGB").getpixel((0, 0))
+    def knob(self):
+        """Where the violet knob of the gizmo is; None where it isn't seen."""
+        red, green, blue = np.moveaxis(self.picture(), -1, 0)
+        rows, columns = ((blue - green > 80) & (red - green > 25) & (blue - red > 40)).nonzero()
+        return None if len(rows) < 20 else (float(np.median(columns)), float(np.median(rows)))
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def test_a_click_selects_a_drag_moves_undo_brings_back_and_save_keeps(chromium, 
         page.rest()
 
         # The arrow along +x, which stands out of the ball.
-        tip = at_pixel(scene, [0.66, 0.0, 0.0])
+        tip = at_pixel(scene, [0.9, 0.0, 0.0])
         page.page.mouse.move(*tip)
         page.page.mouse.down()
         page.page.mouse.move(tip[0] + 30, tip[1], steps=4)
@@ -108,3 +108,51 @@ def test_words_that_mean_nothing_are_told_and_change_nothing(chromium):  # noqa:
             told = page.page.get_by_text("That did not work")
             page.until(lambda told=told, number=number: told.count() > number, f"what is told of {words}")
         assert scene.log == before
+
+
+def test_the_panel_types_plays_sets_keys_keeps_views_and_scales(chromium):  # noqa: F811
+    scene = small_scene()
+    with opened(chromium, scene, 800, 900) as page:
+        page.row("ball").click()
+        page.until(lambda: page.viewer.selected == "toys/ball", "the selection")
+        page.field("Name").fill("Erde")
+        page.until(lambda: "toys/Erde" in scene, "the name")
+        page.field("Position").nth(2).fill("0.25")
+        page.field("Position").nth(2).press("Enter")
+        page.until(lambda: scene.pose("toys/Erde")[0].translation[2] == 0.25, "the height")
+
+        page.page.get_by_text("Time", exact=True).click()
+        page.press("key")
+        page.field("Seconds").fill("0.5")
+        page.field("Seconds").press("Enter")
+        page.until(lambda: page.viewer.time == 0.5, "the time")
+        page.field("Position").nth(0).fill("-0.7")
+        page.field("Position").nth(0).press("Enter")
+        page.until(lambda: scene["toys/Erde"].moves, "a key")
+        assert scene["toys/Erde"].track.times.tolist() == [0.0, 0.5]
+        assert scene.pose("toys/Erde", 0.0)[0].translation.tolist() == [0.0, 0.0, 0.25]
+        page.press("key-off")
+        page.until(lambda: not scene["toys/Erde"].moves, "the key that goes")
+        page.press("play")
+        page.until(lambda: page.viewer.time not in (0.0, 0.5), "time that passes")
+        page.press("play")
+
+        page.press("look-top")
+
+        def kept_from_above():
+            page.press("keep-camera")
+            page.page.wait_for_timeout(300)
+            return any(scene.camera_at(path).T_world_cam.rotation()[2, 2] < -0.99 for path in scene.cameras)
+
+        page.until(kept_from_above, "the view as a camera")
+
+        before = scene["toys/Erde"].scale()
+        page.until(lambda: page.knob() is not None, "the knob")
+        x, y = page.knob()
+        page.page.mouse.move(x, y)
+        page.page.mouse.down()
+        page.page.mouse.move(x - 20, y + 20, steps=5)
+        page.page.mouse.move(x - 60, y + 60, steps=5)
+        page.page.mouse.up()
+        page.until(lambda: scene["toys/Erde"].scale() > 1.1 * before, "a larger ball")
+        assert page.errors == []
