@@ -9,6 +9,7 @@ import numpy as np
 import viser
 from viser import SceneClickEvent
 
+from rendering import Camera
 from scenes.graph import SceneGraph
 from scenes.paths import Settings
 from scenes.pictures import camera_for
@@ -101,6 +102,13 @@ class Viewer:
     def unsaved(self) -> int:
         """Edits, undone and redone steps since the scene was read or last saved."""
         return max(len(self.scene.log) - self._saves.saved_log, 0)
+
+    @property
+    def cameras(self) -> list[Camera]:
+        """Where each browser looks from."""
+        stream = self._session.stream
+        found = [stream.camera_of(client_id) for client_id in self._server.get_clients()]
+        return [camera for camera in found if camera is not None]
 
     @property
     def time(self) -> float:

@@ -139,12 +139,10 @@ def test_the_panel_types_plays_sets_keys_keeps_views_and_scales(chromium):  # no
 
         page.press("look-top")
 
-        def kept_from_above():
-            page.press("keep-camera")
-            page.page.wait_for_timeout(300)
-            return any(scene.camera_at(path).T_world_cam.rotation()[2, 2] < -0.99 for path in scene.cameras)
-
-        page.until(kept_from_above, "the view as a camera")
+        page.until(lambda: page.viewer.cameras[0].T_world_cam.rotation()[2, 2] < -0.99, "the view from above")
+        page.press("keep-camera")
+        page.until(lambda: "view-1" in scene, "the view as a camera")
+        assert scene.camera_at("view-1").T_world_cam.rotation()[2, 2] < -0.99
 
         before = scene["toys/Erde"].scale()
         page.until(lambda: page.knob() is not None, "the knob")
