@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from objects.points import PointsConfig, fit_points
     from objects.pose import SE3
     from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
+    from objects.registration import Registration, RegistrationConfig, register
     from objects.siren import SirenField
     from objects.training import FitError, FitResult, TrainConfig, fit
     from objects.warp import Warp
@@ -44,6 +45,8 @@ __all__ = [
     "Placed",
     "PointFrame",
     "PointsConfig",
+    "Registration",
+    "RegistrationConfig",
     "SequenceConfig",
     "SirenField",
     "Sphere",
@@ -59,6 +62,7 @@ __all__ = [
     "fit_points",
     "fit_sequence",
     "load_field",
+    "register",
     "save_field",
 ]
 
@@ -71,6 +75,7 @@ _HOME = {
     **dict.fromkeys(("PointsConfig", "fit_points"), "points"),
     **dict.fromkeys(("FitError", "FitResult", "TrainConfig", "fit"), "training"),
     **dict.fromkeys(("Bend", "Twist"), "analytic_warps"),
+    **dict.fromkeys(("Registration", "RegistrationConfig", "register"), "registration"),
     **dict.fromkeys(("PointFrame", "SequenceConfig", "fit_sequence"), "warp_learning"),
     "Aabb": "aabb",
     "FitConfig": "mesh_samples",

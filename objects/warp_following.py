@@ -136,20 +136,21 @@ def _evenly(one: tuple[Motion, float], two: tuple[Motion, float], time: float) -
 
 
 def misfit(template: Template, motion: Motion, target: Surface) -> float:
-    """Mean distance between the moved template and a surface, both ways, in units of the extent: along the normals where points
-    are near, as they don't lie at the same places."""
-    return float(np.concatenate(_distances(template, motion, target)).mean()) / template.extent
+    """Mean distance between the moved template and a surface, both ways, in units of the extent."""
+    return float(np.concatenate(distances(template, motion, target)).mean()) / template.extent
 
 
 def cost(template: Template, motion: Motion, target: Surface) -> float:
     """What is minimised where a template is nearly on a surface: distances, far ones bounded, and how nodes disagree."""
     reach = NEAR[0].reach * template.extent
-    squares = np.concatenate(_distances(template, motion, target)) ** 2
+    squares = np.concatenate(distances(template, motion, target)) ** 2
     data = float((squares / (1 + squares / reach**2)).mean())
     return 1e4 * (data + NEAR[0].stiffness * bending(template, motion) / len(template.nodes)) / template.extent**2
 
 
-def _distances(template: Template, motion: Motion, target: Surface) -> list[np.ndarray]:
+def distances(template: Template, motion: Motion, target: Surface) -> list[np.ndarray]:
+    """From each moved point to the surface, and from each of the surface's points to the template; along the normals where they are
+    near, as they don't lie at the same places."""
     places, normals = moved(template, motion)
     there = KDTree(target.dense).query(places)[1]
     back = KDTree(places).query(target.points)[1]

@@ -28,6 +28,7 @@ TOPICS = {
     ("Fields that bend", "objects"): "Warp Warped Bend Twist",
     ("Learning from meshes and points", "objects"): "fit_mesh fit_meshes FitConfig MeshError fit_points PointsConfig",
     ("Learning from sequences", "objects"): "fit_sequence SequenceConfig PointFrame",
+    ("Aligning things that bend", "objects"): "register Registration RegistrationConfig",
     ("The training loop", "objects"): "fit TrainConfig FitResult FitError",
     ("Instances at one time", "compose"): "Composite Instance Rays Hits SceneSample SurfaceSample",
     ("Cameras and lights", "rendering"): (

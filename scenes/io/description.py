@@ -9,6 +9,7 @@ nodes:
     position: [0, 0, 0]
     children:
       mug: {mesh: mug.obj, size: 0.1, origin: bottom, position: [0.2, 0, 0.6], turn: 30}
+  flag: {field: flag.safetensors, clock: {offset: 0.5, speed: 2, loop: true}}  # of what bends
   lamp: {light: {kind: point, intensity: 4}, position: [1, -1, 2.5]}
   front: {camera: {target: [0, 0, 0.5], fov_y_deg: 40}, position: [2, -2, 1.5]}
 """
@@ -31,6 +32,7 @@ from objects.pose import SE3
 from objects.primitives import Box, Capsule, Cylinder, Sphere, Torus
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.clock import Clock
 from scenes.io.plan import Handover, Plan
 from scenes.io.strict_yaml import COLOR, Mistakes, decoded, nearest, read_strictly
 from scenes.node import check_name
@@ -125,6 +127,12 @@ class _Handover(_Yaml, rename={"start": "from"}):
     by: str
 
 
+class _Clock(_Yaml):
+    offset: float = 0.0
+    speed: float = 1.0
+    loop: bool = False
+
+
 class _Node(_Yaml):
     mesh: str | None = None
     field: str | None = None
@@ -141,6 +149,7 @@ class _Node(_Yaml):
     interpolation: Literal["linear", "step"] = "linear"
     end: Literal["hold", "loop"] = "hold"
     carried: list[_Handover] = []
+    clock: _Clock | None = None
     light: _Ambient | _Directional | _Point | None = None
     camera: _Camera | None = None
     lit: bool = True
@@ -237,9 +246,14 @@ def _plan(spot: _Spot, node: _Node, folder: Path, meshes: dict) -> Plan:
     if node.scene is not None:
         with spot.noting("scene"):
             scene = _file(folder, f"{node.scene.rstrip('/')}/scene.json", "scene").parent
+    clock = None
+    if node.clock is not None and shape is not None:
+        with spot.noting("clock"):
+            clock = _clock(node.clock, shape)
     return Plan(
         path=spot.path,
         track=track,
+        clock=clock,
         scale=node.scale,
         shape=shape,
         scene=scene,
@@ -259,6 +273,8 @@ def _contradictions(node: _Node) -> Iterator[tuple[str, str]]:
         yield sources[1], f"expected one of mesh, field, shape and scene, got {' and '.join(sources)}"
     if node.mesh is None and (odd := [k for k in ("up", "size", "origin") if getattr(node, k) is not None]):
         yield odd[0], f"{odd[0]} belongs to a mesh; use scale or rotation for what has none"
+    if node.clock is not None and node.field is None:
+        yield "clock", "clock belongs to a field that bends; there is none"
     if node.keys and (node.position != (0, 0, 0) or node.turn or node.rotation != (1, 0, 0, 0)):
         yield "keys", "expected a position and rotation, or keys, got both"
     if any(place.turn and place.rotation != (1, 0, 0, 0) for place in (node, *node.keys)):
@@ -292,6 +308,14 @@ def _track(node: _Node, quat: Quat) -> Track:
         node.interpolation,
         node.end,
     )
+
+
+def _clock(clock: _Clock, shape: Field | Meshlike) -> Clock:
+    if not isinstance(shape, Field) or not shape.deforms:
+        raise ValueError("clock belongs to a field that bends; this one doesn't")
+    if clock.loop and shape.span is None:
+        raise ValueError("the field claims no span of time, so it can't loop")
+    return Clock(clock.offset, clock.speed, clock.loop)
 
 
 def _file(folder: Path, name: str, key: str) -> Path:

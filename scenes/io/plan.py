@@ -18,6 +18,7 @@ from objects.warp import Warp
 from objects.warped import Warped, measure_warp
 from rendering.camera import Camera
 from rendering.lights import Light
+from scenes.clock import Clock
 from scenes.graph import SceneGraph
 from scenes.io.scene_folder import load_scene
 from scenes.track import Sim3, Track
@@ -42,6 +43,7 @@ class Plan:
         scale: Uniform scale, of its own shape and of all its children.
         shape: A field, a mesh that is to be learned (equal objects are learned once), or None for a group.
         warp: What bends the shape, which is then canonical.
+        clock: When in its span what bends is; None for the scene's time.
         scene: A scene folder whose nodes go beneath this one.
         light, camera: In the node's own frame (the camera's ``T_world_cam`` is then camera to node, OpenCV axes).
         tags, lit, hidden: As the scene graph takes them.
@@ -53,6 +55,7 @@ class Plan:
     scale: float = 1.0
     shape: Field | Meshlike | None = None
     warp: Warp | None = None
+    clock: Clock | None = None
     scene: Path | None = None
     light: Light | None = None
     camera: Camera | None = None
@@ -136,6 +139,8 @@ def _add(graph: SceneGraph, plan: Plan, shape: Field | None) -> None:
     else:
         node = {"scale": plan.scale, "light": plan.light, "camera": plan.camera, "lit": plan.lit, "tags": plan.tags}
         graph.add(plan.path, shape, track=plan.track, **node)
+    if plan.clock is not None:
+        graph.set_clock(plan.path, offset=plan.clock.offset, speed=plan.clock.speed, loop=plan.clock.loop)
     if plan.hidden:
         graph.hide(plan.path)
 

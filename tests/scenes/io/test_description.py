@@ -11,10 +11,11 @@ import torch
 import trimesh
 import yaml
 
-from objects import SE3, Sphere, save_field
+from objects import SE3, Aabb, Box, Sphere, Twist, Warped, save_field
 from objects.mesh import read_mesh
 from rendering import AmbientLight, DirectionalLight, PointLight
 from scenes import SceneGraph, save_scene
+from scenes.clock import Clock
 from scenes.io import strict_yaml
 from scenes.io.description import read_description
 from scenes.io.plan import build
@@ -146,9 +147,25 @@ def test_fields_and_scenes_come_from_files_beside_the_description(tmp_path):
     assert graph["b"].tags == ("x",)
 
 
+def test_what_bends_gets_a_clock_and_nothing_else_does(tmp_path):
+    reed = Warped(
+        Box((0.1, 0.1, 1)), Twist(Aabb([-0.2, -0.2, -0.6], [0.2, 0.2, 0.6]), (0, 0, 1), (0, 0, 0), (0, 2), (0, 1))
+    )
+    save_field(reed, tmp_path / "reed.safetensors")
+    save_field(Sphere(0.3), tmp_path / "ball.safetensors")
+    text = "nodes:\n  a: {{field: {}.safetensors, clock: {{offset: 0.5, speed: -2, loop: true}}}}\n  b: {{field: {}.safetensors}}\n"
+    graph = described(tmp_path, text.format("reed", "reed"))
+    assert graph["a"].clock == Clock(0.5, -2.0, True)
+    assert graph["b"].clock == Clock()
+    with pytest.raises(DescriptionError, match="line 2: a: clock belongs to a field that bends"):
+        described(tmp_path, text.format("ball", "reed"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("nodes: {a: {clock: {speed: 2}}}", "clock belongs to a field that bends"),
+        ("nodes: {a: {clock: {sped: 2}}}", "did you mean 'speed'"),
         ("", "it is empty; expected keys such as nodes"),
         ("nodes: 3", "line 1: nodes: expected names, each with keys of its own, got '3'"),
         ("- a", "line 1: expected keys such as nodes, got a list of 1"),
