@@ -259,4 +259,5 @@ def shape_of(mesh: trimesh.Trimesh, seed: int, config: RegistrationConfig) -> Sh
     """The surface of a mesh with colours at its vertices."""
     surface = surface_of(read_mesh(mesh), n_points=config.points, n_dense=config.dense, seed=seed)
     nearest = KDTree(mesh.vertices).query(surface.points)[1]
-    return Shape(surface, np.asarray(mesh.visual.vertex_colors)[nearest, :3] / 255.0)
+    colors = np.asarray(getattr(mesh.visual, "vertex_colors", np.full((len(mesh.vertices), 4), 255)))
+    return Shape(surface, colors[nearest, :3] / 255.0)

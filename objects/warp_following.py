@@ -124,13 +124,11 @@ class _Search:
         a, b = self._at(one), self._at(two)
         round_, frame = divmod(frame, n)
         time = float(self.times[frame]) + round_ * (self.period or 0.0)
-        return None if a is None or b is None else _evenly(a, b, time)
+        return None if a is None or b is None else evenly(a[0], b[0], (time - a[1]) / (b[1] - a[1]))
 
 
-def _evenly(one: tuple[Motion, float], two: tuple[Motion, float], time: float) -> Motion:
-    """Where things are at a time that move evenly from one motion to another."""
-    share = (time - one[1]) / (two[1] - one[1])
-    (a, b) = one[0], two[0]
+def evenly(a: Motion, b: Motion, share: float) -> Motion:
+    """Where things are that move evenly from one motion to another, at a share of the way (above 1: beyond it)."""
     turned = Rotation.from_matrix(b.rotation @ a.rotation.transpose(0, 2, 1)).as_rotvec()
     return Motion(Rotation.from_rotvec(share * turned).as_matrix() @ a.rotation, a.shift + share * (b.shift - a.shift))
 

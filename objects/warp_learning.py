@@ -27,6 +27,7 @@ from objects.mesh import MeshSource, read_mesh
 from objects.mesh_files import Meshlike
 from objects.mesh_samples import FitConfig
 from objects.node_warp import NodeKeys, NodeWarp
+from objects.partial_sequences import Seen, follow_parts
 from objects.points import PointsConfig, fit_points
 from objects.pose import SE3
 from objects.progress import Bar
@@ -39,6 +40,7 @@ from objects.warped import Warped
 _VERSION = 2  # part of every cache key
 _UNFOLDED = 0.95  # share of the largest spread from which a frame counts as unfolded
 _STEADY = 1.0  # what the distance of nodes that move together changes by at most, in units of the spacing
+_SHOWN = 0.8  # share of the most points that a frame shows from which it shows about the most
 _LOST = 0.01  # a frame in which the surface is farther from where it was carried is told of, a share of the extent
 
 
@@ -58,6 +60,7 @@ class SequenceConfig:
         nodes: Nodes of the warp.
         points, dense: Points by which a surface is followed, and points that describe the others.
         anchors: Points of the surface that the warp keeps.
+            Of these four numbers half is taken where frames are partial.
         mesh, cloud: How the canonical frame is learned.
     """
 
@@ -81,6 +84,7 @@ def fit_sequence(
     times: Sequence[float],
     *,
     period: float | None = None,
+    partial: bool = False,
     seed: int = 0,
     config: SequenceConfig | None = None,
     progress: bool = True,
@@ -95,6 +99,9 @@ def fit_sequence(
         frames: Meshes (see `objects.mesh_files`), or points with normals; at least 2, all of one kind.
         times: Of the frames, seconds, increasing.
         period: Seconds after which the motion begins again, more than the frames span; None where it doesn't.
+        partial: Whether frames show only a part of the surface each, such as the pixels of a picture with depth; then they are
+            points with normals towards the camera, and from one to the next things move by a few hundredths of their size. What no
+            frame shows is closed somehow.
         seed: Seed of all randomness; same seed, same bits.
         config: How to learn.
         progress: Whether to show a bar.
@@ -110,9 +117,11 @@ def fit_sequence(
     """
     config = SequenceConfig() if config is None else config
     seconds = _checked_times(frames, times, period)
-    sources = [_source(frame, i, config) for i, frame in enumerate(frames)]
+    if partial:
+        _check_parts(frames, period)
+    sources = [_source(frame, i, config, partial) for i, frame in enumerate(frames)]
     digest = hashlib.sha256(b"".join(_digest(source) for source in sources)).hexdigest()
-    key = content_key("sequence", _VERSION, digest, seconds.tolist(), period, seed, asdict(config))
+    key = content_key("sequence", _VERSION, digest, seconds.tolist(), period, partial, seed, asdict(config))
     kept = cache_folder("fields") / f"{key}.safetensors"
     if kept.exists():
         try:
@@ -122,21 +131,54 @@ def fit_sequence(
         if isinstance(known, Warped):
             return known.requires_grad_(False)
     with Bar(total=len(frames), desc="sequence", unit="frames", disable=not progress) as bar:
-        surfaces = [
-            surface_of(source, n_points=config.points, n_dense=config.dense, seed=seed + i)
-            for i, source in enumerate(sources)
-        ]
-        first = canonical_frame(surfaces)
-        template = template_of(surfaces[first], config.nodes)
-        bar.update(1)
-        followed = follow(template, surfaces, first, seconds, period=period, on_frame=lambda frame: bar.update(1))
+        if partial:
+            template, followed, first, whole = _followed_parts(sources, config, seed, bar)
+        else:
+            template, followed, first = _followed(sources, seconds, period, config, seed, bar)
+            whole = frames[first]
     lost = _tell_lost(followed, first, seconds)
-    canonical = _learned(frames[first], config, seed, progress)
-    warp = NodeWarp(node_keys(template, followed, seconds, config.anchors), period=period)
+    canonical = _learned(whole, config, seed, progress)
+    anchors = config.anchors // 2 if partial else config.anchors
+    warp = NodeWarp(node_keys(template, followed, seconds, anchors), period=period)
     learned = Warped(canonical, warp).requires_grad_(False)
     if not lost:
         save_field(learned, kept)
     return learned
+
+
+def _followed(
+    sources: Sequence[MeshSource | Cloud | PointFrame],
+    seconds: np.ndarray,
+    period: float | None,
+    config: SequenceConfig,
+    seed: int,
+    bar: Bar,
+) -> tuple[Template, Followed, int]:
+    surfaces = [
+        surface_of(source, n_points=config.points, n_dense=config.dense, seed=seed + i)
+        for i, source in enumerate(sources)
+    ]
+    first = canonical_frame(surfaces)
+    template = template_of(surfaces[first], config.nodes)
+    bar.update(1)
+    followed = follow(template, surfaces, first, seconds, period=period, on_frame=lambda frame: bar.update(1))
+    return template, followed, first
+
+
+def _followed_parts(
+    sources: Sequence[MeshSource | Cloud | PointFrame], config: SequenceConfig, seed: int, bar: Bar
+) -> tuple[Template, Followed, int, PointFrame]:
+    """From the frame nearest to the middle among those that show about the most."""
+    parts = [Seen(s.points, s.normals, s.colors) for s in sources if isinstance(s, PointFrame) and s.colors is not None]
+    shown = np.array([len(part.points) for part in parts])
+    middle = (len(parts) - 1) / 2
+    first = min(np.flatnonzero(shown >= _SHOWN * shown.max()), key=lambda i: abs(i - middle))
+    bar.update(1)
+    template, followed, whole = follow_parts(
+        parts, int(first), n_nodes=config.nodes // 2, n_points=config.points // 2, n_dense=config.dense // 2, seed=seed,
+        on_frame=lambda frame: bar.update(1),
+    )  # fmt: skip
+    return template, followed, int(first), PointFrame(*whole)
 
 
 def canonical_frame(surfaces: Sequence[Surface]) -> int:
@@ -224,7 +266,19 @@ def _checked_times(frames: Sequence[object], times: Sequence[float], period: flo
     return seconds
 
 
-def _source(frame: Meshlike | PointFrame, number: int, config: SequenceConfig) -> MeshSource | Cloud:
+def _check_parts(frames: Sequence[Meshlike | PointFrame], period: float | None) -> None:
+    if period is not None:
+        raise ValueError(f"fit_sequence: partial frames make no loop yet; leave period out, got {period}")
+    for i, frame in enumerate(frames):
+        if not isinstance(frame, PointFrame):
+            raise ValueError(
+                f"fit_sequence: partial frames are points with normals, got frames[{i}], {type(frame).__name__}"
+            )
+
+
+def _source(
+    frame: Meshlike | PointFrame, number: int, config: SequenceConfig, partial: bool = False
+) -> MeshSource | Cloud | PointFrame:
     name = f"frames[{number}]"
     if not isinstance(frame, PointFrame):
         made = config.mesh
@@ -235,14 +289,22 @@ def _source(frame: Meshlike | PointFrame, number: int, config: SequenceConfig) -
     if not (np.isfinite(points).all() and np.isfinite(normals).all() and (normals != 0).any(1).all()):
         raise ValueError(f"{name}: expected finite points, and normals of a length above 0")
     places = without_origin(points, config.cloud.origin, name)
+    if partial:
+        normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+        colors = np.full_like(places, 0.7) if frame.colors is None else np.asarray(frame.colors, np.float64)
+        if colors.shape != places.shape:
+            raise ValueError(f"{name}: expected a colour for each of {len(places)} points, got {colors.shape}")
+        return PointFrame(places, normals, colors)
     wall = config.cloud.thickness * float(np.ptp(places, 0).max())
     return read_cloud(places, normals, facing=config.cloud.facing, wall=wall, name=name)
 
 
-def _digest(source: MeshSource | Cloud) -> bytes:
+def _digest(source: MeshSource | Cloud | PointFrame) -> bytes:
     if isinstance(source, MeshSource):
         return bytes.fromhex(source.content_hash())
-    return hashlib.sha256(source.points.tobytes() + source.normals.tobytes()).digest()
+    colors = source.colors if isinstance(source, PointFrame) else None
+    parts = [source.points, source.normals, *([] if colors is None else [colors])]
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
 
 
 def _learned(frame: Meshlike | PointFrame, config: SequenceConfig, seed: int, progress: bool) -> SirenField:

@@ -10,15 +10,16 @@ apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_array, csgraph, csr_array
 from scipy.spatial import KDTree
 
-from objects.cloud import NEIGHBOURS, Cloud
+from objects.cloud import NEIGHBOURS
 from objects.mesh import MeshSource
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -27,6 +28,10 @@ _FINE = 90  # edges of triangles are cut to this part of the extent before point
 _MANY = 40_000  # vertices of the fine graph of a cloud
 _DETOUR = 1.25  # neighbours of neighbours are joined where the way over the one between is at most so much longer
 _OPPOSED = -0.3  # cosine between normals of points of a cloud that are no neighbours along the surface
+_RIM_NEIGHBOURS, _ONE_SIDED = (
+    24,
+    0.4,
+)  # by which the edge of a surface is told: the mean of neighbours is so far, in mean distances
 _NORMAL = 0.03  # what normals weigh where the nearest point is looked for, a share of the extent
 
 
@@ -40,6 +45,7 @@ class Surface:
         graph: Lengths between neighbours along the surface.
         dense, dense_normals, dense_shape: The same for more points, which describe the surface closely.
         extent: Longest edge of the box.
+        rim, dense_rim: Points at the edge of what is known of the surface; none where all of it is.
     """
 
     points: Float[np.ndarray, "n 3"]
@@ -50,10 +56,23 @@ class Surface:
     dense_normals: Float[np.ndarray, "m 3"]
     dense_shape: Float[np.ndarray, "m q"]
     extent: float
+    rim: Bool[np.ndarray, "n"]
+    dense_rim: Bool[np.ndarray, "m"]
 
 
-def surface_of(source: MeshSource | Cloud, *, n_points: int, n_dense: int, seed: int) -> Surface:
-    """The surface of a solid given by triangles, or by points with normals."""
+class Oriented(Protocol):
+    """Points with unit normals outwards."""
+
+    @property
+    def points(self) -> Float[np.ndarray, "n 3"]: ...
+    @property
+    def normals(self) -> Float[np.ndarray, "n 3"]: ...
+
+
+def surface_of(
+    source: MeshSource | Oriented, *, n_points: int, n_dense: int, seed: int, partial: bool = False
+) -> Surface:
+    """The surface of a solid given by triangles, or by points with normals, which may be known in part."""
     rng = np.random.default_rng(seed)
     if isinstance(source, MeshSource):
         dense, dense_normals = source.sample(n_dense, rng)
@@ -72,7 +91,16 @@ def surface_of(source: MeshSource | Cloud, *, n_points: int, n_dense: int, seed:
     weight = _NORMAL * extent
     tree = KDTree(np.concatenate([points, weight * normals], 1))
     nearest = np.asarray(tree.query(np.concatenate([dense, weight * dense_normals], 1))[1])
-    return Surface(points, normals, shape, graph, dense, dense_normals, shape[nearest], extent)
+    rim = _rim(dense) if partial else np.zeros(len(dense), bool)
+    own = rim[KDTree(dense).query(points)[1]] if partial else np.zeros(len(points), bool)
+    return Surface(points, normals, shape, graph, dense, dense_normals, shape[nearest], extent, own, rim)
+
+
+def _rim(points: np.ndarray) -> Bool[np.ndarray, "n"]:
+    """Points whose neighbours lie to one side."""
+    distance, near = map(np.asarray, KDTree(points).query(points, k=min(_RIM_NEIGHBOURS + 1, len(points))))
+    off = (points[near[:, 1:]] - points[:, None]).mean(1)
+    return np.linalg.norm(off, axis=1) > _ONE_SIDED * distance[:, 1:].mean(1)
 
 
 @numba.njit(cache=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.linalg import solveh_banded
 from scipy.sparse import csgraph, csr_array
 from scipy.spatial import KDTree
@@ -86,6 +86,7 @@ class Template:
         edges: Pairs of nodes that should agree.
         reach: Largest difference between the numbers of nodes that agree or move a point together.
         extent: Of the surface.
+        rim: As in `Surface`.
     """
 
     points: Float[np.ndarray, "n 3"]
@@ -101,6 +102,7 @@ class Template:
     edges: Int[np.ndarray, "e 2"]
     reach: int
     extent: float
+    rim: Bool[np.ndarray, "n"]
 
 
 def template_of(surface: Surface, n_nodes: int) -> Template:
@@ -128,6 +130,7 @@ def template_of(surface: Surface, n_nodes: int) -> Template:
     return Template(
         surface.points, surface.normals, surface.shape, surface.points, nodes[order], home, near, spacing,
         number[index], np.ascontiguousarray(weight), edges, reach, surface.extent,
+        surface.rim,
     )  # fmt: skip
 
 
@@ -241,6 +244,9 @@ def _round(
     slack = 0.5 if stage.shape > 1 else 0.0  # normals turn where things move far
     pull = (reach / (reach + squared)) ** 2 * np.clip(cosine + slack, 0, 1)
     pull[: len(there)] *= (loop / (loop + returned)) ** 2
+    pull *= ~np.concatenate(
+        [target.dense_rim[there], template.rim[here]]
+    )  # what is not seen matches the edge of what is
     k = len(template.nodes)
     band, gradient = np.zeros((6 * k, 6 * template.reach + 6)), np.zeros(6 * k)
     _add_pairs(template.index, template.weight, arms, rows, off, facing, pull, stage.toward, band, gradient)

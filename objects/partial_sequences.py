@@ -1,0 +1,110 @@
+"""Follows a thing that bends through frames that show a part of its surface each, such as pictures with depth.
+
+What one frame shows is followed through all others; all frames are carried back and become one surface, as far as it was seen
+(the idea of Newcombe, Fox, Seitz, "DynamicFusion", CVPR 2015); that is followed again. Pairs at the edge of what a frame shows
+don't count: there the nearest point is not the same point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import KDTree
+
+from objects.warp_following import Followed, distances, evenly
+from objects.warp_surface import Surface, surface_of
+from objects.warp_tracking import Motion, Stage, Template, composed, moved, rebased, register, template_of
+
+# From where things would be; then with the first frame's shape at rest.
+_NEXT = (Stage(0.2, 0.05, 0, 0.08, 0.5, 5), Stage(0.1, 0.05, 0, 0.05, 0.2, 5))
+_CLOSER = (Stage(0.1, 0.05, 0, 0.04, 0.1, 6),)
+_NEAR = 1.5  # distance up to which points of a frame belong to the moved surface, in units of the nodes' spacing
+_FIRM = 2  # points that must fall into a cell of the fused surface
+_CELL = 1 / 120  # edge of these cells, a share of the extent
+
+
+class Seen(NamedTuple):
+    """Points that one frame shows: places, unit normals outwards, colours (sRGB in 0..1)."""
+
+    points: Float[np.ndarray, "n 3"]
+    normals: Float[np.ndarray, "n 3"]
+    colors: Float[np.ndarray, "n 3"]
+
+
+def follow_parts(
+    frames: Sequence[Seen],
+    first: int,
+    *,
+    n_nodes: int,
+    n_points: int,
+    n_dense: int,
+    seed: int,
+    on_frame: Callable[[int], object] = lambda frame: None,
+) -> tuple[Template, Followed, Seen]:
+    """Follows what frames show, and puts it together at the time of ``frames[first]``.
+
+    Returns:
+        The surface that was put together, with nodes; its motions to all frames; its points with colours.
+    """
+
+    def surface(seen: Seen, number: int) -> Surface:
+        return surface_of(seen, n_points=n_points, n_dense=n_dense, seed=seed + number, partial=True)
+
+    surfaces = [surface(frame, i) for i, frame in enumerate(frames)]
+    template = template_of(surfaces[first], n_nodes)
+    motions = _through(template, surfaces, first, lambda frame: None)
+    whole = fused(template, motions, frames)
+    template = template_of(surface(whole, 0), n_nodes)
+    motions = _through(template, surfaces, first, on_frame)
+    misfits = [_unexplained(template, m, s) for m, s in zip(motions, surfaces, strict=True)]
+    return template, Followed(motions, misfits), fused(template, motions, frames)
+
+
+def fused(template: Template, motions: Sequence[Motion], frames: Sequence[Seen]) -> Seen:
+    """All frames carried back to where the template is at rest, one point for each small cell that several points fall into."""
+    parts = []
+    for motion, frame in zip(motions, frames, strict=True):
+        places, normals = moved(template, motion)
+        distance, at = map(np.asarray, KDTree(places).query(frame.points))
+        kept = (distance < _NEAR * template.spacing) & ((normals[at] * frame.normals).sum(1) > 0)
+        at, p, n, c = at[kept], frame.points[kept], frame.normals[kept], frame.colors[kept]
+        back = np.einsum("nm,nmab->nba", template.weight[at], motion.rotation[template.index[at]])
+        parts.append((
+            template.points[at] + (back @ (p - places[at])[..., None])[..., 0], (back @ n[..., None])[..., 0], c,
+        ))  # fmt: skip
+    p, n, c = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9)
+    axis = np.argmax(np.abs(n), axis=1)
+    side = 2 * axis + (np.take_along_axis(n, axis[:, None], 1)[:, 0] > 0)  # both faces of something thin are two cells
+    cell = np.concatenate([np.floor(p / (_CELL * template.extent)).astype(int), side[:, None]], 1)
+    _, which, count = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
+    which = which.ravel()
+    mean = [np.stack([np.bincount(which, x[:, k]) for k in range(3)], 1) / count[:, None] for x in (p, n, c)]
+    firm = count >= _FIRM
+    p, n, c = (x[firm] for x in mean)
+    return Seen(p, n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9), c)
+
+
+def _through(
+    template: Template, surfaces: Sequence[Surface], first: int, on_frame: Callable[[int], object]
+) -> list[Motion]:
+    """Motions to all frames, each from where things would be if they went on as they moved before."""
+    none = Motion.none(len(template.nodes))
+    found = {first: register(template, none, surfaces[first], _CLOSER)}
+    for order in (range(first + 1, len(surfaces)), range(first - 1, -1, -1)):
+        before = last = found[first]
+        for frame in order:
+            guess = evenly(before, last, 2.0)
+            step = register(rebased(template, guess), none, surfaces[frame], _NEXT)
+            before, last = last, register(template, composed(step, guess), surfaces[frame], _CLOSER)
+            found[frame] = last
+            on_frame(frame)
+    return [found[frame] for frame in range(len(surfaces))]
+
+
+def _unexplained(template: Template, motion: Motion, target: Surface) -> float:
+    """Mean distance of what a frame shows from the moved template, in units of the extent."""
+    return float(distances(template, motion, target)[1].mean()) / template.extent
