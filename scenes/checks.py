@@ -17,6 +17,7 @@ from scenes.questions import OverlapPair
 
 BACKGROUND = "background"  # the tag of what things stand in or before
 _FAR = 100.0  # times the median of the others
+_SOON = 1e-4  # seconds by which a time may miss a span
 _FLAT = 0.05  # of its longest edge
 
 
@@ -64,6 +65,22 @@ def camera_notes(graph: SceneGraph, views: Iterable[tuple[float, Camera]]) -> li
         f"the camera stands inside of {path} (time {time:g}), which is not seen from there: move it (camera.eye=x,y,z), or "
         f"hide {path}"
         for path, time in inside.items()
+    ]
+
+
+def time_notes(graph: SceneGraph, times: Sequence[float]) -> list[str]:
+    """A line on what bends, doesn't loop, and has not begun or is over at all of the times (seconds): it stands still there."""
+    still: dict[tuple[float, float], list[str]] = {}
+    for path in graph:
+        node = graph[path]
+        span = node.field.span if node.field is not None and node.field.deforms else None
+        seen = None if span is None or node.clock.loop else node.clock.times(span)
+        if seen is not None and (max(times) < seen[0] - _SOON or min(times) > seen[1] + _SOON):
+            still.setdefault(seen, []).append(path)
+    return [
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''} bends from {start:.4g} to {end:.4g} s and is shown "
+        f"as it is at the nearer end; over and over: edit do='clock {quoted(paths[0])} loop on'"
+        for (start, end), paths in still.items()
     ]
 
 

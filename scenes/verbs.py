@@ -105,9 +105,10 @@ def _build_images(settings: Settings) -> Report:
 
 
 def _warn_of_oddities(graph: SceneGraph, views: list[tuple[float, Camera]]) -> None:
-    from scenes.checks import camera_notes, size_notes
+    from scenes.checks import camera_notes, size_notes, time_notes
 
-    for note in [*camera_notes(graph, views), *size_notes(graph, views[0][0])]:
+    times = [time for time, _ in views]
+    for note in [*camera_notes(graph, views), *size_notes(graph, views[0][0]), *time_notes(graph, times)]:
         warnings.warn(note, stacklevel=2)
 
 

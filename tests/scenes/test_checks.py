@@ -1,11 +1,12 @@
 """Notes on sizes out of all proportion, cameras within solids, and overlaps of a background with itself."""
 
 import pytest
+import torch
 
-from objects import Box, Sphere
+from objects import Aabb, Box, Sphere, Twist, Warped
 from rendering import Camera
 from scenes import SceneGraph, save_scene
-from scenes.checks import camera_notes, size_notes, without_background
+from scenes.checks import camera_notes, size_notes, time_notes, without_background
 from scenes.cli import main
 from tests.scenes.helpers import at
 
@@ -115,3 +116,19 @@ def test_the_command_line_says_so(tmp_path, monkeypatch, capsys):
     )
     assert main(["build", "scene=b.yaml", "out=b.scene"]) == 0
     assert "note: c is" in capsys.readouterr().out
+
+
+def test_what_is_over_at_all_times_that_are_shown_is_named_unless_it_loops_or_pauses():
+    box = Aabb(torch.full((3,), -0.5), torch.full((3,), 0.5))
+    reed = Warped(Box((0.1, 0.1, 0.6)), Twist(box, (0, 0, 1), (0, 0, 0), (0, 2), (0, 1)), stretch=1.5)
+    graph = cups(1)
+    for name in ("reed", "slow", "round", "paused"):
+        graph.add(name, reed)
+    graph.set_clock("slow", speed=0.1)
+    graph.set_clock("round", loop=True)
+    graph.set_clock("paused", offset=1, speed=0)
+    assert time_notes(graph, [1.5, 2.5]) == []
+    (note,) = time_notes(graph, [2.5, 3.0])
+    assert note.startswith("reed bends from 0 to 2 s")
+    assert "clock reed loop on" in note
+    assert [note.split()[0] for note in time_notes(graph, [30.0])] == ["reed", "slow"]
