@@ -26,6 +26,7 @@ Map = Callable[[Float[Tensor, "n 3"], Float[Tensor, "n"]], Float[Tensor, "n 3"]]
 
 _ROUNDS = 12  # of the search for an inverse; gentle maps need about 5
 _STEP = 1e-3  # of finite differences, a share of the diagonal of the box
+_FINE = 1e-3  # of a span: what times may be rounded by
 _FARTHEST = 200.0  # steps that one move may span
 
 
@@ -92,6 +93,9 @@ class Warp(nn.Module, ABC):
         start, end = self.span
         if not (math.isfinite(start) and math.isfinite(end) and start <= end):
             raise ValueError(f"{self.kind}: span must be finite and not end before it begins, got {start}..{end}")
+        if max(abs(start), abs(end)) * 2.0**-23 > _FINE * (end - start) > 0:
+            text = "expected a span near 0 s, as float32 can't tell its times apart; a clock moves it"
+            raise ValueError(f"{self.kind}: {text}, got {start}..{end}")
 
     # -- what every warp can do ----------------------------------------------------------------------------------------
 

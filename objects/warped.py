@@ -60,9 +60,10 @@ def measure_warp(field: Field, warp: Warp, *, n_points: int = 4096, seed: int = 
             f"got {q.amin(0).tolist()}..{q.amax(0).tolist()}"
         )
     with torch.no_grad():
-        length = torch.linalg.det(jacobian).abs() ** (1 / 3)  # from object to canonical units
+        det = torch.linalg.det(jacobian.double())
+        length = det.abs() ** (1 / 3)  # from object to canonical units
         close = near & (field.sdf(q).abs() + length * beyond < _CLOSE * field.bounds.diagonal)
-        turned = torch.linalg.det(jacobian[close].double()) <= 0
+        turned = det[close] * det[close].sum().sign() <= 0  # a mirror folds nothing
         q = field.box_lo + draws[:, :3] * field.bounds.size
         thing = field.sdf(q).abs() < _CLOSE * field.bounds.diagonal
         q, time = q[thing], time[thing]

@@ -30,6 +30,7 @@ _HALF = math.sqrt(0.5)
 _Y_UP = Sim3((_HALF, -_HALF, 0.0, 0.0))  # (x, y, z) -> (x, z, -y)
 _NEAR = 0.01  # metres, of cameras
 _SAME = 1e-9
+_PRECISE = 1e-3  # seconds: what times may be rounded by
 _FLOAT, _SHORT, _INT = 5126, 5123, 5125
 _KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 
@@ -228,11 +229,18 @@ class _Writer:
         firsts = [float(one[2].times[0]) for one in moving] + [float(b.times[0]) for _, b in bending if b is not None]
         if not firsts:
             return
+        last = max(float(one.times[-1]) for one in (*(m for _, _, m in moving), *(b for _, b in bending)) if one)
         start = min(0.0, *firsts)
         clip: dict[str, Any] = {"name": "scene", "channels": [], "samplers": []}
         if start < 0:  # no glTF begins before 0
-            clip["extras"] = {OWN: {"start": start}}
             content.notes.append(f"times in the file are {-start:g} s later: those of glTF begin at 0")
+        elif np.spacing(np.float32(last)) > _PRECISE and min(firsts) > 0:
+            start = min(firsts)
+            content.notes.append(f"times in the file are {start:g} s earlier: those of glTF are short numbers")
+        if (step := float(np.spacing(np.float32(last - start)))) > _PRECISE:
+            content.notes.append(f"times in the file are rounded to {step:.2g} s: those of glTF are short numbers")
+        if start != 0:
+            clip["extras"] = {OWN: {"start": start}}
         growing = []
         for i, part, motion in moving:
             times, rows = _key_times(motion.times - start)

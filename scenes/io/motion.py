@@ -91,7 +91,7 @@ def motion_of(nodes: Mapping[int, Node], node: Node, span: tuple[float, float], 
 
 def _instant(time: float) -> float:
     """So much from a time on either side a jump is over: more than what rounding does to the phase of a loop."""
-    return 1e-9 * max(1.0, abs(time))
+    return 1e-9 + 8 * math.ulp(time)
 
 
 def _cut(track: Track, span: tuple[float, float]) -> bool:

@@ -148,8 +148,16 @@ def test_sides_of_the_surface_are_kept_where_morph_targets_turn_it_round():
     still = np.broadcast_to(np.eye(3, 4), (2, 1, 3, 4))
     morphs = (bent - vertices)[None], np.array([[0.0], [1.0]])
     skin = Skin(vertices, faces, 0 * joints, np.zeros((len(vertices), 4)), np.array([0.0, 1.0]), still, *morphs)
-    assert _sides_are_right(Warped(ROD, skin), skin, faces, 1.0, 0.006)
+    assert _sides_are_right(Warped(ROD, skin, stretch=4.0), skin, faces, 1.0, 0.006)
     assert measure_warp(ROD, skin).folded < 0.01
+
+
+def test_a_mirror_folds_nothing():
+    vertices, faces, joints, weights = _parts()
+    turns = np.stack([[_turn(0, (0, 0, 0)), _turn(a, (0, 0, 0))] for a in (0, 1.2)])
+    skin = Skin(vertices, faces, joints, weights, np.array([0.0, 2.0]), np.diag([1.0, -1.0, 1.0]) @ turns)
+    mirrored, plain = measure_warp(ROD, skin), measure_warp(ROD, ARM)
+    assert abs(mirrored.folded - plain.folded) < 0.02 and plain.folded < 0.1
 
 
 @pytest.mark.parametrize("size", [1e-3, 100.0])

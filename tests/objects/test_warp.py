@@ -215,3 +215,10 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_times_that_float32_cannot_tell_apart_are_refused():
+    box = Aabb([-0.3, -0.3, -0.6], [0.3, 0.3, 0.6])
+    with pytest.raises(ValueError, match="twist: expected a span near 0 s"):
+        Twist(box, (0, 0, 1), (0, 0, 0), (1e6, 1e6 + 2), (0, 1))
+    assert Twist(box, (0, 0, 1), (0, 0, 0), (1e3, 1e3 + 2), (0, 1)).span == (1e3, 1e3 + 2)

@@ -208,6 +208,17 @@ def test_read_back_what_bends_keeps_its_times_where_a_file_begins_before_0(tmp_p
     assert plan.warp.span == pytest.approx((-2.0, -1.0), abs=1e-5)
 
 
+def test_late_times_are_kept(tmp_path):
+    graph, begin = SceneGraph(), 1.7e9
+    graph.add("a", Sphere(0.1), track=Track.keyframes([begin, begin + 0.5, begin + 2], [at(0), at(2), at(1)]))
+    notes = export_scene(graph, tmp_path / "a.glb", tolerance=0.01)
+    assert notes == ["times in the file are 1.7e+09 s earlier: those of glTF are short numbers"]
+    (plan,), _ = read_glb(tmp_path / "a.glb")
+    assert plan.track.times.tolist() == [begin, begin + 0.5, begin + 2]
+    graph.animate("a", Track.keyframes([0, 1e7], [at(0), at(2)]))
+    assert any("are rounded to 1 s" in note for note in export_scene(graph, tmp_path / "a.glb", tolerance=0.01))
+
+
 def test_the_same_scene_gives_the_same_bytes(exported, tmp_path):
     export_scene(room(), tmp_path / "again.glb")
     assert (tmp_path / "again.glb").read_bytes() == exported[1].read_bytes()

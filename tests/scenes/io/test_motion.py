@@ -119,3 +119,18 @@ def test_rotations_of_neighbours_lie_on_one_side():
     )
     quats = motion(graph, "a").quats
     assert ((quats[1:] * quats[:-1]).sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("offset", [1.7e9, -1e7])
+def test_baked_motion_is_the_same_at_late_times(offset):
+    def motion(begin):
+        graph = SceneGraph()
+        graph.add("a", track=Track.keyframes([begin, begin + 2], [at(0), at(2)]))
+        graph.add("b", track=Track.keyframes([begin, begin + 4], [at(0, 1), at(0, 3)]))
+        graph.reparent("b", "a", start=begin + 1)
+        nodes = {node.id: node for node in graph.records().values()}
+        return motion_of(nodes, graph["a/b"].record, graph.span)
+
+    now, late = motion(0.0), motion(offset)
+    assert np.allclose(late.times - offset, now.times, atol=1e-5)
+    assert np.allclose(late.translations, now.translations, atol=1e-5) and late.off < 1e-5
