@@ -15,6 +15,7 @@ import json
 import math
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,15 +68,21 @@ def load_field(path: str | os.PathLike[str]) -> Field:
     return _decoded(_read(path), path)
 
 
+_READING = threading.RLock()
+
+
 class _Unread:
     """A field that is its bytes (``_bytes``, ``_path``) until something is asked of it; then it becomes what they say, class and
     all. `_unread_class` mixes it into each kind of field."""
 
     def _read(self) -> None:
-        field = _decoded(vars(self)["_bytes"], vars(self)["_path"])
-        vars(self).update(vars(field))
-        del vars(self)["_bytes"], vars(self)["_path"]
-        self.__class__ = type(field)  # pyright: ignore[reportAttributeAccessIssue]
+        with _READING:  # threads may ask at once
+            if "_bytes" not in vars(self):
+                return
+            field = _decoded(vars(self)["_bytes"], vars(self)["_path"])
+            vars(self).update(vars(field))
+            self.__class__ = type(field)  # pyright: ignore[reportAttributeAccessIssue]
+            del vars(self)["_bytes"], vars(self)["_path"]
 
     def __getattr__(self, name: str) -> Any:
         self._read()
@@ -149,6 +156,12 @@ def field_hash(field: Field) -> str:
     return hashlib.sha256(_encoded(field, Path("(in memory)"))).hexdigest()
 
 
+def content_name(field: Field) -> str:
+    """Equal for fields of equal content: their hash. What is of the caller's own making, whose numbers don't say all of it, has a
+    name of its own."""
+    return field_hash(field) if storable(field) else f"{type(field).__name__} {id(field)}"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes ``data`` beside ``path`` and renames it into place, so that a crash leaves the old file or the new one.
 
@@ -174,8 +187,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _encoded(field: Field, path: Path) -> bytes:
-    if is_unread(field):
-        return vars(field)["_bytes"]
+    if (data := vars(field).get("_bytes")) is not None:  # not read yet
+        return data
     try:
         tree, tensors = structure(field), field.state_dict()
     except RecursionError:

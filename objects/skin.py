@@ -14,6 +14,7 @@ for the blend; glTF 2.0 specification, 3.7.2.2 and 3.7.3.
 from __future__ import annotations
 
 from collections import OrderedDict
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
@@ -41,6 +42,7 @@ class _Pose(NamedTuple):
     tree: igl.AABB
 
 
+_POSING = RLock()
 _POSES: WeakKeyDictionary[Skin, OrderedDict[float | None, _Pose]] = WeakKeyDictionary()
 
 
@@ -202,20 +204,23 @@ class Skin(Warp):
 
     def _pose(self, time: float | None) -> _Pose:
         """The mesh at a time, at rest for None; the last ones are kept."""
-        known = _POSES.setdefault(self, OrderedDict())
-        if time not in known:
-            v = len(self.vertices)
-            rest = self.vertices.detach().double().numpy(), np.broadcast_to(np.eye(3), (v, 3, 3))
-            vertices, linear = rest if time is None else self._bent(time)
-            import igl  # it loads slowly, and scenes without skins don't need it
+        with _POSING:  # threads may ask at once
+            known = _POSES.setdefault(self, OrderedDict())
+            if time not in known:
+                known[time] = self._posed(time)
+                if len(known) > _KEPT:
+                    known.popitem(last=False)
+            known.move_to_end(time)
+            return known[time]
 
-            tree = igl.AABB()
-            tree.init(np.ascontiguousarray(vertices), self._corners)
-            known[time] = _Pose(np.ascontiguousarray(vertices), linear, tree)
-            if len(known) > _KEPT:
-                known.popitem(last=False)
-        known.move_to_end(time)
-        return known[time]
+    def _posed(self, time: float | None) -> _Pose:
+        import igl  # it loads slowly, and scenes without skins don't need it
+
+        rest = self.vertices.detach().double().numpy(), np.broadcast_to(np.eye(3), (len(self.vertices), 3, 3))
+        vertices, linear = rest if time is None else self._bent(time)
+        tree = igl.AABB()
+        tree.init(np.ascontiguousarray(vertices), self._corners)
+        return _Pose(np.ascontiguousarray(vertices), linear, tree)
 
     @property
     def _corners(self) -> Int[np.ndarray, "f 3"]:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from objects.field import Field
-from objects.files import field_hash
+from objects.files import content_name
 from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
@@ -176,8 +176,8 @@ def reparent(timeline: Timeline, path: str, parent: str, start: float | None, ti
 
 def include(records: Records, other: Records, at: str) -> Draft:
     parent, name = records.new_place(at)
-    known = {field_hash(field): field for field in records.fields}
-    ours = {id(field): known.setdefault(field_hash(field), field) for field in other.fields}
+    known = {content_name(field): field for field in records.fields}
+    ours = {id(field): known.setdefault(content_name(field), field) for field in other.fields}
     top = Node(records.next_id, name, (Attachment(-math.inf, parent, Track.constant(Sim3())),))
     nodes = other.in_order()
     new_id = {ROOT: top.id} | {node.id: top.id + 1 + k for k, node in enumerate(nodes)}

@@ -126,6 +126,7 @@ class SceneGraph(SceneQuestions):
 
     def lights_at(self, time: float = 0.0) -> tuple[Light, ...]:
         """All visible lights, in the world, at ``time``."""
+        time = number(time, "time")
         found = [n for n in self._records.in_order() if n.light is not None and not self._records.is_hidden(n)]
         return tuple(light_in_world(n.light, self._timeline.world(n.id, time)) for n in found if n.light is not None)
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import networkx as nx
 
 from objects.field import Field
-from objects.files import field_hash
+from objects.files import content_name
 from rendering.camera import Camera
 from scenes.node import ROOT, Attachment, Node, a_, check_name, checked_scale, word_set
 from scenes.track import Sim3, Track
@@ -231,7 +231,7 @@ class Records:
         mine, theirs = self.in_order(), other.in_order()
         if len(mine) != len(theirs):
             return False
-        hashes = {field: field_hash(field) for field in {*self.fields, *other.fields}}
+        hashes = {field: content_name(field) for field in {*self.fields, *other.fields}}
 
         def same_field(a: Field | None, b: Field | None) -> bool:
             return a is b or (a is not None and b is not None and hashes[a] == hashes[b])

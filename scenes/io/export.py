@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from objects.field import TINT, Field
-from objects.files import field_hash
+from objects.files import content_name
 from objects.progress import Bar
 from objects.warped import Warped
 from scenes.clock import Clock
@@ -197,7 +197,7 @@ def gather(
             if node.field is not None:
                 shape = node.field
                 if id(shape) not in hashes:
-                    hashes[id(shape)] = field_hash(shape)
+                    hashes[id(shape)] = content_name(shape)
                 clock = node.clock if bends and isinstance(shape, Warped) else None
                 key = (hashes[id(shape)], field_time(node, time), clock)
                 number_of[node.id] = shapes.setdefault(key, (shape, len(shapes)))[1]

@@ -7,6 +7,7 @@ stands in the origin) gets a child of its own, marked in its ``extras``; the rea
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -196,7 +197,7 @@ class _Writer:
     ) -> int:
         """Numbers ``[n]`` or ``[n, c]``; equal ones are kept once."""
         data = np.ascontiguousarray(rows).tobytes()
-        key = (data, rows.shape, rows.dtype.str, target)
+        key = (hashlib.sha256(data).digest(), rows.shape, rows.dtype.str, target)
         if key in self._known:
             return self._known[key]
         view: dict[str, Any] = {"buffer": 0, "byteOffset": len(self.blob), "byteLength": len(data)}

@@ -17,6 +17,8 @@ from rendering.atomic import replacing
 from scenes.io.export import Content, Part
 from scenes.track import Sim3, rotate
 
+_LONGEST = 50  # characters of a file's name, which may take four bytes each
+
 _Colored = tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "t 3"], Float[np.ndarray, "n 3"]]
 
 
@@ -63,12 +65,14 @@ def write_folder(content: Content, target: Path) -> None:
     """
     objects = _objects(content)
     files: dict[int, str] = {}
+    taken: set[str] = set()
     for part in objects:
         if part.mesh not in files:
-            stem = re.sub(r"[^\w.-]+", "_", part.path.replace("/", "-"))
-            taken = set(files.values())
-            names = (f"meshes/{stem}{'' if n == 1 else f'-{n}'}.ply" for n in range(1, len(objects) + 2))
-            files[part.mesh] = next(name for name in names if name not in taken)
+            stem = re.sub(r"[^\w.-]+", "_", part.path.replace("/", "-"))[-_LONGEST:]
+            names = (f"{stem}{'' if n == 1 else f'-{n}'}" for n in range(1, len(objects) + 2))
+            name = next(name for name in names if name.casefold() not in taken)  # some folders don't tell A from a
+            taken.add(name.casefold())
+            files[part.mesh] = f"meshes/{name}.ply"
     try:
         (target / "meshes").mkdir(parents=True, exist_ok=True)
     except OSError as error:

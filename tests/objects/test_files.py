@@ -6,6 +6,8 @@ import json
 import math
 import os
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -610,3 +612,20 @@ def test_a_lazily_loaded_field_is_its_bytes_until_something_is_asked_of_it(field
         torch.testing.assert_close(one(p), field(p), rtol=0, atol=0)
         assert type(one) is type(field) and not is_unread(one) and _equal(one, field)
     assert lazy[3].bounds.lo.tolist() == field.bounds.lo.tolist() and not is_unread(lazy[3])
+
+
+def test_many_threads_may_ask_a_lazily_loaded_field_at_once(tmp_path):
+    field = SirenField(Aabb([-1, -1, -1], [1, 1, 1]), width=64, layers=4, seed=1)
+    save_field(field, path := tmp_path / "f.safetensors")
+    p = torch.rand(50, 3)
+    for _ in range(10):
+        lazy, start = load_lazily(path, field_hash(field)), threading.Barrier(6)
+
+        def ask(lazy=lazy, start=start):
+            start.wait()
+            return lazy.sdf(p), field_hash(lazy)
+
+        with ThreadPoolExecutor(6) as pool:
+            for sdf, name in [job.result() for job in [pool.submit(ask) for _ in range(6)]]:
+                assert torch.equal(sdf, field.sdf(p)) and name == field_hash(field)
+        assert not is_unread(lazy)

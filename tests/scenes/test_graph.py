@@ -11,6 +11,7 @@ import torch
 from objects import SE3, Aabb, Box, Sphere, Torus
 from rendering import AmbientLight, Camera, DirectionalLight, PointLight, RenderConfig, render
 from scenes import SceneGraph, Track, load_scene, save_scene
+from scenes.io.export import gather
 from scenes.records import Records
 from scenes.timeline import world_pose
 from tests.scenes.helpers import at, turned
@@ -305,6 +306,24 @@ def test_include_copies_a_scene_and_keeps_equal_fields_once(room):
     assert_same_place(position(room, "stuff/copy/thing/part"), (5, 1, 0))
     other.move("thing", by=(1, 0, 0))
     assert_same_place(position(room, "stuff/copy/thing"), (5, 0, 0))
+
+
+class Bumpy(Sphere):
+    """A field of the caller's own making: what is in ``bumps`` no tensor says."""
+
+    def __init__(self, radius, bumps):
+        super().__init__(radius)
+        self.bumps = bumps
+
+
+def test_fields_of_ones_own_making_are_not_taken_for_one_another(room):
+    few, many = SceneGraph(), SceneGraph()
+    few.add("a", Bumpy(0.1, 2))
+    many.add("a", Bumpy(0.1, 9))
+    assert few != many
+    few.include(many, "more")
+    assert [field.bumps for field in few.fields] == [2, 9]
+    assert [part.mesh for part in gather(few, 0.0, 0.02).parts] == [0, -1, 1]
 
 
 def test_lights_and_cameras_stand_where_their_nodes_do(room):

@@ -70,6 +70,22 @@ def test_a_folder_holds_each_shape_once_and_poses_over_time(graph, tmp_path):
     assert np.allclose(mesh.extents, [0.4, 0.2, 0.1]) and mesh.is_watertight
 
 
+def test_meshes_of_odd_names_get_files_of_their_own(tmp_path):
+    graph, path = SceneGraph(), ""
+    for name in ("ä" * 150, "b" * 200, "..", "x: y?"):
+        path = f"{path}/{name}".strip("/") if name != ".." else path
+        if path not in graph:
+            graph.add(path)
+    for k, name in enumerate(("a b", "a_b", "A b", "a;b")):
+        graph.add(f"{path}/{name}", Box((0.1, 0.1, 0.1 + 0.01 * k)))
+    export_scene(graph, tmp_path / "parts")
+    listed = json.loads((tmp_path / "parts/objects.json").read_text())["objects"]
+    files = [entry["mesh"].casefold() for entry in listed]
+    assert len(set(files)) == 4 and all((tmp_path / "parts" / entry["mesh"]).is_file() for entry in listed)
+    heights = [trimesh.load(tmp_path / "parts" / entry["mesh"]).extents[2] for entry in listed]
+    assert np.allclose(heights, [0.1, 0.11, 0.12, 0.13])
+
+
 def test_a_tolerance_is_metres_in_the_world(tmp_path):
     def faces(scale, tolerance):
         graph = SceneGraph()
