@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _REACH = 0.04  # how far from the mesh offsets are kept, a share of its diagonal: less than half of what parts at rest are apart
 _PAD = 0.06  # room around the bent mesh in the box, a share of the bent mesh's diagonal
-_KEPT = 64  # bent meshes that are kept
+_KEPT = 64  # bent meshes that are kept, or more
+_KEPT_VERTICES = 1_000_000  # of as many vertices together
 
 
 class _Pose(NamedTuple):
@@ -208,7 +209,7 @@ class Skin(Warp):
             known = _POSES.setdefault(self, OrderedDict())
             if time not in known:
                 known[time] = self._posed(time)
-                if len(known) > _KEPT:
+                if len(known) > max(_KEPT, _KEPT_VERTICES // len(self.vertices)):
                     known.popitem(last=False)
             known.move_to_end(time)
             return known[time]
