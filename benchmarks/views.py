@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import math
+import resource
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,7 @@ from rendering import (
     render_volume,
     save_png,
 )
+from rendering.learning.config import RoomConfig
 from rendering.learning.fit import learn_views
 from rendering.learning.stages import LearnStep
 from rendering.learning.state import snapshot
@@ -101,21 +103,43 @@ def volume_score(learned: LearnedViews, test: Views) -> float:
 
 
 def traced_score(learned: LearnedViews, test: Views) -> dict[str, float]:
-    """Colour (antialiased), and depth where the truth and the picture have some."""
+    """Colour (antialiased; the mean, the worst, and the mean where each channel of a picture has the gain that suits it best), and
+    depth where it was measured: solids that stand before it by a tenth or more; pixels that show nothing are holes."""
     scene, config = Composite(learned.instances), RenderConfig(background=learned.background)
-    colors, errors = [], []
+    colors, exposed, errors, before, holes = [], [], [], [], []
     for view in test:
         frame = render(scene, view.camera, config=config, progress=False)
         colors.append(psnr(frame.rgb, view, learned.background))
+        want = view.composited(learned.background)
+        gain = (frame.rgb * want).sum((0, 1)) / frame.rgb.square().sum((0, 1)).clamp(min=1e-6)
+        exposed.append(psnr((frame.rgb * gain).clamp(0, 1), view, learned.background))
+        holes.append((~torch.isfinite(frame.depth)).float().reshape(-1))
         if view.depth is not None:
-            both = torch.isfinite(view.depth) & torch.isfinite(frame.depth)
-            errors.append((frame.depth - view.depth)[both].abs())
-    scores = {"traced_db": sum(colors) / len(colors)}
-    return scores | ({"depth_median_mm": 1000 * float(torch.cat(errors).median())} if errors else {})
+            known = torch.isfinite(view.depth)
+            errors.append((frame.depth - view.depth)[known].abs())  # inf where there is nothing
+            before.append((frame.depth < 0.9 * view.depth)[known].float())
+    scores = {
+        "traced_db": sum(colors) / len(colors),
+        "worst_db": min(colors),
+        "exposed_db": sum(exposed) / len(exposed),
+    }
+    scores |= {"holes_pct": 100 * float(torch.cat(holes).mean())}
+    if errors:
+        off = torch.cat(errors)
+        scores |= {
+            "depth_median_mm": 1000 * float(off.median()),
+            "within_5_cm_pct": 100 * float((off < 0.05).float().mean()),
+        }
+        scores |= {"before_pct": 100 * float(torch.cat(before).mean())}
+    return scores
 
 
 def scores_of(learned: LearnedViews, test: Views, curve: list[dict[str, float]]) -> dict[str, Any]:
-    return {"volume_db": volume_score(learned, test)} | traced_score(learned, test) | {"curve": curve}
+    return (
+        {"volume_db": volume_score(learned, test)}
+        | traced_score(learned, test)
+        | {"curve": curve, "notes": learned.notes}
+    )
 
 
 def sheet(learned: LearnedViews, test: Views, file: Path) -> None:
@@ -300,7 +324,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/bench/views.json"))
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    config = ViewsConfig(steps=args.steps)
+    config = ViewsConfig(steps=args.steps, room=RoomConfig().shortened(args.steps))
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
     folder = args.out.parent / "posed"
     if {"posed", "without-depth", "disturbed"} & set(args.set):
@@ -347,8 +371,14 @@ def main() -> int:
         done("lego", learned, test, scores_of(learned, test, curve))
     if "room" in args.set and args.room:
         views, test = split(load_views(args.room), 6)
+        began = time.process_time()
         learned, curve = learn(views, test, config)
-        done("room", learned, test, scores_of(learned, test, curve))
+        row = {"cpu_s": time.process_time() - began, "parts": len(learned.instances)}
+        row |= {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        scene, camera = Composite(learned.instances), test[0].camera.resized(320, 240)
+        render(scene, camera, progress=False)
+        row |= {"frame_320x240_ms": 1000 * best(lambda: render(scene, camera, progress=False), 3)}
+        done("room", learned, test, row | scores_of(learned, test, curve))
     return 0
 
 

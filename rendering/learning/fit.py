@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -35,11 +36,11 @@ from objects.jobs import Job, run_jobs
 from objects.learned import finish
 from objects.pose import SE3
 from objects.training import CheckpointError, OnStep
-from rendering.images import save_png
 from rendering.learning.config import LearnedViews, ViewsConfig
 from rendering.learning.first_shapes import boxes_of
 from rendering.learning.pixels import Lenses
 from rendering.learning.posing import align_cameras
+from rendering.learning.preview import save_preview
 from rendering.learning.rooms import is_room, learn_room
 from rendering.learning.stages import (
     LearnStep,
@@ -78,7 +79,8 @@ def fit_views(
         seed: Of initial weights and of the choice of rays.
         config: How to learn.
         refine: Whether to correct the poses of the cameras on the way; good for a few degrees and centimetres.
-        preview: A PNG that is written every few seconds: a learned picture beside the one it should become.
+        preview: A PNG that is written every few seconds (where a place is learned from depth, at the end): a learned picture beside
+            the one it should become; and a page of the same name (``.html``) that also shows how the run went.
         progress: Show a bar with loss and PSNR (once it takes longer than 2 s; in a log, a line every half minute).
         on_step: Called with step and loss after each step.
 
@@ -109,13 +111,15 @@ def _learn_one(
 ) -> LearnedViews:
     checkpoint = cache_folder("views") / f"{job.key}.safetensors"
     last, smooth = time.monotonic(), -1.0
+    curve: list[float] = []
 
     def after(now: LearnStep) -> str:
         nonlocal last, smooth
         smooth = now.error if smooth < 0 else smooth + 0.02 * (now.error - smooth)
+        curve.append(now.loss if now.state is None else _db(smooth))
         due = time.monotonic() - last > _PREVIEW_S or now.step == job.config.steps - 1
         if preview is not None and now.state is not None and due:
-            save_png(_compared(now.state, now.step), preview)
+            save_preview(_compared(now.state, now.step), curve, "PSNR of the last rays, dB", preview)
             last = time.monotonic()
         if on_step is not None:
             on_step(now.step, now.loss)
@@ -125,17 +129,29 @@ def _learn_one(
     try:
         learned = learn_views(job.inputs, job.config, checkpoint=checkpoint, **options)
     except CheckpointError:  # damaged: from the beginning
-        checkpoint.unlink()
+        _forget(checkpoint)
         learned = learn_views(job.inputs, job.config, checkpoint=checkpoint, **options)
     if math.isnan(learned.psnr_db):
         learned = learned._replace(psnr_db=_db(smooth))
     elif preview is not None:
-        save_png(_traced(job.inputs, learned), preview)
+        save_preview(_traced(job.inputs, learned), curve, "Loss of shapes, group after group", preview)
     # Until here a killed run goes on from the checkpoint.
     with contextlib.suppress(OSError, FieldFileError):  # a full disk loses nothing but the next run's time
         _kept(learned, cache_folder("views") / job.key)
-        checkpoint.unlink(missing_ok=True)
+        _forget(checkpoint)
     return learned
+
+
+def _parts_folder(checkpoint: Path) -> Path:
+    """Beside a checkpoint, for the parts of a place; made if need be."""
+    folder = checkpoint.with_suffix(".parts")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _forget(checkpoint: Path) -> None:
+    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint.with_suffix(".parts"), ignore_errors=True)
 
 
 def learn_views(
@@ -151,7 +167,7 @@ def learn_views(
     """The stages of `fit_views` one after another, without its cache.
 
     Args:
-        checkpoint: A file from which a killed run goes on; removed by the caller.
+        checkpoint: A file from which a killed run goes on, or beside it a folder ``.parts``; removed by the caller.
         on_step: Called after each step of the volumes with the state, of which `snapshot` makes what is learned so far; where
             a place is learned from depth, after each step in which shapes learn, without a state.
 
@@ -166,7 +182,8 @@ def learn_views(
         def after(step: int, loss: float) -> str | None:
             return None if on_step is None else on_step(LearnStep(step, loss, math.nan, None))
 
-        return learn_room(views, config.room, seed=seed, progress=progress, on_step=after)
+        folder = None if checkpoint is None else _parts_folder(checkpoint)
+        return learn_room(views, config.room, seed=seed, checkpoints=folder, progress=progress, on_step=after)
     state = start(views, *boxes_of(views), config, seed=seed)
     state = carve_first_shapes(state, progress)
     state = learn_volumes(state, seed=seed, refine=refine, checkpoint=checkpoint, progress=progress, on_step=on_step)

@@ -25,7 +25,7 @@ _REACH = 0.04  # of the median depth: how far beside a depth it says something
 _WALL = 0.75  # of that: how thick walls are
 _SPACING, _FINEST = 0.125, 4.0  # of that: between points; and how many of these it is at least
 _NEIGHBOURS = 12
-_DEEP, _THIN = 0.25, 0.1  # of a wall: most that is learned inside, and least outside where nobody knows
+_THIN = 0.1  # of a wall: least distance where nobody knows
 _LOOKS = (0.5, 0.25)  # of the reach, before and behind a point, where its surface is looked for
 
 
@@ -98,7 +98,7 @@ class Measured:
         # Where nobody knows, walls end: away from them as from a slab behind the nearest point.
         slab = np.hypot(np.maximum(-along - self.wall, 0), beside)
         unknown = np.where(along > 0, distance, np.maximum(slab, _THIN * self.wall))
-        wall = np.maximum(np.abs(distance - self.wall / 2) - self.wall / 2, -_DEEP * self.wall)
+        wall = np.abs(distance - self.wall / 2) - self.wall / 2
         return np.where(side > 0, distance, np.where(side > -self.reach, wall, unknown))
 
 

@@ -7,7 +7,9 @@ Many small networks in place of a large one: Reiser et al., "KiloNeRF" (ICCV 202
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,13 +21,14 @@ from compose.cells import keep_cells
 from compose.composite import Composite
 from compose.types import Instance
 from objects.aabb import Aabb
+from objects.files import FieldFileError, load_field, save_field
 from objects.learned import face_points, finish, in_box
 from objects.mesh_samples import Pool, with_hard
 from objects.pose import SE3
 from objects.progress import Bar
 from objects.shaping import descend
-from objects.siren import SirenField
-from objects.training import OnStep, TrainConfig
+from objects.siren import SirenField, pack, unpack
+from objects.training import CheckpointError, OnStep, TrainConfig
 from rendering.learning.config import LearnedViews, RoomConfig
 from rendering.learning.exposure import Exposures, exposures
 from rendering.learning.hulls import measured_ahead
@@ -36,6 +39,7 @@ from rendering.views import Views
 
 _MARGIN = 0.06  # by which a field is outside on the faces of its box, of half of its longest edge
 _OVER = 0.06  # of a box beyond the points that are its own, as a share of their extent
+_LONGEST = 60.0  # thicknesses of a wall along the edge of a part, at most
 _GROUP = 16  # networks that train together
 _ROUNDS, _STEPS, _RATE = 6, 0.25, 0.3  # of mending; share of the steps of each, and of the rate
 _LATTICE = 48  # places along the longest edge of a box, among which solids without support are looked for
@@ -61,7 +65,13 @@ def is_room(views: Views) -> bool:
 
 
 def learn_room(
-    views: Views, config: RoomConfig, *, seed: int = 0, progress: bool = True, on_step: OnStep | None = None
+    views: Views,
+    config: RoomConfig,
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
 ) -> LearnedViews:
     """Learns a place: surfaces from its depths, then colours from its pixels.
 
@@ -69,11 +79,13 @@ def learn_room(
         views: Pictures for which `is_room`.
         config: How.
         seed: Of initial weights and samples.
+        checkpoints: A folder for the parts whose shapes have learned, from which a killed run goes on; removed by the caller.
         progress: Show bars.
         on_step: Called with step and loss after each step in which shapes learn, one group of parts after another.
 
     Raises:
         FitError: Learning failed.
+        CheckpointError: A checkpoint that is damaged or of another run.
     """
     measured = Measured.of(views.cameras, [measured_ahead(view) for view in views])
     light = exposures(views, _PLACE * measured.spacing)
@@ -84,7 +96,7 @@ def learn_room(
     fields = [field.requires_grad_(False) for field in made]
     bar = Bar(boxes, desc="samples", unit="part", disable=not progress)
     pools = [pool_of(measured, box, config, np.random.default_rng((seed, i))) for i, box in enumerate(bar)]
-    _learn_shapes(fields, pools, config, seed, progress, on_step)
+    _learn_shapes(fields, pools, config, seed, checkpoints, progress, on_step)
     removed = _mend(fields, pools, boxes, measured, config, seed)
     for field, pool in zip(fields, pools, strict=True):
         finish(field, pool.x[:8192] * field.half_extent)
@@ -114,13 +126,13 @@ def learn_room(
 
 def parts_of(measured: Measured, points: int) -> list[Aabb]:
     """Boxes (world frame, metres) that hold all surfaces: halved across the longest edge until none has more than so many points
-    of its own; each reaches over the next."""
+    of its own, nor an edge beside which walls are too thin to be learned; each reaches over the next."""
     todo, boxes = [np.arange(len(measured.points))], []
     while todo:
         some = todo.pop()
         p = measured.points[some]
         lo, hi = p.min(0), p.max(0)
-        if len(some) > points:
+        if len(some) > points or (hi - lo).max() > _LONGEST * measured.wall:
             order = some[np.argsort(p[:, int(np.argmax(hi - lo))], kind="stable")]
             todo += np.array_split(order, 2)[::-1]
             continue
@@ -158,14 +170,20 @@ def _learn_shapes(
     pools: Sequence[Pool],
     config: RoomConfig,
     seed: int,
+    checkpoints: Path | None,
     progress: bool,
     on_step: OnStep | None,
 ) -> None:
-    """Trains the distances of all parts, in place."""
+    """Trains the distances of all parts, in place; those that are among the checkpoints are taken from there."""
     train = TrainConfig(config.steps, config.learning_rate, seed=seed, progress=False)
     with Bar(total=len(fields) * config.steps, desc="shapes", unit="step", disable=not progress) as bar:
         for a in range(0, len(fields), _GROUP):
             some = fields[a : a + _GROUP]
+            if checkpoints is not None:
+                train = dataclasses.replace(train, checkpoint=checkpoints / f"group_{a}.safetensors")
+            if _recalled(some, checkpoints, a):
+                bar.update(len(some) * config.steps)
+                continue
 
             def after(step: int, loss: float, n: int = len(some)) -> None:
                 bar.update(n)
@@ -173,6 +191,25 @@ def _learn_shapes(
                     on_step(step, loss)
 
             descend(some, pools[a : a + _GROUP], config, train, after)
+            if checkpoints is not None:
+                for i, field in enumerate(some, a):
+                    save_field(field, checkpoints / f"{i}.safetensors")
+
+
+def _recalled(fields: Sequence[SirenField], checkpoints: Path | None, first: int) -> bool:
+    """Whether all these fields, numbered from ``first`` on, have learned their distances in an earlier run: then they have them."""
+    files = [] if checkpoints is None else [checkpoints / f"{i}.safetensors" for i in range(first, first + len(fields))]
+    if not files or not all(file.is_file() for file in files):
+        return False
+    try:
+        found = [load_field(file) for file in files]
+    except FieldFileError as error:
+        raise CheckpointError(f"{error}; delete it") from error
+    for field, old in zip(fields, found, strict=True):
+        if not isinstance(old, SirenField) or old.config() != field.config():
+            raise CheckpointError(f"{checkpoints}: expected parts of the same run; delete it")
+        unpack(pack([old.distance])[0], field.distance)
+    return True
 
 
 def _mend(

@@ -396,6 +396,8 @@ def test_the_preview_shows_the_learned_beside_the_wanted(tmp_path):
     fit_views(views, config=config, preview=tmp_path / "preview.png", progress=False)
     from rendering import load_png
 
+    page = (tmp_path / "preview.html").read_text()
+    assert "<polyline" in page and page.count("http") == 0 and "data:image/png;base64," in page
     picture = load_png(tmp_path / "preview.png")
     assert picture.shape == (30, 80, 3)
     torch.testing.assert_close(picture[:, 40:], views[3].composited((1, 1, 1)), atol=0.01, rtol=0)

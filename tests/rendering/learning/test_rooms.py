@@ -143,6 +143,29 @@ def test_the_same_pictures_give_the_same_bits_through_the_cache():
             assert torch.equal(a.field(p).sdf, b.field(p).sdf) and torch.equal(a.field(p).rgb, b.field(p).rgb)
 
 
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    views = pictures(cameras(6))
+    config = ViewsConfig(room=dataclasses.replace(SMALL, steps=3, color_steps=2, points=1500))
+    monkeypatch.setattr("rendering.learning.rooms._GROUP", 1)
+    seen: list[int] = []
+
+    def stop(step: int, loss: float) -> None:
+        seen.append(step)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_views(views, config=config, progress=False, on_step=stop)
+    again: list[int] = []
+    killed = fit_views(views, config=config, progress=False, on_step=lambda step, loss: again.append(step))
+    assert len(killed.instances) > 1 and len(again) < 3 * len(killed.instances)
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "whole"))
+    whole = fit_views(views, config=config, progress=False)
+    p = torch.rand(100, 3, generator=torch.Generator().manual_seed(0))
+    for a, b in zip(whole.instances, killed.instances, strict=True):
+        assert torch.equal(a.field(p).sdf, b.field(p).sdf) and torch.equal(a.field(p).rgb, b.field(p).rgb)
+
+
 def test_boxes_hold_all_points_and_their_own_are_few(measured):
     boxes = parts_of(measured, 2000)
     inside = np.stack([((measured.points > b.lo.numpy()) & (measured.points < b.hi.numpy())).all(1) for b in boxes])
