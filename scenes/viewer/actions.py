@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+from objects.pose import SE3
+from rendering import PointLight
 from scenes.graph import SceneGraph
 from scenes.node_view import NodeView
-from scenes.viewer.session import Session
+from scenes.viewer.session import Session, rounded
 
 
 class Actions:
@@ -49,6 +51,21 @@ class Actions:
 
     def ungroup(self) -> None:
         self._session.graph.ungroup(self._node().path)
+
+    def add_light(self) -> None:
+        """A new light above the middle of the scene, selected."""
+        session = self._session
+        bounds = session.graph.at(session.time).bounds
+        place, reach = ([0.0, 0.0, 1.0], 1.0)
+        if bounds is not None:
+            x, y, _ = bounds.center.tolist()
+            reach = max(0.5 * float(bounds.diagonal), 1e-6)
+            place = rounded([x, y, float(bounds.hi[2]) + 0.3 * reach])
+        path = free_path(session.graph, "light")
+        lamp = PointLight((0.0, 0.0, 0.0), intensity=rounded([reach**2])[0])  # about 1 where it falls on the scene
+        session.graph.add(path, pose=SE3.from_translation(place), light=lamp)
+        session.show_lighting("scene")
+        session.select(session.graph[path])
 
     def parent(self) -> None:
         """Selects what the selected node hangs under."""

@@ -32,7 +32,7 @@ class LookPanel:
         gui = server.gui
         with gui.add_folder("View"):
             layer = gui.add_dropdown("Layer", tuple(_LAYER_NAMES))
-            lighting = gui.add_dropdown("Light", LIGHTINGS, initial_value=session.lighting)
+            self._lighting = gui.add_dropdown("Light", LIGHTINGS, initial_value=session.lighting)
             gui.add_html(
                 bar(
                     [button("keep-camera", "Keep this view as a camera of the scene", icon("add-camera")), ""]
@@ -45,7 +45,7 @@ class LookPanel:
             )
         listen(axes, session, session.show_axes)
         listen(layer, session, lambda name: session.show_layer(_LAYER_NAMES[name]))
-        listen(lighting, session, session.show_lighting)
+        listen(self._lighting, session, session.show_lighting)
 
         @self._cameras.on_update
         async def _(event: viser.GuiEvent) -> None:
@@ -61,6 +61,8 @@ class LookPanel:
         return {**looks, "keep-camera": self._keep, "frame": self._frame}
 
     def _update(self, news: News) -> None:
+        if news.look:
+            self._lighting.value = self._session.lighting
         if news.nodes:
             names = (_CHOOSE, *self._session.graph.cameras)
             if tuple(self._cameras.options) != names:

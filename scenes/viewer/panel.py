@@ -22,17 +22,18 @@ _BUTTONS = {
     "hide": ("Hide or show", "eye", "H", None, True),
     "group": ("Put into a new group", "group", "G", None, True),
     "ungroup": ("Dissolve the group", "ungroup", "G", "shift", True),
-    "parent": ("Select what it hangs under", "parent", "U", None, True),
+    "add_light": ("Add a light", "light", "L", None, False),
     "frame": ("Look at it", "frame", "F", None, False),
     "save": ("Save", "save", "S", "cmd/ctrl", False),
 }
 _KEYS = (
     ("deselect", "Select nothing", "escape"),
+    ("parent", "Select what it hangs under", "U"),
     ("delete", "Delete what is selected", "backspace"),
     ("play", "Play or pause", "space"),
     ("key-here", "Set a key", "K"),
 )
-_GAPS_AFTER = ("redo", "hide", "parent")
+_GAPS_AFTER = ("redo", "hide", "ungroup")
 
 
 class Panel:
@@ -70,7 +71,7 @@ class Panel:
         name, *arguments = [word for word in words if word != "shift"]
         if name in self._more and not arguments:
             self._more[name](client)
-        elif name in (*_BUTTONS, "deselect") and not arguments:
+        elif name in (*_BUTTONS, "deselect", "parent") and not arguments:
             getattr(self._actions, name)()
         elif name == "select" and len(arguments) == 1:
             self._session.select(self._tree.node(arguments[0]))
