@@ -9,6 +9,7 @@ still draw. Prints a table and writes JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from benchmarks.scale import assets, scene_of, view
 from objects import Field, Sphere
 from scenes import SceneGraph, load_scene
 from scenes import view as open_viewer
+from scenes.viewer.viewer import Viewer
 
 DRAGS, EDITS, MESSAGES = 20, 1000, 10_000
 WIDTH, HEIGHT = 1280, 720
@@ -59,6 +61,12 @@ class Browser:
             for message in msgspec.msgpack.decode(plain)["messages"]:
                 if message["type"] == kind and name in message.get("name", ""):
                     return message
+
+    def drain(self) -> None:
+        """Takes what has come, as a page does: what it leaves is kept in this process."""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.socket.recv(timeout=0)
 
 
 def memory_mb() -> float:
@@ -111,8 +119,9 @@ def drags(graph: SceneGraph, browser: Browser, unit: float, n: int) -> dict[str,
     }
 
 
-def growth(graph: SceneGraph, browser: Browser, n: int) -> dict[str, float]:
-    """Memory over edits by the viewer's own undo and by code; every tenth is drawn."""
+def growth(viewer: Viewer, browser: Browser, n: int) -> dict[str, float]:
+    """Memory over edits by code, every tenth of which is waited for; before and after at rest, with no picture half drawn."""
+    graph = viewer.scene
     rng = np.random.default_rng(1)
     paths = [path for path in graph if "/" in path]
 
@@ -120,13 +129,20 @@ def growth(graph: SceneGraph, browser: Browser, n: int) -> dict[str, float]:
         graph.move(paths[rng.integers(len(paths))], by=(0.01 * rng.normal(size=3)).tolist())
         if k % 10 == 0:
             browser.wait("BackgroundImageMessage")
+        browser.drain()
 
-    for k in range(n // 5):
+    def at_rest_mb() -> float:
+        while not viewer.at_rest:
+            time.sleep(0.05)
+            browser.drain()
+        return memory_mb()
+
+    for k in range(n // 2):
         edit(k)
-    before = memory_mb()
+    before = at_rest_mb()
     for k in range(n):
         edit(k)
-    after = memory_mb()
+    after = at_rest_mb()
     return {"memory_before_mb": before, "memory_after_mb": after, "growth_pct": 100 * (after / before - 1)}
 
 
@@ -193,7 +209,7 @@ def main() -> None:
         browser.wait("BackgroundImageMessage")
         browser.wait("BackgroundImageMessage")
         row: dict[str, Any] = {"objects": given.objects} | drags(graph, browser, unit, given.drags)
-        row |= growth(graph, browser, given.edits)
+        row |= growth(viewer, browser, given.edits)
         began = time.process_time()
         fuzz(browser, MESSAGES)
         browser.look(place + 0.01, quat, 0.45)
