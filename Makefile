@@ -25,13 +25,16 @@ TEST := $(PY) -m pytest -n auto --dist worksteal
 
 DOCS := $(VENV)/bin/sphinx-build -W --keep-going -q -d out/doctrees docs out/site
 
-.PHONY: help demo thousand test check docs bench test-scatter format
+.PHONY: help demo demo-video thousand test check docs bench test-scatter format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
 demo: $(INSTALLED) ## learn real objects, build a room, render it, move one, render again: pictures in out/demo/
 	$(PY) examples/demo.py
+
+demo-video: $(INSTALLED) ## film things that fall, make a scene of the clip alone, take one out, film again: out/demo-video/
+	$(PY) examples/demo_video.py
 
 thousand: $(INSTALLED) ## learn a thousand objects (takes long; goes on after a kill), a stand of them: out/thousand/
 	$(PY) -m examples.thousand

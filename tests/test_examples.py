@@ -3,15 +3,20 @@
 import runpy
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import trimesh
 
+from examples import demo_video
 from examples.small_objects import SMALL, find_things, learn_each, learn_things, read_thing
 from examples.stand import Exhibit, build, lift_out
 from objects import Aabb, SirenField, load_field
 from rendering import load_png
+from scenes.video import ClipConfig
+from tests.scenes.video.clips import at, clip_of_boxes, looking
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -77,6 +82,26 @@ def test_the_viewer_example_serves_while_the_program_edits(monkeypatch, capsys):
     names = runpy.run_path(str(EXAMPLES / "06_view.py"))
     assert capsys.readouterr().out.startswith("open http://127.0.0.1:")
     assert len(names["scene"].history[0]) > 6
+
+
+def test_the_decompose_example_takes_a_clip_apart(tmp_path, monkeypatch, capsys):
+    half, poses = np.array([0.06, 0.05, 0.04]), np.stack([at(0, 0, 0.04)] * 3)
+    clip, _ = clip_of_boxes([(half, poses)], np.stack([looking((0.35, -0.5, 0.45))] * 3))
+    monkeypatch.setattr("scenes.video.clip.load_clip", lambda folder: clip)
+    monkeypatch.setattr("scenes.video.learning.ClipConfig", partial(ClipConfig, steps=50, color_steps=30))
+    monkeypatch.setattr(sys, "argv", ["07_decompose.py", "clip", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "07_decompose.py"))
+    assert capsys.readouterr().out.splitlines() == ["nodes: background camera"]
+    assert {file.name for file in tmp_path.iterdir()} == {"clip.scene", "clip.png"}
+
+
+def test_the_film_of_the_demo_shows_three_things_that_fall():
+    graph, times = demo_video.fall()
+    assert len(times) == demo_video.N
+    for name in ("crate", "book", "can"):
+        first, last = (graph.pose(name, float(t))[0].translation[2] for t in (times[0], times[-1]))
+        assert 0.01 < float(last) < float(first) - 0.03
+    assert len(graph.lights_at(0.0)) == 2
 
 
 URDF = """<robot name="x"><link name="baseLink"><visual><geometry><mesh filename="{name}.obj" scale="0.1 0.1 0.1"/></geometry>

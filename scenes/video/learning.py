@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, load_field, save_field, write_atomically
 from objects.siren import SirenField
+from objects.training import FitError
 from rendering.learning.state import observe
 from scenes.graph import SceneGraph
 from scenes.video.backdrop import add_backdrop, backdrop_part
@@ -22,7 +23,7 @@ from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
 from scenes.video.looks import camera_at, composite_at, learn_looks, look, valid_at
 from scenes.video.scene import graph_of
-from scenes.video.shapes import BACKDROP, Shaped, learn_shapes, parts_of
+from scenes.video.shapes import BACKDROP, Shaped, learn_shapes, nearest_rigid, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 2  # part of every key: raise it when the same clip would give another scene
@@ -82,6 +83,7 @@ def decompose_scene(clip: Clip, *, seed: int = 0, config: ClipConfig | None = No
 
     Raises:
         ValueError: A cut in the middle of the clip.
+        FitError: Not a single part can be learned.
     """
     return learn_clip(clip, seed=seed, config=config).graph
 
@@ -99,10 +101,12 @@ def learn_clip(
 
     Raises:
         ValueError: A cut in the middle of the clip.
+        FitError: Not a single part can be learned.
     """
     config = ClipConfig() if config is None else config
     if found is None:
         found = find_motion(clip)
+    found = replace(found, cameras=nearest_rigid(found.cameras))
     learned = np.arange(len(clip)) % config.hold_out != config.hold_out // 2
     shapes, sun, notes = _learned(clip, found, learned, seed, config)
     graph, more = graph_of(clip, found, shapes, () if sun is None else sun.lights())
@@ -140,6 +144,8 @@ def _learned(
         sun = None if light is None else Sun(np.array(light[0]), np.array(light[1]), np.array(light[2]), light[3])
         return shapes, sun, [*notes, *kept["notes"]]
     shapes, meshes, more = learn_shapes(clip, found, parts, steps=config.steps, seed=seed)
+    if not shapes:
+        raise FitError("; ".join(more) or "no part of the clip has enough depth to be learned")
     far, far_meshes, far_notes = add_backdrop(clip, found, shapes, learned, steps=config.steps, seed=seed)
     shapes, meshes = [*shapes, *far], [*meshes, *far_meshes]
     seen = look(clip, found, shapes, seed=seed)

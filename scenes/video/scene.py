@@ -17,7 +17,7 @@ from scenes.track import Track
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition
 from scenes.video.rigid import inverse
-from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped
+from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, nearest_rigid
 
 _LINEAR_M, _LINEAR_DEG = 1e-4, 0.02  # a key this near to the line between its neighbours is left out
 CAMERA = "camera"
@@ -92,7 +92,7 @@ def _hand_over(
 
 def track_of(times: Float[np.ndarray, "f"], poses: Float[np.ndarray, "f 4 4"]) -> Track:
     """A key for each frame, without those that lie on the line between others."""
-    pose = SE3.from_matrix(torch.from_numpy(np.ascontiguousarray(poses)))
+    pose = SE3.from_matrix(torch.from_numpy(nearest_rigid(poses)))
     quats, trans = pose.quat_wxyz.numpy(), pose.translation.numpy()
     kept, start = [0], 0
     while start < len(times) - 1:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
 from objects.fitting import fit_meshes
+from objects.mending import labelled
 from objects.mesh_samples import FitConfig
 from objects.progress import Bar
 from objects.siren import SirenField
@@ -32,6 +33,8 @@ _OUTER = 0.005  # share of an object's points on each side that its box may leav
 _BLUR = 0.8  # cells
 _BEHIND = 1e-3  # weight of what is behind the background's surface
 _LEAST_TRUST = 0.05
+_SKY, _SKY_TRUST, _FAR = 0.02, 0.02, 10.0  # share of a picture at least; weight; times the greatest depth
+_SPECK_OBJECT, _SPECK_BACKGROUND = 0.1, 0.01  # of the largest piece: smaller ones are left out
 _SPREAD = 1.4  # of the steps that hard and easy shapes make (`FitConfig`)
 
 
@@ -89,8 +92,17 @@ def parts_of(clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"]) -
             continue
         middle = np.eye(4)
         middle[:3, 3] = np.quantile(p, [_OUTER, 1 - _OUTER], axis=0).mean(0)
-        parts.append(Part(number, name, rigid, poses @ middle, used, known))
+        parts.append(Part(number, name, rigid, nearest_rigid(poses @ middle), used, known))
     return parts, notes
+
+
+def nearest_rigid(poses: Float[np.ndarray, "f 4 4"]) -> Float[np.ndarray, "f 4 4"]:
+    """The same with exact rotations: products of many poses drift."""
+    u, _, vt = np.linalg.svd(poses[:, :3, :3])
+    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    out = poses.copy()
+    out[:, :3, :3] = u @ vt
+    return out
 
 
 def _held(poses: Sequence[np.ndarray], known: np.ndarray) -> np.ndarray:
@@ -126,18 +138,40 @@ def trust_of(clip: Clip) -> Float32[np.ndarray, "f h w"]:
     return np.maximum(cosine, _LEAST_TRUST).astype(np.float32) ** 2
 
 
+def seen_far(
+    clip: Clip, found: Decomposition, trust: Float32[np.ndarray, "f h w"]
+) -> tuple[Float32[np.ndarray, "f h w"], Float32[np.ndarray, "f h w"]]:
+    """Depths and their weights, with the sky far away: large stretches of the background without depth. It says little against what
+    was measured."""
+    depth, weight = clip.depth.copy(), trust.copy()
+    for t in range(len(depth)):
+        lost = labelled((depth[t] == 0) & (found.ids[t] == BACKGROUND))
+        sky = np.isin(lost, np.flatnonzero(np.bincount(lost.ravel())[1:] >= _SKY * lost.size) + 1)
+        depth[t][sky], weight[t][sky] = _FAR * float(clip.depth.max()), _SKY_TRUST
+    return depth, weight
+
+
 def solid_of(
-    clip: Clip, found: Decomposition, part: Part, trust: Float32[np.ndarray, "f h w"]
+    depth: Float32[np.ndarray, "f h w"],
+    trust: Float32[np.ndarray, "f h w"],
+    clip: Clip,
+    found: Decomposition,
+    part: Part,
 ) -> trimesh.Trimesh | None:
-    """The solid that depth shows of a part, closed where no frame saw it; None where too little is left."""
+    """The solid that depth shows of a part, closed where no frame saw it; None where too little is left.
+
+    Args:
+        depth, trust: What `seen_far` gives.
+        clip, found: The frames, and what moves in them.
+        part: Which part.
+    """
     background = part.id == BACKGROUND
     p = _points(clip, found, part.id, part.T_world_obj, part.used)
     lo, hi = np.quantile(p, _OUTER, axis=0), np.quantile(p, 1 - _OUTER, axis=0)
     extent = float((hi - lo).max())
     frames = np.flatnonzero(part.used)
     mine = found.ids[frames] == part.id
-    depth = clip.depth[frames]
-    z = float(np.median(depth[mine & (depth > 0)]))
+    z = float(np.median(clip.depth[frames][mine & (clip.depth[frames] > 0)]))
     most = _BACKGROUND_CELLS if background else _OBJECT_CELLS
     cell = max(extent / most, (1.0 if background else _PIXELS) * z / float(clip.lens[0]) * 0.5)
     if not background:
@@ -145,11 +179,11 @@ def solid_of(
     margin = 2 * REACH if background else REACH
     grid = Grid.around(lo, hi, cell, margin)
     to_cam = inverse(found.cameras[frames]) @ part.T_world_obj[frames]
-    sight = Sight(depth, mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)
+    sight = Sight(depth[frames], mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)
     value, weight = fuse(grid, sight, _BEHIND if background else 0.0)
     known = weight > 0
     value = closed(value, known, None if background else hull(grid, value, known))
-    return surface(grid, ndimage.gaussian_filter(value, _BLUR))
+    return surface(grid, ndimage.gaussian_filter(value, _BLUR), _SPECK_BACKGROUND if background else _SPECK_OBJECT)
 
 
 def learn_solids(meshes: Sequence[trimesh.Trimesh], *, steps: int, seed: int = 0) -> tuple[list[SirenField], list[str]]:
@@ -170,9 +204,9 @@ def learn_shapes(
 ) -> tuple[list[Shaped], list[trimesh.Trimesh], list[str]]:
     """Fields of the parts, learned side by side, the solids that they were learned from, and notes on those that couldn't be."""
     notes, kept, meshes = [], [], []
-    trust = trust_of(clip)
+    depth, trust = seen_far(clip, found, trust_of(clip))
     for part in Bar(parts, desc="fusing", unit="part"):
-        mesh = solid_of(clip, found, part, trust)
+        mesh = solid_of(depth, trust, clip, found, part)
         if mesh is None or len(mesh.faces) < 16:
             notes.append(f"{part.name}: its depth leaves no solid, so it is not learned")
             continue

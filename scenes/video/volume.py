@@ -23,7 +23,6 @@ REACH = 3.0  # cells beside a measured depth in which it says something
 _SWEEPS = 40  # of the harmonic function on each grid
 _COARSEST = 8  # cells along the shortest edge
 _BLEND = 2  # cells between what is known and what is guessed
-_SPECK = 0.02  # of the largest piece: smaller ones are left out
 
 
 class Grid(NamedTuple):
@@ -197,13 +196,14 @@ def _relax(value, known, sweeps):
                     value[i, j, k] += 1.5 * (total / 6 - value[i, j, k])
 
 
-def surface(grid: Grid, value: Float32[np.ndarray, "x y z"]) -> trimesh.Trimesh | None:
-    """The zero set of values on a grid, closed at the grid's faces, without specks; None where nothing is inside."""
+def surface(grid: Grid, value: Float32[np.ndarray, "x y z"], speck: float = 0.02) -> trimesh.Trimesh | None:
+    """The zero set of values on a grid, closed at the grid's faces, without bubbles and without pieces smaller than this share of
+    the largest; None where nothing is inside."""
     solid = labelled(value < 0)
     if not solid.any():
         return None
     sizes = np.bincount(solid.ravel())[1:]
-    small = np.flatnonzero(sizes < _SPECK * sizes.max()) + 1
+    small = np.flatnonzero(sizes < speck * sizes.max()) + 1
     air = labelled(np.pad(value >= 0, 1, constant_values=True))[1:-1, 1:-1, 1:-1]
     bubbles = (value >= 0) & (air != 1)
     kept = np.where(np.isin(solid, small), np.abs(value), np.where(bubbles, -np.abs(value) - 1e-3, value))

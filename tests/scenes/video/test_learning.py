@@ -11,7 +11,7 @@ from scenes.video import ClipConfig, learn_clip, learning
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject
 from scenes.video.report import figures_of, rendered, write_report
 from scenes.video.scene import graph_of, track_of
-from scenes.video.shapes import Part, Shaped, parts_of
+from scenes.video.shapes import Part, Shaped, nearest_rigid, parts_of, seen_far
 from tests.scenes.video.clips import at, clip_of_boxes, looking
 
 N = 8
@@ -102,6 +102,23 @@ def test_a_thing_that_was_hardly_seen_is_left_out_with_a_note(slide):
     parts, notes = parts_of(clip, dataclasses.replace(found, ids=few), np.ones(N, bool))
     assert [part.name for part in parts] == ["background", "object_1"]
     assert [note for note in notes if note.startswith("object_2: too few pixels")]
+
+
+def test_poses_that_drifted_are_taken_for_the_rigid_ones_next_to_them():
+    drifted = SLIDES.copy()
+    drifted[:, :3, :3] *= 1.0004
+    assert np.abs(nearest_rigid(drifted) - SLIDES).max() < 1e-12
+    assert len(track_of(np.arange(N) / 30, drifted).times) > 1
+
+
+def test_large_stretches_without_depth_are_sky_and_small_ones_are_lost(slide):
+    clip, ids, _ = slide
+    depth = clip.depth.copy()
+    depth[:, :20], depth[:, 60:63, 40:43] = 0, 0
+    some = dataclasses.replace(clip, depth=depth)
+    far, weight = seen_far(some, true_motion(ids * 0), np.ones_like(depth))
+    assert far[:, 5, 5].min() > 5 * depth.max() and weight[0, 5, 5] < 0.1
+    assert far[0, 61, 41] == 0 and weight[0, 61, 41] == 1
 
 
 def test_keys_that_lie_on_a_line_are_left_out():
