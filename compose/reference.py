@@ -61,6 +61,8 @@ def closest_reference(
     for i in instances:
         p_obj = (i.T_world_obj.inverse() @ p_world.double()) / i.scale
         sdf = i.field(p_obj).sdf
+        if i.field.deforms:
+            raise ValueError(f"closest_reference: expected fields that don't bend, got {i.name!r}")
         if not isinstance(i.field, Primitive):
             mesh = i.field.to_mesh(tolerance * float(i.field.bounds.size.max()))
             squared, _, _ = igl.point_mesh_squared_distance(p_obj.numpy(), mesh.vertices, np.asarray(mesh.faces))
