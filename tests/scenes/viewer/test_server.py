@@ -79,7 +79,7 @@ def test_malformed_messages_leave_the_server_and_the_connection_as_they_were(vie
         socket_.send(packed())
         seen = b""
         while b"BackgroundImageMessage" not in seen and b"\xff\xd8\xff" not in seen:  # a JPEG
-            seen = socket_.recv(timeout=60)
+            seen = socket_.recv(timeout=240)
     with urllib.request.urlopen(viewer.url, timeout=20) as answer:
         assert answer.status == 200
 
