@@ -95,7 +95,6 @@ def test_edits_in_code_appear_and_two_browsers_see_one_scene(chromium):  # noqa:
         other.wait_for_selector(".ss-row.selected")
         page.press("delete")
         page.until(lambda: len(scene) == 3, "the deletion")
-        page.rest()
         other.context.close()
 
 
