@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BLEND = 0.75  # width of the Gaussian weights of nodes, in units of the spacing
 _ROUNDS = 8  # of Newton's method
+_EXACT = 1e-4  # distance from where a point should be at which it is there, in units of the spacing
 _CHUNK = 1 << 15  # points at a time
 _BETWEEN = 4  # times between two keys at which the box is measured
 _PADDING = 0.05  # space between the thing and its box, a share of the longest edge
@@ -196,18 +197,23 @@ class NodeWarp(Warp):
             there, slope = self._blended(at, home, turn, shift)
             x = at + _solved(slope, p - there)
             value, slope = self._blended(x, home, turn, shift)
-            best, least, best_slope = x, (value - p).square().sum(-1), slope
+            off, to, near = (value - p).square().sum(-1), p, home
+            best, least, best_slope = x.clone(), off.clone(), slope.clone()
+            open_ = torch.arange(len(p), device=p.device)
             for _ in range(_ROUNDS):
-                step = _solved(slope, p - value)
+                going = (off > (_EXACT * self.spacing) ** 2).nonzero()[:, 0]
+                if not len(going):
+                    break
+                open_, x, value, slope, to, near = (t[going] for t in (open_, x, value, slope, to, near))
+                step = _solved(slope, to - value)
                 # Far from where it was found the slope says nothing.
                 step = step * (self.spacing / step.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
                 x = x + step
-                value, slope = self._blended(x, home, turn, shift)
-                off = (value - p).square().sum(-1)
-                better = off < least
-                best = torch.where(better[:, None], x, best)
-                best_slope = torch.where(better[:, None, None], slope, best_slope)
-                least = torch.minimum(off, least)
+                value, slope = self._blended(x, near, turn, shift)
+                off = (value - to).square().sum(-1)
+                better = off < least[open_]
+                mine = open_[better]
+                best[mine], best_slope[mine], least[mine] = x[better], slope[better], off[better]
         if not torch.is_grad_enabled():
             return best
         # By the implicit function theorem: with respect to the points, and to all that the forward map reads.
