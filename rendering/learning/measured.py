@@ -24,7 +24,7 @@ from rendering.learning.pixels import Lenses
 _REACH = 0.04  # of the median depth: how far beside a depth it says something
 _WALL = 0.75  # of that: how thick walls are
 _SPACING, _FINEST = 0.125, 4.0  # of that: between points; and how many of these it is at least
-_NEIGHBOURS = 12
+_SLOPE = 0.4  # of the reach, over which normals are taken
 _THIN = 0.1  # of a wall: least distance where nobody knows
 _LOOKS = (0.5, 0.25)  # of the reach, before and behind a point, where its surface is looked for
 
@@ -63,11 +63,19 @@ class Measured:
         reach = _REACH * float(away.median())
         spacing = max(_SPACING * reach, float(wide.median()))  # pixels of coarse pictures lie further apart
         reach = max(reach, _FINEST * spacing)
-        points, seen_from = _gathered(cameras, ahead, spacing)
-        found = Measured(cameras, ahead, reach, spacing, points, _normals(points, seen_from), KDTree(points[:1]))
+        points = _gathered(cameras, ahead, spacing)
+        found = Measured(cameras, ahead, reach, spacing, points, np.zeros_like(points), KDTree(points[:1]))
+        found = dataclasses.replace(found, normals=found._slopes(_SLOPE * reach))
         for share in _LOOKS:
             found = found._placed(share * reach)
         return dataclasses.replace(found, tree=KDTree(found.points))
+
+    def _slopes(self, h: float) -> Float[np.ndarray, "n 3"]:
+        """Unit vectors at the points along which the side grows fastest, by differences over ``h`` to both sides. Noise of single
+        depths hardly turns them; normals of planes through neighbours it does."""
+        steps = h * np.eye(3)
+        slope = np.stack([self.side(self.points + step) - self.side(self.points - step) for step in steps], 1)
+        return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12)
 
     def _placed(self, h: float) -> Measured:
         """With points moved along their normals to where the side changes within ``h``; without those where it doesn't."""
@@ -102,33 +110,15 @@ class Measured:
         return np.where(side > 0, distance, np.where(side > -self.reach, wall, unknown))
 
 
-def _gathered(
-    cameras: Sequence[Camera], ahead: Sequence[Tensor], spacing: float
-) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
-    """Measured points, one in each cell of ``spacing``, and unit vectors to where they were seen from."""
-    p_all, to_all = [], []
+def _gathered(cameras: Sequence[Camera], ahead: Sequence[Tensor], spacing: float) -> Float[np.ndarray, "n 3"]:
+    """Measured points, their mean in each cell of ``spacing``."""
+    found = []
     for camera, away in zip(cameras, ahead, strict=True):
         pixel = torch.isfinite(away.reshape(-1)).nonzero()[:, 0]
         o, d, _ = Lenses([camera]).rays(torch.zeros_like(pixel), pixel)
-        p_all.append((o + away.reshape(-1)[pixel, None] * d).double().numpy())
-        to_all.append(-d.double().numpy())
-    p, to = np.concatenate(p_all), np.concatenate(to_all)
+        found.append((o + away.reshape(-1)[pixel, None] * d).double().numpy())
+    p = np.concatenate(found)
     cell = np.floor((p - p.min(0)) / spacing).astype(np.int64)
     n = cell.max(0) + 1
-    _, row = np.unique((cell[:, 0] * n[1] + cell[:, 1]) * n[2] + cell[:, 2], return_inverse=True)
-    count = np.bincount(row)
-
-    def mean(x: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(row, x[:, c]) for c in range(3)], 1) / count[:, None]
-
-    return mean(p), mean(to)
-
-
-def _normals(points: np.ndarray, seen_from: np.ndarray) -> Float[np.ndarray, "n 3"]:
-    """Of the plane through the neighbours of each point, turned to where it was seen from."""
-    near = np.asarray(KDTree(points).query(points, min(_NEIGHBOURS, len(points)))[1])
-    normals = np.empty_like(points)
-    for some in np.array_split(np.arange(len(points)), max(len(points) // 65536, 1)):
-        away = points[near[some]] - points[near[some]].mean(1, keepdims=True)
-        normals[some] = np.linalg.eigh(np.einsum("nki,nkj->nij", away, away))[1][:, :, 0]
-    return normals * np.where((normals * seen_from).sum(1) < 0, -1.0, 1.0)[:, None]
+    row = np.unique((cell[:, 0] * n[1] + cell[:, 1]) * n[2] + cell[:, 2], return_inverse=True)[1]
+    return np.stack([np.bincount(row, p[:, c]) for c in range(3)], 1) / np.bincount(row)[:, None]
