@@ -119,6 +119,15 @@ def drags(graph: SceneGraph, browser: Browser, unit: float, n: int) -> dict[str,
     }
 
 
+def at_rest(viewer: Viewer, browser: Browser) -> None:
+    """Waits until nothing is drawn any more, and all of it has come."""
+    quiet = 0
+    while quiet < 10:
+        time.sleep(0.05)
+        browser.drain()
+        quiet = quiet + 1 if viewer.at_rest else 0
+
+
 def growth(viewer: Viewer, browser: Browser, n: int) -> dict[str, float]:
     """Memory over edits by code, every tenth of which is waited for; before and after at rest, with no picture half drawn."""
     graph = viewer.scene
@@ -131,18 +140,14 @@ def growth(viewer: Viewer, browser: Browser, n: int) -> dict[str, float]:
             browser.wait("BackgroundImageMessage")
         browser.drain()
 
-    def at_rest_mb() -> float:
-        while not viewer.at_rest:
-            time.sleep(0.05)
-            browser.drain()
-        return memory_mb()
-
     for k in range(n // 2):
         edit(k)
-    before = at_rest_mb()
+    at_rest(viewer, browser)
+    before = memory_mb()
     for k in range(n):
         edit(k)
-    after = at_rest_mb()
+    at_rest(viewer, browser)
+    after = memory_mb()
     return {"memory_before_mb": before, "memory_after_mb": after, "growth_pct": 100 * (after / before - 1)}
 
 
@@ -212,6 +217,7 @@ def main() -> None:
         row |= growth(viewer, browser, given.edits)
         began = time.process_time()
         fuzz(browser, MESSAGES)
+        at_rest(viewer, browser)  # so that the next picture is the one that is asked for now
         browser.look(place + 0.01, quat, 0.45)
         browser.wait("BackgroundImageMessage")
         row |= {"malformed_messages": MESSAGES, "fuzz_cpu_s": time.process_time() - began, "load": os.getloadavg()[0]}
