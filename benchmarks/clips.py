@@ -294,6 +294,13 @@ class Painter:
         self.sun = rng.normal(size=3) * 0.6 + [0, 0, 1.5]
         self.sun /= np.linalg.norm(self.sun)
 
+    def clear(self, eyes: np.ndarray) -> None:
+        """Turns a wall that stands before or about one of the cameras' places [n 3] to the other side of the floor."""
+        for wall in self.still[1:]:
+            out = wall.mesh.centroid * [1, 1, 0]
+            if (eyes @ (out / np.linalg.norm(out))).max() > 0.8:
+                wall.mesh.apply_transform(trimesh.transformations.rotation_matrix(math.pi, (0, 0, 1)))
+
     def draw(self, frame: int, T_world_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``rgb`` [h w 3] in 0..1, ``depth`` [h w] metres (0 for none) and ``ids`` [h w] of one frame."""
         poses = [*(np.eye(4) for _ in self.still), *(thing.poses[frame] for thing in self.things)]
@@ -355,6 +362,7 @@ def make_clip(folder: Path, seed: int) -> None:
     width, height = (320, 240) if large else (160, 120)
     painter = Painter(rng, things, (1.15 * width, width, height))
     cameras = camera_path(rng, n_frames, moving=bool(rng.random() < 0.6))
+    painter.clear(cameras[:, :3, 3])
     for part in ("rgb", "depth", "truth/masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     opengl = [(pose @ np.diag([1.0, -1, -1, 1])).tolist() for pose in cameras]
