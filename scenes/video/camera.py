@@ -10,6 +10,7 @@ from scenes.video.maps import Maps
 from scenes.video.rigid import align, kabsch, solve_track
 
 _TRIALS = 200
+_NEAR, _DRAWS = 12, 16  # pixels within which pairs are neighbours, and how many of them are drawn
 _STILL = 0.25  # cost of a pixel up to which it is taken for a part of the still world
 
 
@@ -53,18 +54,13 @@ def largest_motion(
     tolerance = 0.002 + 3 * (maps.noise[0] + maps.noise[1] * z * z) + 0.7 * z / maps.lens[0]
     n = len(p)
     first = rng.integers(n, size=_TRIALS)
-    if near is None:
-        others = rng.integers(n, size=(_TRIALS, 2))
-    else:
-        others = np.empty((_TRIALS, 2), int)
-        for i, a in enumerate(first):
-            close = np.flatnonzero((np.abs(near - near[a]).max(1) <= 12) & (np.abs(z - z[a]) < 0.06 * z[a]))
-            others[i] = rng.choice(close, 2)
+    others = rng.integers(n, size=(_TRIALS, 2)) if near is None else _neighbours(near, z, first, rng)
     triples = np.concatenate([first[:, None], others], 1)
     T = kabsch(p[triples], q[triples])
     some = np.arange(n) if n < 800 else rng.choice(n, 800, replace=False)
-    off = np.linalg.norm(np.einsum("kij,nj->kni", T[:, :3, :3], p[some]) + T[:, None, :3, 3] - q[some], axis=-1)
-    score = np.clip(1 - (off / tolerance[some]) ** 2, 0, None).sum(1)
+    moved = (T[:, :3, :3].reshape(-1, 3) @ p[some].T).reshape(_TRIALS, 3, -1) + T[:, :3, 3:]
+    off = ((moved - q[some].T) ** 2).sum(1)
+    score = np.clip(1 - off / tolerance[some] ** 2, 0, None).sum(1)
     best = T[np.argmax(score)]
     inside = np.zeros(n, bool)
     for _ in range(4):
@@ -74,6 +70,19 @@ def largest_motion(
             break
         best = kabsch(p[inside], q[inside])
     return best, inside
+
+
+def _neighbours(near: np.ndarray, z: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each of some pairs two others [n 2] that are neighbours in the picture and in depth, or itself again."""
+    low = near.min(0) - _NEAR
+    number = np.full(near.max(0) - low + _NEAR + 1, -1)
+    number[tuple((near - low).T)] = np.arange(len(near))
+    steps = rng.integers(-_NEAR, _NEAR + 1, (len(first), 2, _DRAWS, 2))
+    drawn = number[tuple(np.moveaxis(near[first, None, None] - low + steps, -1, 0))]
+    here = z[first, None, None]
+    good = (drawn >= 0) & (np.abs(z[drawn] - here) < 0.06 * here)
+    pick = np.take_along_axis(drawn, good.argmax(-1)[..., None], -1)[..., 0]
+    return np.where(good.any(-1), pick, first[:, None])
 
 
 def find_cameras(maps: Maps, refs: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from scenes.video.planes import sample
 
 
 @numba.njit(cache=True, parallel=True)
-def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, lens, noise, slack):
+def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, sky, lens, noise, slack):
     """What it costs to hold each pixel for a part of a track.
 
     The pixel is taken along with the track into the frames ``refs``. There it can be consistent (cost by colour and side), hidden
@@ -69,7 +69,7 @@ def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, l
                 if z <= 0 or not region[i, y, x]:
                     continue
                 c, bad, known = _compare(
-                    t, s, x, y, z, R, p, depth, normal, rgb, slope, fx, fy, cx, cy, noise, slack, color
+                    t, s, x, y, z, R, p, depth, normal, rgb, slope, sky, fx, fy, cx, cy, noise, slack, color
                 )
                 cost[i, y, x] += c
                 violated[i, y, x] += bad
@@ -82,7 +82,7 @@ def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, l
 
 
 @numba.njit(cache=True)
-def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, fx, fy, cx, cy, noise, slack, color):
+def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, sky, fx, fy, cx, cy, noise, slack, color):
     """Cost, violation of free space and whether anything was said, of one pixel in one other frame."""
     silent = slack[2]
     height, width = depth.shape[1:]
@@ -119,8 +119,8 @@ def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, fx, fy, cx, cy, noi
         plain = max(plain, abs(color[ch] - rgb[t, y, x, ch]) - spread)
     plain = max(plain, 0.0) / slack[1]
     far = max(far, 0.0) / slack[1] * 2.0 + 0.3 * min(plain, 1.0)
-    if known == 0:  # nothing measured: sky or lost; only a clear difference of colour speaks
-        return (0.5, 0.5, 1.0) if plain * slack[1] > 0.25 else (silent, 0.0, 0.0)
+    if known == 0:  # sky, which speaks if its colour is another one, or lost
+        return (0.5, 0.5, 1.0) if sky[s, iv, iu] and plain * slack[1] > 0.25 else (silent, 0.0, 0.0)
     # Errors of poses move surfaces along their normals: what is seen at a grazing angle may be off by more along the ray.
     facing = abs(normal[s, iv, iu, 0] * qx + normal[s, iv, iu, 1] * qy + normal[s, iv, iu, 2] * qz)
     facing = facing / math.sqrt(qx * qx + qy * qy + qz * qz)

@@ -16,7 +16,7 @@ from scenes.video.camera import find_cameras
 from scenes.video.clip import Clip, check_for_cuts
 from scenes.video.filling import fill
 from scenes.video.labels import references
-from scenes.video.maps import halved, measure
+from scenes.video.maps import fewer, flow_of, halved, measure
 from scenes.video.motion import carried, rested, steady
 from scenes.video.rigid import inverse
 from scenes.video.state import State
@@ -102,7 +102,8 @@ def decompose(clip: Clip) -> Decomposition:
     """
     step = max(1, round(clip.depth.shape[2] / _WORK_WIDTH))
     rgb, depth, lens = halved(clip.rgb, clip.depth, clip.lens, step)
-    maps = measure(rgb, depth, lens)
+    flows = flow_of(clip.rgb)
+    maps = measure(rgb, depth, lens, fewer(flows, step))
     check_for_cuts(clip, maps.flows)
     notes = list(clip.notes)
     if clip.cameras is None:
@@ -119,7 +120,7 @@ def decompose(clip: Clip) -> Decomposition:
     find_tracks(state)
     refine(state, camera=clip.cameras is None)
     if step > 1:
-        fine = State.start(measure(clip.rgb, clip.depth, clip.lens), state.to_cam[0])
+        fine = State.start(measure(clip.rgb, clip.depth, clip.lens, flows), state.to_cam[0])
         for k in range(1, len(state.to_cam)):
             fine.add(state.to_cam[k], state.have[k], _enlarged(state.ids == k, fine.ids.shape))
         fine.relabel()

@@ -8,14 +8,22 @@ from scipy import ndimage
 from scenes.video.camera import largest_motion, lifted_flow, points_of
 from scenes.video.labels import labels_of, track_costs
 from scenes.video.regions import parts_in_space, parts_of, widened
-from scenes.video.rigid import Fit, align, inverse, judge, outline_of
+from scenes.video.rigid import Fit, align, exp, inverse, judge, outline_of
 from scenes.video.state import State
 
 LEAST = 24  # pixels of a region that may become a track
 _AGREE = 0.6  # share of the visible pixels that must be consistent, else the track is lost
 _OPEN = 0.25  # cost above which a pixel may belong to another track
 _FAR = 0.12  # metres that a thing may go in a frame
+_TURN = 0.25  # radians that a thing may turn by in a frame
 _CERTAIN = 0.9  # share at which no other guess is tried
+
+# Rotation vectors within the unit ball, the shortest first: no turn, then a spiral on each of two spheres.
+_SPIRAL = np.arccos(1 - (2 * np.arange(12) + 1) / 12), np.arange(12) * np.pi * (1 + 5**0.5)
+_SPHERE = np.stack(
+    [np.sin(_SPIRAL[0]) * np.cos(_SPIRAL[1]), np.sin(_SPIRAL[0]) * np.sin(_SPIRAL[1]), np.cos(_SPIRAL[0])], -1
+)
+_TURNS = np.concatenate([np.zeros((1, 3)), 0.5 * _SPHERE, _SPHERE])
 
 
 def seed_of(
@@ -99,7 +107,8 @@ def guesses_of(
 def moved_guesses(
     state: State, to_cam: np.ndarray, masks: np.ndarray, t: int, s: int, bad: np.ndarray
 ) -> list[np.ndarray]:
-    """Poses in frame s that put the track, as it stands in frame t, onto each region [H W] that isn't explained."""
+    """Poses in frame s that put the track, as it stands in frame t, onto each region [H W] that isn't explained, turned by
+    angles that a thing may have turned by meanwhile."""
     y, x = np.nonzero(masks[t])
     centre = np.nanmedian(points_of(state.maps, t, y, x), 0)
     world = state.to_cam[0]
@@ -113,9 +122,10 @@ def moved_guesses(
             continue
         shift = np.nanmedian(points_of(state.maps, s, v, u), 0) - start
         if np.linalg.norm(shift) < _FAR * max(1, abs(s - t)):
-            move = here.copy()
-            move[:3, 3] += shift
-            found.append(move @ to_cam[t])
+            for turn in _TURNS * min(_TURN * abs(s - t), np.pi):
+                move = exp(np.append(turn, [0, 0, 0])) @ here
+                move[:3, 3] += start + shift - move[:3, :3] @ centre - move[:3, 3]
+                found.append(move @ to_cam[t])
     return found
 
 

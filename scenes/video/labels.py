@@ -10,7 +10,7 @@ from scenes.video.maps import Maps
 from scenes.video.smoothing import mean_field, neighbour_weights
 
 _SLACK = (0.003, 0.15)  # metres, beside the noise, that violate free space; difference of colour that costs all
-SILENT_WORLD, SILENT = 0.06, 0.2  # cost of a frame that says nothing of a pixel, under the still world and under others
+SILENT_WORLD, SILENT = 0.06, 0.32  # cost of a frame that says nothing of a pixel, under the still world and under others
 _STRENGTH, _SHARP, _ROUNDS = 0.35, 12.0, 12
 _GATE = 0.02
 
@@ -43,8 +43,9 @@ def track_costs(
     region = np.ones((len(frames), *maps.depth.shape[1:]), bool) if region is None else region
     slack = np.array([*_SLACK, silent])
     cost, _, _ = pixel_costs(
-        frames, refs, to_cam, have, region, maps.depth, maps.normal, maps.rgb, maps.slope, maps.lens, maps.noise, slack
-    )
+        frames, refs, to_cam, have, region, maps.depth, maps.normal, maps.rgb, maps.slope, maps.sky, maps.lens, maps.noise,
+        slack,
+    )  # fmt: skip
     return cost
 
 

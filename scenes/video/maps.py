@@ -11,11 +11,15 @@ from scipy import ndimage
 
 from objects.progress import Bar
 from scenes.video.planes import local_planes
+from scenes.video.regions import nearest, parts_of
 
 _FLOW_AGREES = 1.0  # pixels, and a tenth of the way
+_FLOW_WIDTH = 320  # pixels: flow is sought in frames of about this size at least
 _TEXTURE = 0.02  # slope of colours (a pixel) at which a displacement counts half
 _CLEAN = 0.0012  # metres: depth with more noise is smoothed over a wider window
 _SMOOTHED = 0.4  # of the noise that is left then
+_BILATERAL = (11, 0.3, 4.0)  # pixels; difference of normals, and distance in pixels, at which a neighbour counts less
+_SKY, _SKY_MARGIN = 0.01, 4.0  # share of the picture; pixels beside what was measured
 
 
 class Maps(NamedTuple):
@@ -33,19 +37,22 @@ class Maps(NamedTuple):
     """Displacement in pixels to the next and to the previous frame, NaN where both directions disagree."""
     tensor: Float32[np.ndarray, "f h w 3"]
     """How well colours tell a displacement: symmetric matrices xx, xy, yy with eigenvalues in 0..1."""
+    sky: np.ndarray
+    """[F H W] bool: nothing in reach; elsewhere missing depth is lost."""
     lens: np.ndarray
     """fx, fy, cx, cy in pixels."""
     noise: np.ndarray
     """a, b: the deviation of depth is about ``a + b z^2`` metres."""
 
 
-def measure(rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray) -> Maps:
+def measure(rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray, flows: np.ndarray | None = None) -> Maps:
     """The maps of a clip.
 
     Args:
         rgb: [F H W 3] uint8, sRGB.
         depth: [F H W] float32, metres, 0 where missing.
         lens: fx, fy, cx, cy in pixels.
+        flows: `flow_of` the frames, if it is known.
     """
     smooth, normal, off = local_planes(depth, lens, 2, 0.02)
     noise = _noise(depth, off)
@@ -57,9 +64,35 @@ def measure(rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray) -> Maps:
         noise = noise * _SMOOTHED
     soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 0.8) for frame in rgb.astype(np.float32) / 255])
     slope = np.stack([ndimage.sobel(soft, axis=2) / 8, ndimage.sobel(soft, axis=1) / 8], -1)
+    flows = flow_of(rgb) if flows is None else flows
     return Maps(
-        kept.astype(np.float32), normal, soft, slope.astype(np.float32), flow_of(rgb), tensor_of(slope), lens, noise
-    )
+        kept.astype(np.float32), _smoothed(normal), soft, slope.astype(np.float32), flows, tensor_of(slope), sky_of(depth),
+        lens, noise,
+    )  # fmt: skip
+
+
+def _smoothed(normal: np.ndarray) -> np.ndarray:
+    """Normals [F H W 3] averaged with neighbours of about the same direction (bilateral filter), wherever these stand."""
+    mean = np.stack([cv2.bilateralFilter(frame, *_BILATERAL) for frame in normal])
+    length = np.linalg.norm(mean, axis=-1, keepdims=True)
+    return np.where(normal[..., 2:] != 0, mean / np.maximum(length, 1e-6), 0).astype(np.float32)
+
+
+def sky_of(depth: np.ndarray) -> np.ndarray:
+    """[F H W] where nothing is in reach: holes of some size that touch the picture's edge, but for their margins."""
+    out = np.zeros(depth.shape, bool)
+    least = _SKY * depth.shape[1] * depth.shape[2]
+    for t, hole in enumerate(depth <= 0):
+        parts, n = parts_of(hole, corners=False)
+        if n == 0:
+            continue
+        deep = (nearest(~hole)[0] > _SKY_MARGIN) if not hole.all() else hole
+        edge = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+        for k in np.unique(edge[edge > 0]):
+            inside = deep & (parts == k)
+            if inside.sum() >= least:
+                out[t] |= inside
+    return out
 
 
 def _noise(depth: np.ndarray, off: np.ndarray) -> np.ndarray:
@@ -97,21 +130,32 @@ def tensor_of(slope: np.ndarray) -> np.ndarray:
 
 
 def flow_of(rgb: np.ndarray) -> np.ndarray:
-    """Optical flow between neighbouring frames, both ways, kept where the ways agree.
+    """Optical flow [2 F H W 2] between neighbouring frames, both ways, kept where the ways agree; see `Maps.flows`.
 
-    Dense inverse search: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016 (OpenCV).
+    Dense inverse search: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016 (OpenCV). Small frames are
+    enlarged: on small things that spin, patches of few pixels slip less.
     """
     n, height, width = rgb.shape[:3]
+    up = max(1, round(_FLOW_WIDTH / width))
     found = np.full((2, n, height, width, 2), np.nan, np.float32)
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     dis.setPatchSize(8)
-    dis.setPatchStride(3)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
+    dis.setPatchStride(2 if up > 1 else 3)
+    size = (width * up, height * up)
+    grey = [
+        cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) if up > 1
+        else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        for frame in rgb
+    ]  # fmt: skip
     v, u = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
+
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        flow = dis.calc(a, b, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / up if up > 1 else flow
+
     for t in Bar(range(n - 1), desc="optical flow", unit="frame"):
-        ahead = dis.calc(grey[t], grey[t + 1], None)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        back = dis.calc(grey[t + 1], grey[t], None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        ahead, back = between(grey[t], grey[t + 1]), between(grey[t + 1], grey[t])
         for way, here, there, frame in ((0, ahead, back, t), (1, back, ahead, t + 1)):
             again = cv2.remap(
                 there,
@@ -125,6 +169,14 @@ def flow_of(rgb: np.ndarray) -> np.ndarray:
             agree = apart < _FLOW_AGREES + 0.1 * np.linalg.norm(here, axis=-1)
             found[way, frame] = np.where(agree[..., None], here, np.nan)
     return found
+
+
+def fewer(flows: np.ndarray, step: int) -> np.ndarray:
+    """Flow between frames of fewer pixels, see `halved`: that at the middle of each block."""
+    if step == 1:
+        return flows
+    height, width = (n // step * step for n in flows.shape[2:4])
+    return np.ascontiguousarray(flows[:, :, step // 2 : height : step, step // 2 : width : step]) / np.float32(step)
 
 
 def halved(

@@ -46,7 +46,8 @@ def residuals(
         outline: [F H W 2] from each pixel to the nearest of the object, x and y in pixels; NaN where there is none.
         flows: [2 F H W 2] displacement to the next and to the previous frame, NaN where unknown.
         tensor: [F H W 3] how well colours tell a displacement: the symmetric matrix xx, xy, yy that residuals are multiplied by.
-        weights: gate (metres), deviation of colour, deviation of flow (pixels), least cosine of normals.
+        weights: gate (metres), deviation of colour, deviation of flow (pixels), least cosine of normals, deviation of depth as a
+            multiple of the noise.
 
     Returns:
         ``H`` [n 6 6], ``g`` [n 6] (solve ``H x = -g``, x = rotation, translation) and ``stats`` [n FIELDS].
@@ -54,7 +55,7 @@ def residuals(
     n = len(pairs)
     height, width = depth.shape[1:]
     fx, fy, cx, cy = lens
-    gate, dev_rgb, dev_flow, least = weights
+    gate, dev_rgb, dev_flow, least, coarse = weights
     H = np.zeros((n, 6, 6))
     g = np.zeros((n, 6))
     stats = np.zeros((n, FIELDS))
@@ -91,7 +92,7 @@ def residuals(
                 fu, fv = flows[0 if s == t + 1 else 1, t, y, x]
                 if fu == fu:
                     du, dv = u - (x + 0.5 + fu), v - (y + 0.5 + fv)
-                    w = 1 / (1 + (du * du + dv * dv) / (dev_flow * dev_flow)) / (dev_flow * dev_flow)
+                    w = 1 / (1 + (du * du + dv * dv) / (9 * dev_flow * dev_flow)) / (dev_flow * dev_flow)
                     sxx, sxy, syy = tensor[t, y, x]
                     _pixel_row(J, qx, qy, qz, fx, fy, sxx, sxy)
                     _add(H, g, i, J, sxx * du + sxy * dv, w)
@@ -124,7 +125,7 @@ def residuals(
                 else:
                     stats[i, 2] += 1
                 continue
-            deviation = noise[0] + noise[1] * d * d
+            deviation = coarse * (noise[0] + noise[1] * d * d)
             if nx * nx2 + ny * ny2 + nz * nz2 < least:
                 stats[i, 3] += 0.5
                 continue

@@ -13,8 +13,9 @@ from scenes.video.regions import nearest
 from scenes.video.residuals import residuals
 
 _GATES = (0.03, 0.012, 0.006)  # metres, from coarse to fine
-_DEVIATION_RGB, _DEVIATION_FLOW = 0.04, 0.7
+_DEVIATION_RGB, _DEVIATION_FLOW, _DEVIATION_DEPTH = 0.04, 0.2, 2.0
 _LEAST_COSINE = 0.5
+_HIDDEN = 0.3  # cost of a hidden pixel
 _JUDGED = 0.008  # metres, beside the noise: what counts as consistent
 
 
@@ -27,7 +28,7 @@ class Fit(NamedTuple):
     n: int
     """Consistent pixels."""
     cost: float
-    """Mean cost of what is not hidden, 0 to 1."""
+    """Mean cost, 0 to 1; what is hidden costs a little, so that nothing is sought behind things."""
 
 
 def exp(twist: np.ndarray) -> np.ndarray:
@@ -121,8 +122,11 @@ def _normal_equations(
     gate: float,
     *,
     flow: bool,
+    color: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    weights = np.array([gate, _DEVIATION_RGB, _DEVIATION_FLOW if flow else 0.0, _LEAST_COSINE])
+    weights = np.array(
+        [gate, _DEVIATION_RGB if color else 0.0, _DEVIATION_FLOW if flow else 0.0, _LEAST_COSINE, _DEVIATION_DEPTH]
+    )
     return residuals(
         pairs, motions, pixels.numbers, pixels.starts, outline, maps.depth, maps.normal, maps.rgb, maps.slope,
         maps.flows, maps.tensor, maps.lens, maps.noise, weights,
@@ -155,8 +159,9 @@ def align(
     damping = np.diag([1e-6] * 6)
     stats = np.zeros((1, 5))
     for gate in _GATES:
+        color = gate < _GATES[0]
         for _ in range(rounds):
-            H, g, stats = _normal_equations(maps, pixels, outline, pairs, pose @ back, gate, flow=True)
+            H, g, stats = _normal_equations(maps, pixels, outline, pairs, pose @ back, gate, flow=True, color=color)
             A = H.sum(0)
             step = -np.linalg.solve(A + damping * (1 + np.trace(A)), g.sum(0))
             pose = _moved(pose, step)
@@ -175,6 +180,8 @@ def judge(
     guesses: Sequence[np.ndarray],
 ) -> list[Fit]:
     """How well each pose in ``target`` agrees with the pixels of other frames, as it stands; coarse (centimetres)."""
+    if len(guesses) == 0:
+        return []
     outline = _no_outline(maps)
     pixels = Pixels.of(masks, 150)
     back = np.stack([inverse(to_cam[t]) for t in sources])
@@ -187,12 +194,41 @@ def judge(
 
 def _quality(pose: np.ndarray, stats: np.ndarray) -> Fit:
     open_ = max(stats[4] - stats[2], 1.0)
-    return Fit(pose, float(stats[0] / open_), int(stats[0]), float(stats[3] / open_))
+    cost = (stats[3] + _HIDDEN * stats[2]) / max(stats[4], 1.0) if stats[4] > 0 else 1.0
+    return Fit(pose, float(stats[0] / open_), int(stats[0]), float(cost))
 
 
 def _moved(pose: np.ndarray, step: np.ndarray) -> np.ndarray:
     size = np.abs(step[:3]).max()
     return exp(step * min(1.0, 0.3 / max(size, 1e-9))) @ pose
+
+
+def _pairs(known: np.ndarray, offsets: Sequence[int]) -> np.ndarray:
+    """Frames [n 2] that are known and so far apart, both ways."""
+    inside = set(known.tolist())
+    found = [(t, t + sign * o) for t in known.tolist() for o in offsets for sign in (1, -1) if t + sign * o in inside]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _joint(
+    H: np.ndarray, g: np.ndarray, pairs: np.ndarray, motions: np.ndarray, row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations [n 6 n 6] and [n 6] of the poses in rows ``row`` [F] (-1: fixed) from those of pairs of frames."""
+    n = row.max() + 1
+    A, b = np.zeros((n, 6, n, 6)), np.zeros((n, 6))
+    for (t, s), T, h, e in zip(pairs, motions, H, g, strict=True):
+        i, j = row[t], row[s]
+        Ad = -adjoint(T)
+        if j >= 0:
+            A[j, :, j] += h
+            b[j] += e
+        if i >= 0:
+            A[i, :, i] += Ad.T @ h @ Ad
+            b[i] += Ad.T @ e
+        if i >= 0 and j >= 0:
+            A[j, :, i] += h @ Ad
+            A[i, :, j] += Ad.T @ h
+    return A, b
 
 
 def solve_track(
@@ -228,34 +264,21 @@ def solve_track(
     if fixed is None:
         fixed = np.zeros(len(have), bool)
         fixed[known[np.argmax(masks[known].sum((1, 2)))]] = True
-    inside = set(known.tolist())
-    pairs = np.array(
-        [(t, t + sign * o) for t in known for o in offsets for sign in (1, -1) if t + sign * o in inside], np.int64
-    )
-    if len(pairs) == 0:
-        return poses, have.astype(float)
     pixels = Pixels.of(masks, most)
     outline = outline_of(masks) if outlined else _no_outline(maps)
     free = np.array([t for t in known if not fixed[t]])
     row = np.full(len(have), -1)
     row[free] = np.arange(len(free))
-    for gate in gates:
-        for _ in range(rounds if len(free) else 0):
+    pairs = _pairs(known, offsets)
+    if len(pairs) == 0:
+        return poses, have.astype(float)
+    for stage, gate in enumerate(gates):
+        # Colours of frames far apart pull from a short way only: first what is near brings poses there.
+        pairs = _pairs(known, offsets[:2] if stage < len(gates) - 1 else offsets)
+        for _ in range(rounds if len(free) and len(pairs) else 0):
             motions = poses[pairs[:, 1]] @ inverse(poses[pairs[:, 0]])
             H, g, _ = _normal_equations(maps, pixels, outline, pairs, motions, gate, flow=True)
-            A, b = np.zeros((len(free), 6, len(free), 6)), np.zeros((len(free), 6))
-            for (t, s), T, h, e in zip(pairs, motions, H, g, strict=True):
-                i, j = row[t], row[s]
-                Ad = -adjoint(T)
-                if j >= 0:
-                    A[j, :, j] += h
-                    b[j] += e
-                if i >= 0:
-                    A[i, :, i] += Ad.T @ h @ Ad
-                    b[i] += Ad.T @ e
-                if i >= 0 and j >= 0:
-                    A[j, :, i] += h @ Ad
-                    A[i, :, j] += Ad.T @ h
+            A, b = _joint(H, g, pairs, motions, row)
             A = A.reshape(6 * len(free), -1)
             A[np.diag_indices(len(A))] += 1e-5 * np.trace(A) / len(A) + 1e-6
             step = -np.linalg.solve(A, b.reshape(-1)).reshape(-1, 6)
@@ -263,6 +286,7 @@ def solve_track(
                 poses[t] = _moved(poses[t], x)
             if np.abs(step).max() < 3e-5:
                 break
+    pairs = _pairs(known, offsets)
     motions = poses[pairs[:, 1]] @ inverse(poses[pairs[:, 0]])
     _, _, stats = _normal_equations(maps, pixels, outline, pairs, motions, _JUDGED, flow=False)
     share = np.zeros(len(have))

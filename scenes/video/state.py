@@ -11,7 +11,7 @@ from scenes.video.labels import SILENT, SILENT_WORLD, labels_of, references, tie
 from scenes.video.maps import Maps
 from scenes.video.regions import parts_in_space, parts_of, widened
 
-FAILS = 0.35  # cost above which a pixel isn't explained
+FAILS = 0.31  # cost above which a pixel isn't explained
 _TOP_LEAST, _TOP_MOST, _TOP_COST = 6, 0.1, 0.1  # pixels; share of the picture; cost a pixel
 _NEAR = 10  # pixels about a track's pixels in which its costs are asked
 _ISLAND = 0.1  # of a track's largest part in a frame: smaller parts elsewhere aren't believed

@@ -9,15 +9,15 @@ from scenes.video.camera import points_of
 from scenes.video.following import LEAST, extend, follow, guesses_of, moved_guesses, seed_of
 from scenes.video.maps import Maps
 from scenes.video.regions import parts_in_space, widened
-from scenes.video.rigid import align, inverse, solve_track
+from scenes.video.rigid import align, inverse, judge, solve_track
 from scenes.video.state import State
 
 _GAIN, _GAIN_PIXEL = 60.0, 0.12  # cost that a track must save, over the clip (pixels) and for each of its pixels
 _MOST_TRACKS = 24
 _TRIES = 12  # regions from which nothing comes, one after the other, until the search ends
-_GAP = 3  # frames over which a lost track is sought
+_GAP = 6  # frames over which a lost track is sought
 _OVERLAP = 2  # frames that two parts of one thing may share
-_DRIFT = 0.04  # metres by which two parts of one thing may seem to move differently
+_DRIFT = 0.08  # metres by which two parts of one thing may seem to move differently
 _MERGE = 0.12  # cost a pixel that one motion for two tracks may add
 _SPLICE = 0.65  # share of what is visible that must agree where two tracks are joined
 
@@ -200,23 +200,27 @@ def _merged(state: State, k: int, other: int) -> bool:
     both = np.flatnonzero(state.have[k] & state.have[other])
     sizes = ((state.ids[both] == other).sum((1, 2))) * ((state.ids[both] == k).sum((1, 2)))
     t = both[np.argmax(sizes)]
-    to_cam, have = state.to_cam[k].copy(), state.have[k] | state.have[other]
-    add = state.have[other] & ~state.have[k]
-    to_cam[add] = state.to_cam[other, add] @ inverse(state.to_cam[other, t]) @ state.to_cam[k, t]
-    have &= masks.sum((1, 2)) >= 6
-    to_cam, share = solve_track(state.maps, masks, to_cam, have, gates=(0.02, 0.008), rounds=5)
     kept = state.to_cam[k].copy(), state.have[k].copy(), state.cost[:, k].copy()
     cost = np.where(np.isnan(state.cost), 0, state.cost)
     before = np.minimum(cost[:, k], cost[:, other])[masks].sum()
-    state.to_cam[k], state.have[k] = to_cam, have
-    state.recost(k, masks)
-    after = np.nan_to_num(state.cost[:, k])[masks].sum()
-    if after - before > _GAIN + _MERGE * (state.ids == other).sum():
-        state.to_cam[k], state.have[k], state.cost[:, k] = kept
-        return False
-    state.share[k] = share
-    state.drop([other])
-    return True
+    most = _GAIN + _MERGE * (state.ids == other).sum()
+    # Either may be the one that moves as the whole does.
+    for first, second in ((k, other), (other, k)):
+        to_cam = np.where(state.have[first][:, None, None], state.to_cam[first], 0)
+        have = (state.have[first] | state.have[second]) & (masks.sum((1, 2)) >= 6)
+        add = state.have[second] & ~state.have[first]
+        to_cam[add] = state.to_cam[second, add] @ inverse(state.to_cam[second, t]) @ state.to_cam[first, t]
+        to_cam[~have] = np.eye(4)
+        to_cam, share = solve_track(state.maps, masks, to_cam, have, gates=(0.02, 0.008), rounds=5)
+        state.to_cam[k], state.have[k] = to_cam, have
+        state.recost(k, masks)
+        after = np.nan_to_num(state.cost[:, k])[masks].sum()
+        if after - before <= most:
+            state.share[k] = share
+            state.drop([other])
+            return True
+        state.to_cam[k], state.have[k], state.cost[:, k] = kept[0].copy(), kept[1].copy(), kept[2].copy()
+    return False
 
 
 def _joined(state: State, k: int, other: int) -> bool:
@@ -233,8 +237,8 @@ def _joined(state: State, k: int, other: int) -> bool:
     near = mine[np.argsort(np.abs(mine - s), kind="stable")][:3].tolist()
     guesses = moved_guesses(state, to_cam, masks, t, s, theirs[s])
     best = None
-    for guess in guesses:
-        to_cam[s] = guess
+    for guess in sorted(judge(state.maps, masks, near, s, to_cam, guesses), key=lambda fit: fit.cost)[:6]:
+        to_cam[s] = guess.T_s_t
         fit = align(state.maps, masks, near, s, to_cam, most=200)
         if best is None or fit.cost < best.cost:
             best = fit
