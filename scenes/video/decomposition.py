@@ -12,6 +12,7 @@ from PIL import Image
 
 from objects.progress import Bar
 from rendering.atomic import replacing
+from scenes.video.bending import bending_groups, is_bending, join_unexplained, middles, unexplained_things
 from scenes.video.camera import find_cameras
 from scenes.video.clip import Clip, check_for_cuts
 from scenes.video.filling import fill
@@ -22,6 +23,7 @@ from scenes.video.rigid import inverse
 from scenes.video.state import State
 from scenes.video.tracks import find_tracks, mend, merge, refine, splice
 
+_LEAST = 8  # pixels of an object in a frame in which it has a pose
 _WORK_WIDTH = 160  # pixels to which frames are reduced while tracks are sought
 _OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -138,34 +140,54 @@ def _enlarged(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     cameras = inverse(state.to_cam[0])
     world = cameras @ state.to_cam
-    ids = state.ids.copy()
+    kept = []
     for k in range(1, len(world)):
-        seen = state.have[k] & (ids == k).any((1, 2))
+        mine = state.ids == k
+        seen = state.have[k] & mine.any((1, 2))
         if steady(state, world, k, seen):
-            ids[ids == k] = 0
-    kept = [k for k in range(1, len(world)) if (ids == k).any()]
-    number = np.full(len(world) + 1, 0, np.int32)
-    number[-1] = -1
-    number[kept] = np.arange(1, len(kept) + 1)
-    objects = []
-    for k in kept:
-        world[k], share = rested(state, world, k), state.share[k]
-        size = (state.ids == k).sum((1, 2))
-        known = state.have[k] & (size >= 8)
-        first = int(np.flatnonzero(known)[0]) if known.any() else 0
-        home = inverse(world[k][first])
-        poses = tuple(world[k][t] @ home if known[t] else None for t in range(len(clip)))
-        confidence = np.where(known, np.clip((share - 0.3) / 0.6, 0, 1), 0.0)
-        i = int(number[k])
-        objects.append(FoundObject(i, f"object_{i}", bool(np.median(share[known]) > 0.5), poses, confidence))
+            state.ids[mine] = 0
+        elif seen.any():
+            kept.append(k)
+    groups = bending_groups(state, kept)
+    bending = [is_bending(state, group) for group in groups]
+    masks = [np.isin(state.ids, group) for group in groups]
+    masks = [join_unexplained(state, m) if bends else m for m, bends in zip(masks, bending, strict=True)]
+    taken = np.any(masks, 0) if masks else np.zeros(state.ids.shape, bool)
+    more = unexplained_things(state, taken)
+    groups, bending, masks = groups + [[] for _ in more], bending + [True] * len(more), masks + more
+    ids = np.where(state.ids < 0, -1, 0).astype(np.int32)
+    objects, numbers = [], {}
+    for i, (group, bends, mask) in enumerate(zip(groups, bending, masks, strict=True), 1):
+        ids[mask] = i
+        numbers |= dict.fromkeys(group, i)
+        objects.append(_object(state, world, i, group, bends, mask))
     # Given cameras stand in a world whose z axis points up; else people hold cameras about upright.
     up = np.array([0.0, 0.0, 1.0]) if clip.cameras is not None else -cameras[:, :3, 1].mean(0)
-    carryings = tuple(
-        Carrying(int(number[c]), int(number[p]), first, last) for c, p, first, last in carried(state, world, kept, up)
-    )
-    ids = number[ids]
+    rigid = [group[0] for group, bends in zip(groups, bending, strict=True) if not bends]
+    found = carried(state, world, rigid, up)
+    carryings = tuple(Carrying(numbers[child], numbers[parent], first, last) for child, parent, first, last in found)
     soft = clip.rgb.astype(np.float32) / 255
     full = np.stack([fill(frame, rgb) for frame, rgb in zip(ids, Bar(soft, desc="filling", unit="frame"), strict=True)])
     if not objects:
         notes.append("nothing moves: everything is background")
     return Decomposition(full.astype(np.uint8), tuple(objects), cameras, carryings, tuple(notes))
+
+
+def _object(
+    state: State, world: np.ndarray, number: int, group: list[int], bends: bool, mask: np.ndarray
+) -> FoundObject:
+    """One object of the tracks of a group, with its poses and how far they can be trusted. ``world``: poses of all tracks."""
+    size = mask.sum((1, 2))
+    if bends:
+        poses, known = middles(state, state.to_cam[0], mask)
+        known &= size >= _LEAST
+        confidence = known.astype(float)
+    else:
+        (k,) = group
+        world[k] = poses = rested(state, world, k)
+        known = state.have[k] & (size >= _LEAST)
+        confidence = np.where(known, np.clip((state.share[k] - 0.3) / 0.6, 0, 1), 0.0)
+    first = int(np.flatnonzero(known)[0]) if known.any() else 0
+    home = inverse(poses[first])
+    placed = tuple(pose @ home if there else None for pose, there in zip(poses, known, strict=True))
+    return FoundObject(number, f"object_{number}", not bends, placed, confidence)

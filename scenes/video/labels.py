@@ -10,7 +10,10 @@ from scenes.video.maps import Maps
 from scenes.video.smoothing import mean_field, neighbour_weights
 
 _SLACK = (0.003, 0.15)  # metres, beside the noise, that violate free space; difference of colour that costs all
-SILENT_WORLD, SILENT = 0.06, 0.32  # cost of a frame that says nothing of a pixel, under the still world and under others
+SILENT_WORLD, SILENT = (
+    0.06,
+    0.32,
+)  # cost of a frame that says nothing of a pixel, under the still world and under others
 _STRENGTH, _SHARP, _ROUNDS = 0.35, 12.0, 12
 _GATE = 0.02
 

@@ -12,6 +12,7 @@ from scenes.video.rigid import inverse
 from scenes.video.state import State
 
 _STILL_M, _STILL_DEG = 0.01, 4.0  # what moves less is background
+_STILL_PIXEL = 0.7  # of a pixel's width, beside the noise: what moves less can't be told from the background
 _REST = 0.0012  # metres, beside the noise: what stays within is at rest
 _TOGETHER = 0.004  # metres, beside the noise: what stays within moves as one
 _MOVED = 0.03  # metres that two things must go together
@@ -51,14 +52,18 @@ def _noise(state: State, k: int) -> float:
 
 
 def steady(state: State, world: np.ndarray, k: int, seen: np.ndarray) -> bool:
-    """Whether a track never moves: within a centimetre and four degrees all the time."""
+    """Whether a track never moves: within a centimetre and four degrees all the time, or within what can be told of it."""
     frames = np.flatnonzero(seen)
     if len(frames) < 2:
         return True
-    at = _placed(world[k, frames], probes(state, world, k)).mean(1)
+    spans = probes(state, world, k)
+    at = _placed(world[k, frames], spans).mean(1)
     R = world[k, frames, :3, :3] @ world[k, frames[0], :3, :3].T
     turned = np.degrees(np.arccos(np.clip((np.trace(R, axis1=1, axis2=2) - 1) / 2, -1, 1))).max()
-    return bool(np.ptp(at, axis=0).max() < _STILL_M and turned < _STILL_DEG)
+    z = float(np.median(state.to_cam[0, frames] @ np.append(at.mean(0), 1), axis=0)[2])
+    least = max(_STILL_M, _STILL_PIXEL * z / state.maps.lens[0] + 3 * _noise(state, k))
+    radius = max(float(np.linalg.norm(np.ptp(spans, axis=0))) / 2, 1e-3)
+    return bool(np.ptp(at, axis=0).max() < least and turned < max(_STILL_DEG, np.degrees(least / radius)))
 
 
 def rested(state: State, world: np.ndarray, k: int) -> np.ndarray:

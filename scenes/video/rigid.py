@@ -15,6 +15,7 @@ from scenes.video.residuals import residuals
 _GATES = (0.03, 0.012, 0.006)  # metres, from coarse to fine
 _DEVIATION_RGB, _DEVIATION_FLOW, _DEVIATION_DEPTH = 0.04, 0.2, 2.0
 _LEAST_COSINE = 0.5
+_OFFSETS = (1, 2, 3, 5, 8, 13, 21)  # frames apart that are compared
 _HIDDEN = 0.3  # cost of a hidden pixel
 _JUDGED = 0.008  # metres, beside the noise: what counts as consistent
 
@@ -238,7 +239,7 @@ def solve_track(
     have: np.ndarray,
     *,
     fixed: np.ndarray | None = None,
-    offsets: Sequence[int] = (1, 2, 3, 5, 8, 13, 21),
+    offsets: Sequence[int] = _OFFSETS,
     gates: Sequence[float] = (0.012, 0.006),
     rounds: int = 4,
     most: int = 300,
@@ -294,3 +295,23 @@ def solve_track(
         mine = stats[(pairs == t).any(1)].sum(0)
         share[t] = mine[0] / max(mine[4] - mine[2], 1.0)
     return poses, share
+
+
+def joint_equations(
+    maps: Maps,
+    masks: np.ndarray,
+    to_cam: np.ndarray,
+    known: np.ndarray,
+    row: np.ndarray,
+    *,
+    color: bool = True,
+    most: int = 300,
+) -> np.ndarray:
+    """The normal matrix [6 n 6 n] of `solve_track` at its solution, for the poses with a row (``row`` [F], -1: fixed);
+    without ``color``, of depth alone."""
+    pairs = _pairs(known, _OFFSETS)
+    motions = to_cam[pairs[:, 1]] @ inverse(to_cam[pairs[:, 0]])
+    pixels = Pixels.of(masks, most)
+    H, g, _ = _normal_equations(maps, pixels, _no_outline(maps), pairs, motions, _GATES[-1], flow=color, color=color)
+    A, _ = _joint(H, g, pairs, motions, row)
+    return A.reshape(6 * A.shape[0], -1)

@@ -99,9 +99,13 @@ class State:
             join_tops(ids, cost, depth)
 
     def failing(self) -> np.ndarray:
+        """[F H W] pixels that no track explains and from which none was sought in vain."""
+        return self.unexplained(~self.tried)
+
+    def unexplained(self, where: np.ndarray | bool = True) -> np.ndarray:
         """[F H W] pixels that no track explains."""
         best = np.nanmin(np.where(np.isnan(self.cost), np.inf, self.cost), 1)
-        bad = (best > FAILS) & np.isfinite(best) & ~self.tried
+        bad = (best > FAILS) & np.isfinite(best) & where
         return np.stack([ndimage.binary_opening(b, np.ones((2, 2))) for b in bad])
 
 

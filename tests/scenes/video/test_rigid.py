@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_the_squared_residuals(scene):
             maps.tensor,
             maps.lens,
             maps.noise,
-            np.array([1e3, 0.0, 0.0, -1.0]),
+            np.array([1e3, 0.0, 0.0, -1.0, 1.0]),
         )
 
     H, g, stats = at_step(np.zeros(6))
