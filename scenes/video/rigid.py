@@ -13,7 +13,9 @@ from scenes.video.regions import nearest
 from scenes.video.residuals import residuals
 
 _GATES = (0.03, 0.012, 0.006)  # metres, from coarse to fine
-_DEVIATION_RGB, _DEVIATION_FLOW, _DEVIATION_DEPTH = 0.04, 0.2, 2.0
+_DEVIATION_RGB = 0.04
+# Deviations of flow (pixels) and depth (of the noise): flow brings poses near, but slips on things that spin; then depth decides.
+_COARSE, _FINE, _FINE_GATE = (0.2, 2.0), (0.5, 1.0), 0.008
 _LEAST_COSINE = 0.5
 _OFFSETS = (1, 2, 3, 5, 8, 13, 21)  # frames apart that are compared
 _HIDDEN = 0.3  # cost of a hidden pixel
@@ -125,9 +127,8 @@ def _normal_equations(
     flow: bool,
     color: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    weights = np.array(
-        [gate, _DEVIATION_RGB if color else 0.0, _DEVIATION_FLOW if flow else 0.0, _LEAST_COSINE, _DEVIATION_DEPTH]
-    )
+    dev_flow, dev_depth = _FINE if gate <= _FINE_GATE else _COARSE
+    weights = np.array([gate, _DEVIATION_RGB if color else 0.0, dev_flow if flow else 0.0, _LEAST_COSINE, dev_depth])
     return residuals(
         pairs, motions, pixels.numbers, pixels.starts, outline, maps.depth, maps.normal, maps.rgb, maps.slope,
         maps.flows, maps.tensor, maps.lens, maps.noise, weights,
