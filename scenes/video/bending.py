@@ -12,20 +12,28 @@ from scenes.video.regions import parts_in_space, widened
 from scenes.video.rigid import inverse
 from scenes.video.state import State
 
-_TOGETHER = 0.85  # share of the common frames in which parts of one thing touch
+_TOGETHER = 0.8  # share of the common frames in which parts of one thing touch
+_CLOSED = 0.75  # share of the moves in which their seam stays closed
 _COMMON = 0.6  # share of the shorter one's frames that are common
 _SEAM = 4  # pixels at which two parts meet, at least
 _JUMP = 0.03  # relative difference of depth across a seam
 _OPENS = 0.006  # metres, beside the noise, by which a seam may open from frame to frame
 _MOVES = 0.004  # metres from frame to frame: slower is rest, which tells nothing
 _LEAST_FRAMES = 3
+_PLANE, _MOST_PLANES, _TRIALS = 0.04, 10, 60  # share of the still points that a plane holds
+_THICK, _PARALLEL = 0.02, 0.9  # metres, beside the noise, and cosine, within which pixels are on a plane
 _SHARE = 0.6  # share of the visible pixels that agree, below which a track is no rigid thing
 _SEEN_THROUGH = 0.45  # cost under the still world that colour alone doesn't reach
 _LEAST, _LASTING = 40, 4  # pixels and frames of something that no track explains
 
 
-def bending_groups(state: State, kept: Sequence[int]) -> list[list[int]]:
-    """Tracks put together into things: those of one list touch all the time, and their seams don't open while they move."""
+def bending_groups(state: State, kept: Sequence[int]) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Tracks put together into things, and the pixels [F H W] of each.
+
+    Tracks of one thing touch all the time, and their seams don't open while they move. Parts that hang on one thing that stands
+    still (arms on a trunk) are one thing with it; large planes are no part of things.
+    """
+    ids = np.where((state.ids == 0) & plane_pixels(state), -2, state.ids)
     parent = {k: k for k in kept}
 
     def root(k: int) -> int:
@@ -33,48 +41,124 @@ def bending_groups(state: State, kept: Sequence[int]) -> list[list[int]]:
             k = parent[k]
         return k
 
+    hung = [k for k in kept if _one_thing(state, ids, k, 0)]
+    still = {k: _hanging_together(state, ids, k) for k in hung} if len(hung) > 1 else {}
     for i, a in enumerate(kept):
         for b in kept[i + 1 :]:
-            if root(a) != root(b) and _one_thing(state, a, b):
+            if root(a) == root(b):
+                continue
+            trunk = a in still and b in still and _same(still[a], still[b])
+            if trunk or _one_thing(state, ids, a, b):
                 parent[root(b)] = root(a)
     groups: dict[int, list[int]] = {}
     for k in kept:
         groups.setdefault(root(k), []).append(k)
-    return [groups[k] for k in sorted(groups)]
+    masks = []
+    for group in groups.values():
+        mask = np.isin(state.ids, group)
+        if len(group) > 1:
+            for k in group:
+                mask |= still.get(k, False)
+        masks.append(mask)
+    return list(groups.values()), masks
 
 
-def _one_thing(state: State, a: int, b: int) -> bool:
-    frames = [np.flatnonzero(state.have[k] & ((state.ids == k).sum((1, 2)) >= 12)) for k in (a, b)]
+def plane_pixels(state: State) -> np.ndarray:
+    """[F H W] pixels of the still world on large planes: floor, walls, tables."""
+    rng = np.random.default_rng(0)
+    maps, F = state.maps, state.n_frames
+    back = inverse(state.to_cam[0])
+    found, normals = [], []
+    for t in np.unique(np.linspace(0, F - 1, min(F, 6)).astype(int)).tolist():
+        y, x = np.nonzero((state.ids[t] == 0) & (maps.normal[t, ..., 2] != 0))
+        pick = rng.choice(len(y), min(len(y), 1000), replace=False)
+        y, x = y[pick], x[pick]
+        found.append(points_of(maps, t, y, x) @ back[t, :3, :3].T + back[t, :3, 3])
+        normals.append(maps.normal[t, y, x] @ back[t, :3, :3].T)
+    p, n = np.concatenate(found), np.concatenate(normals)
+    rest, planes = np.ones(len(p), bool), []
+    while len(planes) < _MOST_PLANES and rest.sum() > _PLANE * len(p):
+        start = rng.choice(np.flatnonzero(rest), _TRIALS)
+        d = np.einsum("ij,ij->i", n[start], p[start])
+        on = (abs(p[rest] @ n[start].T - d) < _THICK) & (n[rest] @ n[start].T > _PARALLEL)
+        best = int(on.sum(0).argmax())
+        if on[:, best].sum() < _PLANE * len(p):
+            break
+        mine = np.flatnonzero(rest)[on[:, best]]
+        normal = n[mine].mean(0)
+        normal /= np.linalg.norm(normal)
+        planes.append((normal, float(np.median(p[mine] @ normal))))
+        rest[mine] = False
+    out = np.zeros(state.ids.shape, bool)
+    y, x = np.indices(state.ids.shape[1:])
+    for t in range(F):
+        q = points_of(maps, t, y, x) @ back[t, :3, :3].T + back[t, :3, 3]
+        m = maps.normal[t] @ back[t, :3, :3].T
+        z = maps.depth[t]
+        thick = _THICK + 2 * (maps.noise[0] + maps.noise[1] * z * z)
+        for normal, d in planes:
+            out[t] |= (abs(q @ normal - d) < thick) & (m @ normal > _PARALLEL)
+    return out
+
+
+def _hanging_together(state: State, ids: np.ndarray, k: int) -> np.ndarray:
+    """[F H W] what stands still, is no plane, and hangs together in space with a track."""
+    out = np.zeros(ids.shape, bool)
+    for t in range(state.n_frames):
+        mine = ids[t] == k
+        if mine.any():
+            parts, _ = parts_in_space((ids[t] == 0) | mine, state.maps.depth[t])
+            numbers, sizes = np.unique(parts[mine & (parts > 0)], return_counts=True)
+            out[t] = np.isin(parts, numbers[sizes >= _SEAM]) & (ids[t] == 0)
+    return out
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two sets of pixels are mostly one."""
+    return bool((a & b).sum() > 0.5 * min(a.sum(), b.sum()) > 0)
+
+
+def _one_thing(state: State, ids: np.ndarray, a: int, b: int) -> bool:
+    """Whether two tracks (``b`` may be the still world) touch all the time, and meet where both move alike."""
+    frames = [np.flatnonzero(state.have[k] & ((ids == k).sum((1, 2)) >= 12)) for k in (a, b)]
     both = np.intersect1d(*frames)
     if len(both) < max(_LEAST_FRAMES, _COMMON * min(len(f) for f in frames)):
         return False
     touching, moving, closed = 0, 0, 0
     for t in both.tolist():
-        y, x = _seam(state, t, a, b)
+        y, x = _seam(state, ids, t, a, b)
         if len(y) < _SEAM:
             continue
         touching += 1
+        here, there = points_of(state.maps, t, y, x), points_of(state.maps, t, *np.nonzero(ids[t] == a))
         for s in (t - 1, t + 1):
             if s not in both:
                 continue
-            p = np.append(points_of(state.maps, t, y, x), np.ones((len(y), 1)), 1)
-            at = [(p @ (state.to_cam[k, s] @ inverse(state.to_cam[k, t])).T)[:, :3] for k in (a, b, 0)]
-            gone = np.nanmedian(np.linalg.norm(at[0] - at[2], axis=-1))
+            ways = [state.to_cam[k, s] @ inverse(state.to_cam[k, t]) for k in (a, b, 0)]
+            gone = max(_apart(ways[0], ways[2], there), _apart(ways[1], ways[2], here))
             if gone < _MOVES:
                 continue
             moving += 1
-            z = float(np.nanmedian(p[:, 2]))
+            z = float(np.nanmedian(here[:, 2]))
             limit = _OPENS + 2 * (state.maps.noise[0] + state.maps.noise[1] * z * z)
-            closed += np.nanmedian(np.linalg.norm(at[0] - at[1], axis=-1)) < limit
-    return touching >= _TOGETHER * len(both) and moving >= _LEAST_FRAMES and closed >= 0.8 * moving
+            closed += _apart(ways[0], ways[1], here) < min(limit, 0.7 * gone)
+    # What stands still is labelled as such up to where it begins to bend: that seam opens.
+    closed = moving if b == 0 else closed
+    return touching >= _TOGETHER * len(both) and moving >= _LEAST_FRAMES and closed >= _CLOSED * moving
 
 
-def _seam(state: State, t: int, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+def _apart(A: np.ndarray, B: np.ndarray, points: np.ndarray) -> float:
+    """Median distance of points [n 3] under two motions."""
+    off = np.linalg.norm(points @ (A - B)[:3, :3].T + (A - B)[:3, 3], axis=-1)
+    return float(np.nanmedian(off))
+
+
+def _seam(state: State, ids: np.ndarray, t: int, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of ``a`` in frame t that are beside pixels of ``b`` at about the same depth."""
-    ids, depth = state.ids[t], state.maps.depth[t]
-    near = ndimage.maximum_filter(np.where(ids == b, depth, 0), 5)
-    low = ndimage.minimum_filter(np.where((ids == b) & (depth > 0), depth, np.inf), 5)
-    meets = (ids == a) & (near > 0) & (np.minimum(abs(near - depth), abs(low - depth)) < _JUMP * depth)
+    depth, other = state.maps.depth[t], (ids[t] == b) & (state.maps.depth[t] > 0)
+    high = ndimage.maximum_filter(np.where(other, depth, 0), 5)
+    low = ndimage.minimum_filter(np.where(other, depth, np.inf), 5)
+    meets = (ids[t] == a) & (high > 0) & (np.minimum(abs(high - depth), abs(low - depth)) < _JUMP * depth)
     return np.nonzero(meets)
 
 

@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from scenes.video.camera import points_of
 from scenes.video.maps import Maps
 from scenes.video.rigid import joint_equations
 
-
-class Doubt(NamedTuple):
-    """What the poses of a track [F] rest on."""
-
-    turn: Float[np.ndarray, "f"]
-    """Deviation of the rotation about its least certain axis, against the first known frame; radians."""
-    shift: Float[np.ndarray, "f"]
-    """Deviation of the place of the track's pixels in its least certain direction; metres."""
-    axis: Float[np.ndarray, "f 3"]
-    """That axis, camera frame."""
+# A logistic model of a pose that is off by more than 2 cm or 20 degrees against the first frame, fitted to 11 clips, most of them
+# of `benchmarks/clips.py`: constant, and slopes for the logarithms of both deviations.
+_WRONG, _PER_TURN, _PER_CAMERA = 19.37, 0.764, 1.348
+_LEAST_TURN, _LEAST_CAMERA = 1e-6, 3e-6  # radians: what is given counts as this certain
 
 
-def doubt_of(maps: Maps, masks: np.ndarray, to_cam: np.ndarray, have: np.ndarray, *, color: bool = True) -> Doubt:
-    """Deviations of all poses of a track against its first one, as the normal equations of the joint solution have them.
+def turn_deviations(
+    maps: Maps,
+    masks: Bool[np.ndarray, "f h w"],
+    to_cam: Float[np.ndarray, "f 4 4"],
+    have: Bool[np.ndarray, "f"],
+    most: int = 300,
+) -> Float[np.ndarray, "f"]:
+    """Deviation of the rotation of each pose, about its least certain axis, against the first known pose; radians.
 
-    Depth, colour and flow count as in the solution; residuals are taken for independent, so the figures are too small by a common
-    factor.
+    From the inverse of the normal matrix of the joint solution: depth, colour and flow count as there. Residuals are taken for
+    independent, so the figures compare poses with each other, and are far too small as they stand.
 
     Args:
-        masks: [F H W] pixels of the track.
-        to_cam: [F 4 4] object to camera, where ``have`` [F].
+        masks: Pixels of the track, of which ``most`` count in each frame.
+        to_cam: Object to camera, where ``have``.
     """
-    n = len(have)
-    turn, shift, axis = np.zeros(n), np.zeros(n), np.zeros((n, 3))
+    turn = np.zeros(len(have))
     known = np.flatnonzero(have & masks.any((1, 2)))
     if len(known) < 2:
-        return Doubt(turn, shift, axis)
-    row = np.full(n, -1)
+        return turn
+    row = np.full(len(have), -1)
     row[known[1:]] = np.arange(len(known) - 1)
-    A = joint_equations(maps, masks, to_cam, known, row, color=color)
+    A = joint_equations(maps, masks, to_cam, known, row, most)
     A[np.diag_indices(len(A))] += 1e-3
     spread = np.linalg.inv(A)
     for t in known[1:].tolist():
         i = 6 * row[t]
-        S = spread[i : i + 6, i : i + 6]
-        y, x = np.nonzero(masks[t])
-        c = np.nanmedian(points_of(maps, t, y, x), 0)
-        # A twist moves the centre c by w x c + v.
-        J = np.array([[0, c[2], -c[1], 1, 0, 0], [-c[2], 0, c[0], 0, 1, 0], [c[1], -c[0], 0, 0, 0, 1]])
-        values, vectors = np.linalg.eigh(S[:3, :3])
-        turn[t], axis[t] = np.sqrt(max(values[-1], 0)), vectors[:, -1]
-        shift[t] = np.sqrt(max(np.linalg.eigvalsh(J @ S @ J.T)[-1], 0))
-    return Doubt(turn, shift, axis)
+        turn[t] = np.sqrt(max(np.linalg.eigvalsh(spread[i : i + 3, i : i + 3])[-1], 0))
+    return turn
+
+
+def confidence(turn: Float[np.ndarray, "f"], camera_turn: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
+    """How probable it is that poses are right within 2 cm and 20 degrees, 0 to 1, from `turn_deviations` of track and camera."""
+    wrong = _WRONG + _PER_TURN * np.log(turn + _LEAST_TURN) + _PER_CAMERA * np.log(camera_turn + _LEAST_CAMERA)
+    return 1 / (1 + np.exp(wrong))

@@ -15,6 +15,7 @@ from rendering.atomic import replacing
 from scenes.video.bending import bending_groups, is_bending, join_unexplained, middles, unexplained_things
 from scenes.video.camera import find_cameras
 from scenes.video.clip import Clip, check_for_cuts
+from scenes.video.confidence import confidence, turn_deviations
 from scenes.video.filling import fill
 from scenes.video.labels import references
 from scenes.video.maps import fewer, flow_of, halved, measure
@@ -23,6 +24,7 @@ from scenes.video.rigid import inverse
 from scenes.video.state import State
 from scenes.video.tracks import find_tracks, mend, merge, refine, splice
 
+_LOST = 0.5  # confidence below which a frame is marked as lost
 _LEAST = 8  # pixels of an object in a frame in which it has a pose
 _WORK_WIDTH = 160  # pixels to which frames are reduced while tracks are sought
 _OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -38,7 +40,7 @@ class FoundObject:
     poses: tuple[Float[np.ndarray, "4 4"] | None, ...]
     """Object to world in each frame; None where it isn't seen or is lost. The object's frame is the world's at its first pose."""
     confidence: Float[np.ndarray, "f"]
-    """0 to 1: how far the frame's pixels agree with the other frames; 0 without a pose."""
+    """0 to 1: how probably the pose is right within 2 cm and 20 degrees; 0 without a pose. Of what bends: 1 where it is seen."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Decomposition:
                 "rigid": o.rigid,
                 "poses": [None if pose is None else pose.tolist() for pose in o.poses],
                 "confidence": [round(float(c), 4) for c in o.confidence],
+                "lost": [t for t, c in enumerate(o.confidence) if c < _LOST],
             }
             for o in self.objects
         ]
@@ -148,19 +151,22 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
             state.ids[mine] = 0
         elif seen.any():
             kept.append(k)
-    groups = bending_groups(state, kept)
+    groups, masks = bending_groups(state, kept)
     bending = [is_bending(state, group) for group in groups]
-    masks = [np.isin(state.ids, group) for group in groups]
     masks = [join_unexplained(state, m) if bends else m for m, bends in zip(masks, bending, strict=True)]
     taken = np.any(masks, 0) if masks else np.zeros(state.ids.shape, bool)
     more = unexplained_things(state, taken)
     groups, bending, masks = groups + [[] for _ in more], bending + [True] * len(more), masks + more
     ids = np.where(state.ids < 0, -1, 0).astype(np.int32)
     objects, numbers = [], {}
+    camera = np.zeros(state.n_frames)
+    if clip.cameras is None and groups:
+        still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2)
+        camera = turn_deviations(state.maps, still, state.to_cam[0], state.have[0], 1200)
     for i, (group, bends, mask) in enumerate(zip(groups, bending, masks, strict=True), 1):
         ids[mask] = i
         numbers |= dict.fromkeys(group, i)
-        objects.append(_object(state, world, i, group, bends, mask))
+        objects.append(_object(state, world, i, group, bends, mask, camera))
     # Given cameras stand in a world whose z axis points up; else people hold cameras about upright.
     up = np.array([0.0, 0.0, 1.0]) if clip.cameras is not None else -cameras[:, :3, 1].mean(0)
     rigid = [group[0] for group, bends in zip(groups, bending, strict=True) if not bends]
@@ -174,20 +180,26 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
 
 
 def _object(
-    state: State, world: np.ndarray, number: int, group: list[int], bends: bool, mask: np.ndarray
+    state: State, world: np.ndarray, number: int, group: list[int], bends: bool, mask: np.ndarray, camera: np.ndarray
 ) -> FoundObject:
-    """One object of the tracks of a group, with its poses and how far they can be trusted. ``world``: poses of all tracks."""
+    """One object of the tracks of a group, with its poses and how far they can be trusted.
+
+    Args:
+        world: [K F 4 4] poses of all tracks.
+        camera: [F] `turn_deviations` of the camera.
+    """
     size = mask.sum((1, 2))
     if bends:
         poses, known = middles(state, state.to_cam[0], mask)
         known &= size >= _LEAST
-        confidence = known.astype(float)
+        sure = known.astype(float)
     else:
         (k,) = group
         world[k] = poses = rested(state, world, k)
         known = state.have[k] & (size >= _LEAST)
-        confidence = np.where(known, np.clip((state.share[k] - 0.3) / 0.6, 0, 1), 0.0)
+        sure = confidence(turn_deviations(state.maps, mask, state.to_cam[k], known), camera)
+        sure = np.where(known, sure, 0.0)
     first = int(np.flatnonzero(known)[0]) if known.any() else 0
     home = inverse(poses[first])
     placed = tuple(pose @ home if there else None for pose, there in zip(poses, known, strict=True))
-    return FoundObject(number, f"object_{number}", not bends, placed, confidence)
+    return FoundObject(number, f"object_{number}", not bends, placed, sure)

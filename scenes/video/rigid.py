@@ -299,20 +299,12 @@ def solve_track(
 
 
 def joint_equations(
-    maps: Maps,
-    masks: np.ndarray,
-    to_cam: np.ndarray,
-    known: np.ndarray,
-    row: np.ndarray,
-    *,
-    color: bool = True,
-    most: int = 300,
+    maps: Maps, masks: np.ndarray, to_cam: np.ndarray, known: np.ndarray, row: np.ndarray, most: int
 ) -> np.ndarray:
-    """The normal matrix [6 n 6 n] of `solve_track` at its solution, for the poses with a row (``row`` [F], -1: fixed);
-    without ``color``, of depth alone."""
+    """The normal matrix [6 n 6 n] of `solve_track` at its solution, for the poses with a row (``row`` [F], -1: fixed)."""
     pairs = _pairs(known, _OFFSETS)
     motions = to_cam[pairs[:, 1]] @ inverse(to_cam[pairs[:, 0]])
     pixels = Pixels.of(masks, most)
-    H, g, _ = _normal_equations(maps, pixels, _no_outline(maps), pairs, motions, _GATES[-1], flow=color, color=color)
+    H, g, _ = _normal_equations(maps, pixels, _no_outline(maps), pairs, motions, _GATES[-1], flow=True)
     A, _ = _joint(H, g, pairs, motions, row)
     return A.reshape(6 * A.shape[0], -1)

@@ -83,7 +83,7 @@ def test_it_is_written_as_the_scorer_reads_it(two_boxes, tmp_path):
     assert [m.name for m in masks] == [f"{t:05d}.png" for t in range(N)]
     assert np.array_equal(np.stack([np.array(Image.open(m)) for m in masks]), found.ids)
     data = json.loads((tmp_path / "objects.json").read_text())
-    assert {"id", "name", "rigid", "poses", "confidence"} == set(data["objects"][0])
+    assert {"id", "name", "rigid", "poses", "confidence", "lost"} == set(data["objects"][0])
     cameras = np.array(json.loads((tmp_path / "cameras.json").read_text())["frames"])
     np.testing.assert_allclose(cameras, clip.cameras @ np.diag([1, -1, -1, 1]), atol=1e-12)
 

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from scenes.video.bending import plane_pixels
+from scenes.video.camera import points_of
+from scenes.video.confidence import confidence, turn_deviations
+from scenes.video.decomposition import decompose
+from scenes.video.maps import measure
+from scenes.video.rigid import inverse
+from scenes.video.state import State
+from tests.scenes.video.clips import at, clip_of_boxes, looking
+
+HALF = np.array([0.05, 0.03, 0.03])
+N = 10
+CAMERAS = np.stack([looking((0.3, -0.5, 0.45))] * N)
+
+
+def hinge(t: int) -> list[np.ndarray]:
+    """Two boxes that slide along, the one turning about the end of the other."""
+    x, angle = -0.14 + 0.012 * t, 0.09 * t
+    end = np.array([x + 0.05, 0.0])
+    middle = end + 0.05 * np.array([np.cos(angle), np.sin(angle)])
+    return [at(x, 0, 0.03), at(middle[0], middle[1], 0.03, angle)]
+
+
+@pytest.fixture(scope="module")
+def hinged():
+    poses = [np.stack(p) for p in zip(*(hinge(t) for t in range(N)), strict=True)]
+    clip, ids = clip_of_boxes([(HALF, poses[0]), (HALF, poses[1])], CAMERAS)
+    return clip, ids, decompose(clip)
+
+
+def test_parts_whose_seam_stays_closed_are_one_thing_that_bends(hinged):
+    _, ids, found = hinged
+    (thing,) = found.objects
+    assert not thing.rigid
+    mine, true = found.ids == thing.id, ids > 0
+    assert (mine & true).sum() / (mine | true).sum() > 0.85
+
+
+def test_what_bends_is_followed_by_its_middle(hinged):
+    _, _, found = hinged
+    (thing,) = found.objects
+    poses = np.stack(thing.poses)
+    np.testing.assert_allclose(poses[:, :3, :3], np.broadcast_to(np.eye(3), (N, 3, 3)), atol=1e-9)
+    assert 0.07 < poses[-1, 0, 3] < 0.14
+
+
+def test_the_floor_is_a_plane_and_boxes_are_none(hinged):
+    clip, ids, _ = hinged
+    maps = measure(clip.rgb, clip.depth, clip.lens)
+    state = State.start(maps, inverse(clip.cameras))
+    on = plane_pixels(state)
+    y, x = np.indices(ids.shape[1:])
+    points = points_of(maps, 0, y, x) @ clip.cameras[0, :3, :3].T + clip.cameras[0, :3, 3]
+    floor = (ids[0] == 0) & (maps.depth[0] > 0)
+    assert on[0][floor].mean() > 0.8
+    assert not on[0][points[..., 2] > 0.045].any()
+
+
+def test_a_turn_that_little_tells_is_less_certain(hinged):
+    clip, ids, _ = hinged
+    maps = measure(clip.rgb, clip.depth, clip.lens)
+    to_cam = inverse(clip.cameras) @ np.stack([hinge(t)[0] for t in range(N)])
+    have = np.ones(N, bool)
+    much = turn_deviations(maps, ids == 1, to_cam, have)
+    rng = np.random.default_rng(0)
+    little = turn_deviations(maps, (ids == 1) & (rng.random(ids.shape) < 0.1), to_cam, have)
+    assert much[0] == 0 and (little[1:] > 1.5 * much[1:]).all()
+    none = np.zeros(N)
+    assert (confidence(little, none) <= confidence(much, none)).all()
+    assert (confidence(much, np.full(N, 5e-5)) < confidence(much, none)).all()
