@@ -18,7 +18,9 @@ _COMMON = 0.6  # share of the shorter one's frames that are common
 _SEAM = 4  # pixels at which two parts meet, at least
 _JUMP = 0.03  # relative difference of depth across a seam
 _OPENS = 0.006  # metres, beside the noise, by which a seam may open from frame to frame
+_SLIDES = 0.7  # share of the motion that a seam may open by
 _MOVES = 0.004  # metres from frame to frame: slower is rest, which tells nothing
+_TOLD = 12  # of the noise, that things must move by for a seam to tell
 _LEAST_FRAMES = 3
 _PLANE, _MOST_PLANES, _TRIALS = 0.04, 10, 60  # share of the still points that a plane holds
 _THICK, _PARALLEL = 0.02, 0.9  # metres, beside the noise, and cosine, within which pixels are on a plane
@@ -71,7 +73,7 @@ def plane_pixels(state: State) -> np.ndarray:
     found, normals = [], []
     for t in np.unique(np.linspace(0, F - 1, min(F, 6)).astype(int)).tolist():
         y, x = np.nonzero((state.ids[t] == 0) & (maps.normal[t, ..., 2] != 0))
-        pick = rng.choice(len(y), min(len(y), 1000), replace=False)
+        pick = rng.permutation(len(y))[:1000]
         y, x = y[pick], x[pick]
         found.append(points_of(maps, t, y, x) @ back[t, :3, :3].T + back[t, :3, 3])
         normals.append(maps.normal[t, y, x] @ back[t, :3, :3].T)
@@ -90,14 +92,14 @@ def plane_pixels(state: State) -> np.ndarray:
         planes.append((normal, float(np.median(p[mine] @ normal))))
         rest[mine] = False
     out = np.zeros(state.ids.shape, bool)
-    y, x = np.indices(state.ids.shape[1:])
+    grid = np.indices(state.ids.shape[1:])
+    y, x = grid[0], grid[1]
     for t in range(F):
         q = points_of(maps, t, y, x) @ back[t, :3, :3].T + back[t, :3, 3]
-        m = maps.normal[t] @ back[t, :3, :3].T
         z = maps.depth[t]
-        thick = _THICK + 2 * (maps.noise[0] + maps.noise[1] * z * z)
-        for normal, d in planes:
-            out[t] |= (abs(q @ normal - d) < thick) & (m @ normal > _PARALLEL)
+        thick = _THICK + 3 * (maps.noise[0] + maps.noise[1] * z * z)
+        for normal, d in planes:  # whatever its side: noise turns normals
+            out[t] |= abs(q @ normal - d) < thick
     return out
 
 
@@ -121,8 +123,10 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 def _one_thing(state: State, ids: np.ndarray, a: int, b: int) -> bool:
     """Whether two tracks (``b`` may be the still world) touch all the time, and meet where both move alike."""
     frames = [np.flatnonzero(state.have[k] & ((ids == k).sum((1, 2)) >= 12)) for k in (a, b)]
-    both = np.intersect1d(*frames)
-    if len(both) < max(_LEAST_FRAMES, _COMMON * min(len(f) for f in frames)):
+    both = np.intersect1d(frames[0], frames[1])
+    # What hangs on a trunk does so all the time; what is pushed past something doesn't.
+    span = len(frames[1]) if b == 0 else min(len(f) for f in frames)
+    if len(both) < max(_LEAST_FRAMES, _COMMON * span):
         return False
     touching, moving, closed = 0, 0, 0
     for t in both.tolist():
@@ -136,12 +140,13 @@ def _one_thing(state: State, ids: np.ndarray, a: int, b: int) -> bool:
                 continue
             ways = [state.to_cam[k, s] @ inverse(state.to_cam[k, t]) for k in (a, b, 0)]
             gone = max(_apart(ways[0], ways[2], there), _apart(ways[1], ways[2], here))
-            if gone < _MOVES:
+            z = float(np.nanmedian(here[:, 2]))
+            noise = state.maps.noise[0] + state.maps.noise[1] * z * z
+            if gone < max(_MOVES, _TOLD * noise):
                 continue
             moving += 1
-            z = float(np.nanmedian(here[:, 2]))
-            limit = _OPENS + 2 * (state.maps.noise[0] + state.maps.noise[1] * z * z)
-            closed += _apart(ways[0], ways[1], here) < min(limit, 0.7 * gone)
+            limit = _OPENS + 2 * noise
+            closed += _apart(ways[0], ways[1], here) < min(limit, _SLIDES * gone)
     # What stands still is labelled as such up to where it begins to bend: that seam opens.
     closed = moving if b == 0 else closed
     return touching >= _TOGETHER * len(both) and moving >= _LEAST_FRAMES and closed >= _CLOSED * moving
@@ -159,7 +164,8 @@ def _seam(state: State, ids: np.ndarray, t: int, a: int, b: int) -> tuple[np.nda
     high = ndimage.maximum_filter(np.where(other, depth, 0), 5)
     low = ndimage.minimum_filter(np.where(other, depth, np.inf), 5)
     meets = (ids[t] == a) & (high > 0) & (np.minimum(abs(high - depth), abs(low - depth)) < _JUMP * depth)
-    return np.nonzero(meets)
+    y, x = np.nonzero(meets)
+    return y, x
 
 
 def join_unexplained(state: State, masks: np.ndarray) -> np.ndarray:
