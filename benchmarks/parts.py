@@ -2,13 +2,15 @@
 
 Learns the 1,000 small objects of pybullet_data (or the meshes of a folder) with the defaults and counts the closed surfaces of
 the learned mesh and of the source: the union of its bodies, where surfaces count as one if they come closer to each other than
-the width of a slit that is filled. More than the source has are specks, fewer are parts that grew together or were lost.
+the width of a slit that is filled. More than the source has are specks, fewer are parts that grew together or were lost. Volumes
+are compared, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 import warnings
@@ -19,7 +21,7 @@ import manifold3d
 import numpy as np
 import trimesh
 
-from examples.small_objects import find_things, learn_each, read_thing
+from examples.small_objects import find_things, iou, learn_each, read_thing
 from objects import MeshError, SirenField
 from objects.mesh import SLIT
 
@@ -100,18 +102,23 @@ def main() -> None:
             else:
                 count, sizes = learned_parts(field)
                 row |= {"parts_source": source_parts(meshes[name]), "parts": count, "others": sizes[:8]}
+                row |= {"iou": round(iou(field, meshes[name]), 4), "measured": field.measured}
             rows[name] = row
             print(f"{name:12s} " + "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         report(rows, args.out)
 
 
 def report(rows: dict[str, dict], out: Path) -> None:
+    ious = [r["iou"] for r in rows.values() if "iou" in r]
     counted = {n: r for n, r in rows.items() if r.get("parts_source") is not None}
     summary = {
         "objects": len(rows),
         "counted": len(counted),
         "with_parts_too_many": sum(r["parts"] > r["parts_source"] for r in counted.values()),
         "with_parts_too_few": sum(r["parts"] < r["parts_source"] for r in counted.values()),
+        "iou_median": round(statistics.median(ious), 4) if ious else None,
+        "iou_worst": min(ious, default=None),
+        "iou_under_0.9": sum(x < 0.9 for x in ious),
         "not_learned": sum("reason" in r for r in rows.values()),
         "cpu_seconds_each": round(sum(r["cpu_seconds"] for r in rows.values()) / max(len(rows), 1), 2),
     }
