@@ -102,7 +102,7 @@ def main() -> None:
             else:
                 count, sizes = learned_parts(field)
                 row |= {"parts_source": source_parts(meshes[name]), "parts": count, "others": sizes[:8]}
-                row |= {"iou": round(iou(field, meshes[name]), 4), "measured": field.measured}
+                row |= {"iou": round(iou(field, meshes[name]), 4), "measured": dict(field.measured)}
             rows[name] = row
             print(f"{name:12s} " + "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         report(rows, args.out)
