@@ -22,8 +22,9 @@ import numpy as np
 import trimesh
 
 from examples.small_objects import find_things, iou, learn_each, read_thing
-from objects import MeshError, SirenField
+from objects import FitConfig, MeshError, SirenField
 from objects.mesh import SLIT
+from objects.mesh_samples import QUALITIES
 
 GROUP = 16
 
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first object (default: 0)")
     parser.add_argument("--stride", type=int, default=1, help="take every so-many-th object (default: 1)")
     parser.add_argument("--only", nargs="*", help="names of objects to take")
+    parser.add_argument("--quality", choices=QUALITIES, default="normal")
     parser.add_argument("--out", type=Path, default=Path("out/bench/parts.json"))
     args = parser.parse_args()
     meshes, rows = read_all(args), {}
@@ -93,7 +95,7 @@ def main() -> None:
         began = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fields = learn_each([meshes[n] for n in group])
+            fields = learn_each([meshes[n] for n in group], FitConfig.of(args.quality))
         spent = (time.process_time() - began) / len(group)
         for name, field in zip(group, fields, strict=True):
             row: dict[str, object] = {"cpu_seconds": round(spent, 2)}
