@@ -120,7 +120,7 @@ def fit_sequence(
     if partial:
         _check_parts(frames, period)
     sources = [_source(frame, i, config, partial) for i, frame in enumerate(frames)]
-    digest = hashlib.sha256(b"".join(_digest(source) for source in sources)).hexdigest()
+    digest = hashlib.sha256(b"".join(map(_digest, sources, frames))).hexdigest()
     key = content_key("sequence", _VERSION, digest, seconds.tolist(), period, partial, seed, asdict(config))
     kept = cache_folder("fields") / f"{key}.safetensors"
     if kept.exists():
@@ -299,10 +299,11 @@ def _source(
     return read_cloud(places, normals, facing=config.cloud.facing, wall=wall, name=name)
 
 
-def _digest(source: MeshSource | Cloud | PointFrame) -> bytes:
+def _digest(source: MeshSource | Cloud | PointFrame, frame: Meshlike | PointFrame) -> bytes:
+    """Of all that is learned of a frame: what it was read as, and the colours of points, which only the frame holds."""
     if isinstance(source, MeshSource):
         return bytes.fromhex(source.content_hash())
-    colors = source.colors if isinstance(source, PointFrame) else None
+    colors = None if not isinstance(frame, PointFrame) or frame.colors is None else np.asarray(frame.colors)
     parts = [source.points, source.normals, *([] if colors is None else [colors])]
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
 
