@@ -27,6 +27,7 @@ from scenes.video.shapes import BACKDROP, Shaped, learn_shapes, nearest_rigid, p
 from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 2  # part of every key: raise it when the same clip would give another scene
+_MOTION_VERSION = 2  # likewise of what moves
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def learn_clip(
 
 def find_motion(clip: Clip) -> Decomposition:
     """`decompose`, or what it found before."""
-    file = cache_folder("clips") / f"{content_key('motion', 1, content_of(clip))}.npz"
+    file = cache_folder("clips") / f"{content_key('motion', _MOTION_VERSION, content_of(clip))}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError):
         return _read(file)
     found = decompose(clip)
