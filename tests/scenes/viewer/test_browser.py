@@ -7,7 +7,7 @@ from objects import Box, Sphere
 from rendering import Camera
 from scenes import SceneGraph, load_scene
 from tests.scenes.helpers import at
-from tests.scenes.viewer.browser import chromium, opened  # noqa: F401 (a fixture)
+from tests.scenes.viewer.browser import WAIT_S, chromium, opened  # noqa: F401 (a fixture)
 
 WIDTH, HEIGHT = 960, 480
 
@@ -86,6 +86,7 @@ def test_edits_in_code_appear_and_two_browsers_see_one_scene(chromium):  # noqa:
     scene = small_scene()
     with opened(chromium, scene) as page:
         other = chromium.new_context(viewport={"width": 400, "height": 300}).new_page()
+        other.set_default_timeout(1000 * WAIT_S)
         other.goto(page.viewer.url)
         other.wait_for_selector(".ss-tree")
         scene.rename("toys/ball", "<b>&\"'")

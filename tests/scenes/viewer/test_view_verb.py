@@ -40,14 +40,26 @@ def test_bad_input_is_told_in_one_line(tmp_path, capsys):
             assert err.count("\n") == 1
 
 
+# What a shell runs in the background is started with interrupts ignored.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from scenes.cli import main
+sys.exit(main())
+"""
+
+
 def test_it_serves_until_ctrl_c(tmp_path):
-    command = [sys.executable, "-m", "scenes.cli", "view", f"scene={saved(tmp_path)}", "port=0"]
+    command = [sys.executable, "-c", PROGRAM, "view", f"scene={saved(tmp_path)}", "port=0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
-        first = program.stdout.readline()
-        assert first.startswith("a.scene is at http://127.0.0.1:")
-        with urllib.request.urlopen(first.split()[3], timeout=20) as answer:
-            assert b"<html" in answer.read().lower()
-        program.send_signal(signal.SIGINT)
-        rest = program.stdout.read()
+        try:
+            first = program.stdout.readline()
+            assert first.startswith("a.scene is at http://127.0.0.1:")
+            with urllib.request.urlopen(first.split()[3], timeout=20) as answer:
+                assert b"<html" in answer.read().lower()
+            program.send_signal(signal.SIGINT)
+            rest, _ = program.communicate(timeout=120)
+        finally:
+            program.kill()
     assert program.returncode == 0
     assert "not saved" in rest
