@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import ndimage
 
 from rendering.views import Views
 from rendering.views.types import back_projected, known_depth
@@ -18,13 +19,14 @@ _HOLD = 0.1  # weight of a gain of 1, as a share of that of all places
 _ROUNDS = 20
 _ROBUST = 0.05  # error of sRGB from which on a place counts less
 _LEAST = 0.1  # weight of a picture
+_MOST = 100  # cells along an edge, where values are smoothed
 
 
 class Exposures(NamedTuple):
     """Of ``v`` pictures.
 
     Args:
-        gain: What multiplies the colours of the place in each; their geometric mean is 1.
+        gain: What multiplies the colours of the place in each.
         error: Mean difference (sRGB) to the others where they show the same, gains taken out; NaN where no other shows it.
     """
 
@@ -39,7 +41,7 @@ class Exposures(NamedTuple):
 
 
 def exposures(views: Views, cell: float) -> Exposures:
-    """Of pictures with depth.
+    """Of pictures with depth; the geometric mean of the gains is 1.
 
     Args:
         cell: Metres; what pictures show within so much is one place.
@@ -49,14 +51,11 @@ def exposures(views: Views, cell: float) -> Exposures:
         if view.depth is None:
             continue
         pixel = known_depth(view).reshape(-1).nonzero()[:, 0]
-        places.append(np.floor(back_projected(view, pixel).numpy() / cell).astype(np.int64))
+        places.append(back_projected(view, pixel).numpy())
         colors.append(view.rgb.reshape(-1, 3)[pixel].double().numpy())
         shown_by.append(np.full(len(pixel), k))
     n = len(views)
-    place, color, picture = np.concatenate(places), np.concatenate(colors), np.concatenate(shown_by)
-    place -= place.min(0)
-    size = place.max(0) + 1
-    place = np.unique((place[:, 0] * size[1] + place[:, 1]) * size[2] + place[:, 2], return_inverse=True)[1]
+    place, color, picture = cells(np.concatenate(places), cell), np.concatenate(colors), np.concatenate(shown_by)
     pair, row, count = np.unique(place * n + picture, return_inverse=True, return_counts=True)
     color = _sums(row, color, len(pair)) / count[:, None]
     place, picture = pair // n, pair % n
@@ -77,6 +76,32 @@ def exposures(views: Views, cell: float) -> Exposures:
     total = np.bincount(picture, minlength=n)
     error[total > 0] = (np.bincount(picture, away[:, 0], n) / np.maximum(total, 1))[total > 0]
     return Exposures(gain, error)
+
+
+def cells(p: Float[np.ndarray, "n 3"], size: float) -> Int[np.ndarray, "n"]:
+    """In which cell of this size each place is; numbers without gaps."""
+    cell = np.floor((p - p.min(0)) / size).astype(np.int64)
+    n = cell.max(0) + 1
+    return np.unique((cell[:, 0] * n[1] + cell[:, 1]) * n[2] + cell[:, 2], return_inverse=True)[1]
+
+
+def smooth(
+    p: Float[np.ndarray, "n 3"], values: Float[np.ndarray, "n c"], weight: Float[np.ndarray, "n"], sigma: float
+) -> Float[np.ndarray, "n c"]:
+    """Weighted means of values at places about each of them, by a Gaussian that is this wide."""
+    step = np.maximum(sigma, np.ptp(p, axis=0).max() / _MOST)
+    at = (p - p.min(0)) / step
+    index = np.rint(at).astype(np.int64)
+    shape = index.max(0) + 1
+    row = np.ravel_multi_index(tuple(index.T), tuple(shape))
+
+    def blurred(v: np.ndarray) -> np.ndarray:
+        grid = np.bincount(row, v, int(shape.prod())).reshape(shape)
+        grid = ndimage.gaussian_filter(grid, sigma / step, mode="constant", truncate=3.0)
+        return ndimage.map_coordinates(grid, at.T, order=1, mode="nearest")
+
+    total = blurred(weight)
+    return np.stack([blurred(weight * v) / total for v in values.T], 1)
 
 
 def _sums(row: np.ndarray, values: np.ndarray, n: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import nn
 
 from compose.composite import Composite
@@ -20,14 +20,17 @@ from objects.mesh_samples import FitConfig
 from objects.progress import Bar
 from objects.siren import SineParts, SirenField
 from objects.training import TrainConfig
+from rendering.learning.backdrop import BACKDROP, filled, inner_side
 from rendering.learning.config import RoomConfig
-from rendering.learning.exposure import Exposures
+from rendering.learning.exposure import Exposures, cells, smooth
+from rendering.learning.measured import Measured
 from rendering.views import View, Views
 
 _GROUP = 16  # parts whose colours train together
 _FEW = 64  # places with colours, from which on there is something to learn
 _OFF = 0.05  # a hit that is off a measured depth by more than this share of it shows something else
-_UNKNOWN = 0.3  # weight of a pixel without depth, which may show something before what is known
+_HOLE = 0.1  # weight of a pixel with depth whose ray passes all that was learned and ends on the backdrop
+_USUAL = 4.0  # reaches, over which the usual exposure of the pictures about a place is taken
 _NEAREST = 0.1  # metres; nearer pixels count no more
 _SCORED = 1000  # pixels of each picture
 
@@ -37,24 +40,27 @@ def learn_looks(
     boxes: Sequence[Aabb],
     views: Views,
     light: Exposures,
-    cell: float,
+    measured: Measured,
     config: RoomConfig,
     *,
     seed: int = 0,
     progress: bool = True,
-) -> None:
+) -> Exposures:
     """Trains the colours of all parts, in place.
 
     Args:
         scene: The parts, SIRENs whose distances have learned, each in the middle of its box.
         boxes: Of the parts, world frame, metres.
         light: Exposures of the pictures, which are taken out.
-        cell: Metres; pixels that hit within so much make one colour.
+        measured: What depths say.
         config: How.
         seed: Of initial weights and of the choice of places.
         progress: Show bars.
+
+    Returns:
+        The exposures with gains to the colours that were learned: those of the usual exposure of the pictures about a place.
     """
-    x, rgb = _places(scene, views, light, cell, progress)
+    x, rgb, behind, light = _places(scene, views, light, measured, progress)
     numbers: dict[str, Any] = config.network_numbers()
     samples = max(config.color_pool // max(config.color_parts // 2, 1), 1)
     fit = FitConfig(**numbers, color_parts=config.color_parts, color_samples=max(samples, 512), color_steps=1.0)
@@ -63,12 +69,17 @@ def learn_looks(
         field, rng = instance.field, np.random.default_rng((seed, i, 1))
         if not isinstance(field, SirenField):
             continue
-        rows = np.flatnonzero(((x > box.lo.numpy()) & (x < box.hi.numpy())).all(1))
+        shell = instance.name == BACKDROP
+        rows = np.flatnonzero(((x > box.lo.numpy()) & (x < box.hi.numpy())).all(1) & (behind == shell))
         if len(rows) < _FEW:
             paint_flat(field, GREY_RGB)
             continue
         rows = rng.permutation(rows)[: config.color_pool]
-        colors = colors_at((x[rows] - box.center.numpy()) / float(field.half_extent), rgb[rows], rng)
+        x_part, rgb_part = x[rows], rgb[rows]
+        if shell:
+            on = inner_side(instance, np.mean([camera.position_world.numpy() for camera in views.cameras], 0), rng)
+            x_part, rgb_part = filled(x_part, rgb_part, on, measured.reach)
+        colors = colors_at((x_part - box.center.numpy()) / float(field.half_extent), rgb_part, rng)
         if (n_parts := colors.n_parts(config.color_parts)) > 1:
             generator = torch.Generator().manual_seed(seed + i)
             field.appearance = SineParts(n_parts, config.color_shape(), generator).requires_grad_(False)
@@ -78,6 +89,7 @@ def learn_looks(
     for a in Bar(range(0, len(found), _GROUP), desc="colours", unit="group", disable=not progress):
         some = found[a : a + _GROUP]
         learn_colors([field for field, _ in some], [colors for _, colors in some], fit, train)
+    return light
 
 
 def psnr_of(
@@ -109,30 +121,37 @@ def _hits(scene: Composite, view: View, pixel: torch.Tensor) -> tuple[Hits, Floa
 
 
 def _places(
-    scene: Composite, views: Views, light: Exposures, cell: float, progress: bool
-) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
-    """Places that pixels' rays hit (world frame), one in a cell, and their mean colours without what exposure did; pictures count
-    as they are sharp there."""
+    scene: Composite, views: Views, light: Exposures, measured: Measured, progress: bool
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"], Bool[np.ndarray, "n"], Exposures]:
+    """Places that pixels' rays hit (world frame), one in a cell; their mean colours at the usual exposure of the pictures about
+    them, to which pictures count as they are sharp there; whether they are on the backdrop; and the gains of the pictures to these
+    colours."""
     found = []
     for k, view in enumerate(Bar(views, desc="places", unit="picture", disable=not progress)):
         pixel = view.valid.reshape(-1).nonzero()[:, 0]
         hits, p = _hits(scene, view, pixel)
         along = view.camera.depth_per_t(view.camera.pixel_centers(pixel))
         away, fits, weight = hits.t * along, hits.owner >= 0, torch.ones(len(pixel)).double()
+        behind = torch.tensor([instance.name == BACKDROP for instance in scene.instances])[hits.owner]
         if view.depth is not None:
             z = view.depth.reshape(-1)[pixel]
-            fits &= ~((z - away).abs() > _OFF * z)  # also where depth is missing
-            weight = torch.where(torch.isfinite(z), weight, _UNKNOWN)
+            fits &= behind | ~((z - away).abs() > _OFF * z)  # also where depth is missing
+            weight = torch.where(torch.isfinite(z) & behind, _HOLE, weight)
         at = fits.nonzero()[:, 0]
         rgb = view.rgb.reshape(-1, 3)[pixel[at]].double().numpy() / light.gain[k]
         weight = light.weight[k] * (weight[at] / away[at].clamp(min=_NEAREST).square()).numpy()
-        found.append((p[at].numpy(), rgb.clip(0, 1), weight))
-    x, rgb, weight = (np.concatenate(part) for part in zip(*found, strict=True))
+        found.append((p[at].numpy(), rgb.clip(0, 1), weight, behind[at].numpy(), np.full(len(at), k)))
+    x, rgb, weight, behind, picture = (np.concatenate(part) for part in zip(*found, strict=True))
     if len(x) == 0:
-        return x, rgb
-    step = np.floor((x - x.min(0)) / cell).astype(np.int64)
-    n = step.max(0) + 1
-    row = np.unique((step[:, 0] * n[1] + step[:, 1]) * n[2] + step[:, 2], return_inverse=True)[1]
-    total = np.bincount(row, weight)[:, None]
-    x, rgb = (np.stack([np.bincount(row, weight * v[:, c]) for c in range(3)], 1) / total for v in (x, rgb))
-    return x, rgb
+        return x, rgb, behind, light
+    row = cells(x, 0.5 * measured.spacing)
+    total = np.bincount(row, weight)
+    gain = np.log(light.gain)[picture]
+    x, rgb, gain = (
+        np.stack([np.bincount(row, weight * v[:, c]) for c in range(3)], 1) / total[:, None] for v in (x, rgb, gain)
+    )
+    usual = smooth(x, gain, total, _USUAL * measured.reach)
+    share = np.bincount(picture, minlength=len(views)).clip(1)[:, None]
+    mean = np.stack([np.bincount(picture, usual[row, c], len(views)) for c in range(3)], 1) / share
+    light = light._replace(gain=light.gain / np.exp(mean))
+    return x, (rgb * np.exp(usual)).clip(0, 1), np.bincount(row, behind) > 0, light

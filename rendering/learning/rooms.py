@@ -29,6 +29,7 @@ from objects.progress import Bar
 from objects.shaping import descend
 from objects.siren import SirenField, pack, unpack
 from objects.training import CheckpointError, OnStep, TrainConfig
+from rendering.learning.backdrop import BACKDROP, backdrop_box, backdrop_pool, is_closed, needs_backdrop
 from rendering.learning.config import LearnedViews, RoomConfig
 from rendering.learning.exposure import Exposures, exposures
 from rendering.learning.hulls import measured_ahead
@@ -90,21 +91,32 @@ def learn_room(
     measured = Measured.of(views.cameras, [measured_ahead(view) for view in views])
     light = exposures(views, _PLACE * measured.spacing)
     boxes = parts_of(measured, config.points)
-    made = [
-        SirenField(Aabb(-0.5 * b.size, 0.5 * b.size), config, observed=True, seed=seed + i) for i, b in enumerate(boxes)
-    ]
-    fields = [field.requires_grad_(False) for field in made]
     bar = Bar(boxes, desc="samples", unit="part", disable=not progress)
     pools = [pool_of(measured, box, config, np.random.default_rng((seed, i))) for i, box in enumerate(bar)]
+    all_boxes, behind = list(boxes), needs_backdrop(views)
+    if behind:
+        all_boxes.append(backdrop_box(measured))
+        pools.append(backdrop_pool(measured, all_boxes[-1], config, np.random.default_rng((seed, len(boxes)))))
+    made = [
+        SirenField(Aabb(-0.5 * b.size, 0.5 * b.size), config, observed=True, seed=seed + i)
+        for i, b in enumerate(all_boxes)
+    ]
+    fields = [field.requires_grad_(False) for field in made]
     _learn_shapes(fields, pools, config, seed, checkpoints, progress, on_step)
-    removed = _mend(fields, pools, boxes, measured, config, seed)
+    removed = _mend(fields[: len(boxes)], pools, boxes, measured, config, seed)
     for field, pool in zip(fields, pools, strict=True):
+        _end_in_box(field)
         finish(field, pool.x[:8192] * field.half_extent)
-    poses = [SE3.from_translation(box.center) for box in boxes]
-    pairs = enumerate(zip(fields, poses, strict=True))
-    instances = [Instance(f"background_{i}", field, pose, lit=False) for i, (field, pose) in pairs]
+    closed = behind and is_closed(fields[-1], pools[-1])
+    if behind and not closed:
+        del fields[-1], all_boxes[-1]
+    names = [*(f"background_{i}" for i in range(len(boxes))), BACKDROP]
+    instances = [
+        Instance(name, field, SE3.from_translation(box.center), lit=False)
+        for name, field, box in zip(names, fields, all_boxes, strict=False)
+    ]
     scene = Composite(instances)
-    learn_looks(scene, boxes, views, light, 0.5 * measured.spacing, config, seed=seed, progress=progress)
+    light = learn_looks(scene, all_boxes, views, light, measured, config, seed=seed, progress=progress)
     observe([scene] * len(views), views.cameras, [view.valid for view in views])
     for field in fields:
         keep_cells(field)
@@ -120,7 +132,7 @@ def learn_room(
         tuple(views.cameras),
         psnr_of(scene, views, light, mean),
         tuple((r, g, b) for r, g, b in light.gain.tolist()),
-        tuple(_notes(views, light, len(fields), removed)),
+        tuple(_notes(views, light, len(boxes), removed, behind, closed)),
     )
 
 
@@ -237,11 +249,14 @@ def _mend(
         for a in range(0, len(flawed), _GROUP):
             descend([fields[i] for i in flawed[a : a + _GROUP]], hard[a : a + _GROUP], config, train)
         todo = flawed
-    for field in fields:  # what is lacking still, it is moved outwards
-        lowest = float(field.inside_sdf(face_points(field.box_lo, field.box_hi), None).min())
-        if lowest <= 0:
-            field.distance.last.bias.add_(1e-3 - lowest / float(field.half_extent))
     return removed
+
+
+def _end_in_box(field: SirenField) -> None:
+    """Moves a field outwards where it isn't outside on the faces of its box."""
+    lowest = float(field.inside_sdf(face_points(field.box_lo, field.box_hi), None).min())
+    if lowest <= 0:
+        field.distance.last.bias.add_(1e-3 - lowest / float(field.half_extent))
 
 
 _Samples = tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]]  # places (object frame) and distances
@@ -280,8 +295,14 @@ def _unsupported(field: SirenField, box: Aabb, measured: Measured, rng: np.rando
     return (places, np.where(distance > 0, np.maximum(distance, _CLEAR * step.min()), distance)), len(stray)
 
 
-def _notes(views: Views, light: Exposures, n: int, removed: int) -> list[str]:
+def _notes(views: Views, light: Exposures, n: int, removed: int, behind: bool, closed: bool) -> list[str]:
     notes = [f"the place is {n} parts, from measured depth"]
+    if closed:
+        notes.append(
+            "what has no depth is painted on a closed backdrop about the place: hide it to look in from outside"
+        )
+    elif behind:
+        notes.append("the backdrop, for what has no depth, was not learned: it needs more steps")
     if removed:
         notes.append(f"{removed} solids that no measurement supports were removed")
     if np.log(light.gain).std(0).max() > _EXPOSED:

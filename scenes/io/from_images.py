@@ -83,7 +83,10 @@ def plans_of(learned: LearnedViews) -> list[Plan]:
 
 def _path(name: str) -> str:
     """Parts of a background stand beneath it."""
-    return name.replace("_", "/part_", 1) if name.startswith(f"{BACKGROUND}_") else name
+    head, _, part = name.partition("_")
+    if head != BACKGROUND or not part:
+        return name
+    return f"{BACKGROUND}/part_{part}" if part.isdigit() else f"{BACKGROUND}/{part}"
 
 
 def _tags(name: str) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from compose.types import Rays
 from objects import SE3
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, Views, ViewsConfig, fit_views, render
+from rendering.learning.backdrop import BACKDROP
 from rendering.learning.config import RoomConfig
-from rendering.learning.exposure import exposures
+from rendering.learning.exposure import exposures, smooth
 from rendering.learning.hulls import measured_ahead
 from rendering.learning.measured import Measured
 from rendering.learning.rooms import is_room, learn_room, parts_of
@@ -109,8 +110,30 @@ def test_what_pictures_look_through_is_air(learned):
 
 
 def test_a_room_without_a_ceiling_stays_open(learned):
+    """All its pixels have depth, so there is no backdrop."""
     got, _ = held_out(learned, Camera.look_at((0.0, 0.0, 0.6), (0.05, 0.0, 3.0), 40, 30, 60.0))
     assert not torch.isfinite(got.depth).any()
+
+
+def test_what_was_not_measured_is_seen_on_a_backdrop():
+    """No picture has depth in its upper half: what only is shown there has its colours all the same, and no ray passes all."""
+    views = list(pictures(cameras(8)))
+    for k, view in enumerate(views):
+        assert view.depth is not None
+        depth = view.depth.nan_to_num(0.0)
+        depth[:30] = 0.0
+        views[k] = View(view.camera, view.rgb, depth=depth)
+    learned = learn_room(Views(views), dataclasses.replace(SMALL, steps=250, points=100_000), progress=False)
+    assert [instance.name for instance in learned.instances] == ["background_0", BACKDROP]
+    parts, shot = learned._replace(instances=learned.instances[:1]), cameras(8)[0]
+    got, want = held_out(learned, shot)
+    past = ~torch.isfinite(held_out(parts, shot)[0].depth)
+    assert float(past.float().mean()) > 0.1 and torch.isfinite(got.depth).all()
+    off, plain = ((rgb - want.rgb)[past].square().mean() for rgb in (got.rgb, torch.tensor(learned.background)))
+    assert float(off) < 0.3 * float(plain)
+    up = Camera.look_at((0.0, 0.0, 0.6), (0.05, 0.0, 3.0), 40, 30, 60.0)
+    assert torch.isfinite(held_out(learned, up)[0].depth).all()
+    assert not torch.isfinite(held_out(parts, up)[0].depth).any()
 
 
 def test_parts_meet_without_seams(learned):
@@ -188,6 +211,15 @@ def test_exposures_of_pictures_are_found():
     found = np.log(exposed.gain.mean(1))
     assert np.corrcoef(found, np.log(gains))[0, 1] > 0.95
     assert found[2] > 0.05 and found[1] < -0.05
+
+
+def test_the_usual_value_about_a_place_is_that_of_places_near_it():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0, 1, (2000, 3)) + np.where(np.arange(2000) < 1000, 0.0, 5.0)[:, None]
+    value = np.where(np.arange(2000) < 1000, -1.0, 2.0)[:, None]
+    np.testing.assert_allclose(smooth(p, value, np.ones(2000), 0.3), value, atol=1e-6)
+    one = smooth(p, rng.normal(0, 1, (2000, 1)), np.ones(2000), 0.3)
+    assert float(one.std()) < 0.3
 
 
 def test_a_blurred_picture_counts_less():

@@ -11,9 +11,10 @@ from PIL import Image
 from compose import Composite, Instance
 from objects import SE3, FitError, load_field
 from objects.primitives import Box, Sphere
-from rendering import Camera, RenderConfig, load_png, render, save_depth_png, save_png, save_transforms
+from rendering import Camera, LearnedViews, RenderConfig, load_png, render, save_depth_png, save_png, save_transforms
 from scenes import load_scene
 from scenes.cli import main
+from scenes.io.from_images import plans_of
 from tests.scenes.helpers import run
 
 
@@ -146,3 +147,14 @@ def test_an_empty_folder_is_named(folder, capsys):
     code, _, err = run(capsys, "fit", "images=empty", "out=a/")
     assert code == 2
     assert "transforms.json" in err
+
+
+def test_parts_of_a_background_and_its_backdrop_stand_beneath_it():
+    camera = Camera.look_at((0.0, -3.0, 0.0), (0.0, 0.0, 0.0), 8, 6, 60.0)
+    names = ("background_0", "background_backdrop", "object_1")
+    learned = LearnedViews(
+        tuple(Instance(name, Sphere(0.2), SE3.identity()) for name in names), (0.0, 0.0, 0.0), 100.0, (camera,)
+    )
+    got = {plan.path: plan.tags for plan in plans_of(learned)}
+    assert list(got) == ["background", "background/part_0", "background/backdrop", "object_1", "camera"]
+    assert all((path.split("/")[0] == "background") == ("background" in tags) for path, tags in got.items())
