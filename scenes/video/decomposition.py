@@ -38,7 +38,8 @@ class FoundObject:
     name: str
     rigid: bool
     poses: tuple[Float[np.ndarray, "4 4"] | None, ...]
-    """Object to world in each frame; None where it isn't seen or is lost. The object's frame is the world's at its first pose."""
+    """Object to world in each frame, also where it is lost; None where it isn't known. The object's frame is the world's at its
+    first pose."""
     confidence: Float[np.ndarray, "f"]
     """0 to 1: how probably the pose is right within 2 cm and 20 degrees; 0 without a pose. Of what bends: 1 where it is seen."""
 

@@ -11,28 +11,15 @@ import torch
 
 from objects import Aabb, Box, SirenField, Sphere
 from objects.files import is_unread
-from rendering import AmbientLight, Camera, DirectionalLight, PointLight
-from scenes import SceneFileError, SceneGraph, Track, load_scene, save_scene
+from scenes import SceneFileError, SceneGraph, load_scene, save_scene
 from scenes.io.scene_folder import locked
 from tests.scenes.helpers import at
-from tests.scenes.io.folders import changed, node, texts
+from tests.scenes.io.folders import changed, mixed_graph, node, texts
 
 
 @pytest.fixture
 def graph() -> SceneGraph:
-    graph = SceneGraph()
-    graph.add("table", Box((1.0, 0.6, 0.1)), pose=at(0, 0, 0.5), tags=["big", "wood"])
-    graph.add("table/mug", Sphere(0.1, color=(0.8, 0.2, 0.1)) | Box((0.1, 0.1, 0.1)), pose=at(0.1, 0, 0.15), scale=1.3)
-    graph.add("ball", Sphere(0.1), track=Track.keyframes([0, 1 / 3, 2], [at(0), at(1 / 7), at(0, 1)], end="loop"))
-    graph.reparent("table/mug", "ball", start=1.1)
-    graph.add("lights")
-    graph.add("lights/sun", light=DirectionalLight((0.3, 0.1, -1), (1, 0.9, 0.8), 0.7))
-    graph.add("lights/lamp", light=PointLight((0, 0, 2)))
-    graph.add("lights/sky", light=AmbientLight((0.5, 0.6, 0.7), 0.3, ground_color=(0.2, 0.2, 0.2)))
-    graph.add("eye", camera=Camera.look_at((1.3, -2, 1.1), (0, 0, 0.5), 64, 48))
-    graph.hide("lights/lamp")
-    graph.set_lit("ball", False)
-    return graph
+    return mixed_graph()
 
 
 @pytest.mark.parametrize(
