@@ -60,7 +60,7 @@ def _build(field: Field, times: Sequence[float | None], cells_longest: int) -> A
     # Where the field is far from flat there may be an edge between the samples: these cells are looked at more closely.
     bent = (bend > _BENT * lipschitz * cell.min()) & (np.abs(middle) <= reach + 2 * _SAFETY * deviation + floor)
     at, sub = np.nonzero(bent)
-    corner = 4.0 * sampled[at] + np.stack(np.unravel_index(sub, (4, 4, 4)), -1)
+    corner = 4 * sampled[at] + np.stack(np.unravel_index(sub, (4, 4, 4)), -1)
     for k in range(0, len(at), 16 * _CHUNK):
         part = (at[k : k + 16 * _CHUNK], sub[k : k + 16 * _CHUNK])
         middle[part], deviation[part] = _range(ask, corner[k : k + 16 * _CHUNK], cell, gradient[part], drift[part])
@@ -108,7 +108,7 @@ def _asker(
 def _planes(ask: Callable, blocks: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, ...]:
     """For each cell of each block ``[k, 64]``: gradient ``[k, 64, 3]``, drift and middle of its plane, largest deviation at its
     lattice at all times, and at one time from a plane of its own."""
-    value = ask((4.0 * (blocks[:, None] + lattice(9))).reshape(-1, 3)).reshape(-1, len(blocks), 9, 9, 9)
+    value = _ask_once(ask, 4 * blocks, 9, 2).reshape(-1, len(blocks), 9, 9, 9)
     own = np.lib.stride_tricks.sliding_window_view(value, (3, 3, 3), (2, 3, 4))[:, :, ::2, ::2, ::2]
     own = own.reshape(len(value), len(blocks), 64, 3, 3, 3).transpose(1, 2, 0, 3, 4, 5)
     gradient = np.stack([(own.take(2, 3 + a) - own.take(0, 3 + a)).mean((2, 3, 4)) / cell[a] for a in range(3)], -1)
@@ -124,9 +124,20 @@ def _range(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Middle and largest deviation of planes with given gradients and drifts in the cells at ``corner [k, 3]``, at 5 x 5 x 5 points
     of each."""
-    value = ask((corner[:, None] + lattice(5)).reshape(-1, 3)).reshape(-1, len(corner), 125)
+    value = _ask_once(ask, corner, 5, 4)
     rest = value - gradient @ ((lattice(5) - 0.5) * cell).T - _phases(len(value))[:, None, None] * drift[:, None]
     return _middle_and_half(rest.transpose(1, 0, 2).reshape(len(corner), -1))
+
+
+def _ask_once(ask: Callable, corner: np.ndarray, longest: int, steps: int) -> np.ndarray:
+    """The field at lattices of ``longest**3`` points, ``steps`` to a cell, from each of the cells at ``corner [k, 3]`` on,
+    ``[times, k, longest**3]``; what neighbours share is asked once."""
+    point = (steps * corner[:, None] + np.rint((longest - 1) * lattice(longest)).astype(np.int64)).reshape(-1, 3)
+    size = point.max(0, initial=0) + 1
+    place, which = np.unique((point[:, 0] * size[1] + point[:, 1]) * size[2] + point[:, 2], return_inverse=True)
+    rest, z = np.divmod(place, size[2])
+    value = ask(np.stack([*np.divmod(rest, size[1]), z], 1) / steps)
+    return value[:, which].reshape(len(value), len(corner), -1)
 
 
 def _phases(n: int) -> np.ndarray:

@@ -8,32 +8,33 @@ the nearer one is taken, as for the distance to a union.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from threading import RLock
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+import objects.node_kernel as node_kernel
 from objects.aabb import Aabb
 from objects.pose import rotation_from_quat
 from objects.warp import Warp
 
-if TYPE_CHECKING:
-    from scipy.spatial import KDTree
-
 BLEND = 0.75  # width of the Gaussian weights of nodes, in units of the spacing
-_ROUNDS = 8  # of Newton's method
 _EXACT = 1e-4  # distance from where a point should be at which it is there, in units of the spacing
-_CHUNK = 1 << 15  # points at a time
+_CHUNK = 1 << 15  # points at a time, and in search of the nearest anchor
+_FEW = 1 << 12
 _BETWEEN = 4  # times between two keys at which the box is measured
 _PADDING = 0.05  # space between the thing and its box, a share of the longest edge
 _TICK = 1e-4  # seconds between which motion is measured, a share of the span
-_KEPT = 64  # times for which the places of the anchors are kept
+_KEPT = 256  # times for which the places of the anchors are kept: about 15 MB
 
 
 AtTime = Callable[[Tensor, Tensor], Tensor]  # points [n, 3] and one time
+Search = Callable[..., tuple[np.ndarray, np.ndarray]]  # of `node_kernel`
 
 
 class NodeKeys(NamedTuple):
@@ -61,21 +62,55 @@ class NodeKeys(NamedTuple):
 
 
 class _Kept:
-    """What a warp has worked out; copies of the warp begin anew."""
+    """What a warp has worked out from its numbers; copies of the warp begin anew. Threads may ask at once."""
 
     def __init__(self) -> None:
-        self.numbers: tuple[Tensor, ...] = ()
-        self.versions: tuple[int, ...] = ()
-        self.trees: dict[float | None, Any] = {}
-        self.times: tuple[float, ...] = ()
-        self.spline: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
+        self._lock = RLock()
+        self._numbers: tuple[Tensor, ...] = ()
+        self._versions: tuple[int, ...] = ()
+        self._forget()
 
-    def trees_of(self, numbers: tuple[Tensor, ...]) -> dict[float | None, Any]:
-        """Trees by time, none if any of the numbers has changed."""
-        versions = tuple(t._version for t in numbers)
-        if versions != self.versions or any(a is not b for a, b in zip(numbers, self.numbers, strict=False)):
-            self.numbers, self.versions, self.trees = numbers, versions, {}
-        return self.trees
+    def _forget(self) -> None:
+        self._rest: node_kernel.Rest | None = None
+        self._posed: dict[float, node_kernel.Posed] = {}  # of one time each; who was asked last stands last
+        self._spline: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _renew(self, warp: NodeWarp) -> None:
+        """Forgets everything if a number has changed."""
+        numbers = (warp.seconds, warp.times, warp.turns, warp.shifts, warp.nodes, warp.near, warp.anchors, warp.homes)
+        numbers, versions = (*numbers, warp.spacing), tuple(t._version for t in (*numbers, warp.spacing))
+        if versions != self._versions or any(a is not b for a, b in zip(numbers, self._numbers, strict=True)):
+            self._numbers, self._versions = numbers, versions
+            self._forget()
+
+    def spline(self, warp: NodeWarp) -> tuple[Tensor, Tensor, Tensor]:
+        with self._lock:
+            self._renew(warp)
+            self._spline = self._spline or warp.spline()
+            return self._spline
+
+    def posed(self, warp: NodeWarp, times: Float[np.ndarray, "t"]) -> tuple[node_kernel.Rest, node_kernel.Posed]:
+        """What the compiled search needs at different times."""
+        with self._lock, torch.no_grad():
+            self._renew(warp)
+            nodes = warp.nodes.detach().numpy()
+            if self._rest is None:
+                index = (warp.near.long().numpy(), warp.anchors.detach().numpy(), warp.homes.long().numpy())
+                spacing = float(warp.spacing)
+                self._rest = node_kernel.rest(nodes, *index, BLEND * spacing, spacing, _EXACT * spacing)
+            rest = self._rest
+            if new := [t for t in times.tolist() if t not in self._posed]:
+                turn, shift = warp.motions(torch.tensor(new, dtype=torch.float64))
+                made = node_kernel.posed(rest, nodes, turn.detach().numpy(), shift.detach().numpy())
+                for i, t in enumerate(new):
+                    self._posed[t] = node_kernel.Posed(*(part[i : i + 1].copy() for part in made))
+            asked = [self._posed.pop(t) for t in times.tolist()]
+            self._posed.update(zip(times.tolist(), asked, strict=True))
+            while len(self._posed) > max(_KEPT, len(times)):
+                self._posed.pop(next(iter(self._posed)))
+        if len(asked) == 1:
+            return rest, asked[0]
+        return rest, node_kernel.Posed(*(np.concatenate(parts) for parts in zip(*asked, strict=True)))
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
         return _Kept, ()
@@ -160,10 +195,31 @@ class NodeWarp(Warp):
     # -- the maps ------------------------------------------------------------------------------------------------------
 
     def forward_map(self, p_canonical: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
+        if self._compiles(p_canonical) and not self._wants_graph(p_canonical, time):
+            return self._compiled(node_kernel.deformed, p_canonical, time)[0]
         return self._by_time(self._deformed_at, p_canonical, time)
 
     def backward_map(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
+        if self._compiles(p_obj) and not self._wants_graph(p_obj, time):
+            return self._compiled(node_kernel.canonical, p_obj, time)[0]
         return self._by_time(self._canonical_at, p_obj, time)
+
+    def _compiles(self, p: Tensor) -> bool:
+        return p.dtype == self.nodes.dtype == torch.float32 and p.device.type == self.nodes.device.type == "cpu"
+
+    def _wants_graph(self, *asked: Tensor) -> bool:
+        numbers = (*asked, self.nodes, self.anchors, self.turns, self.shifts)
+        return torch.is_grad_enabled() and any(t.requires_grad for t in numbers)
+
+    def _compiled(self, search: Search, p: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """What the compiled search finds for points at times of their own, and their homes."""
+        if not len(p):
+            return p.detach(), torch.zeros(0, dtype=torch.int64)
+        points, seconds = (x.detach().nan_to_num(0.0, 0.0, 0.0).numpy() for x in (p, time))
+        times, which = np.unique(seconds.astype(np.float64), return_inverse=True)
+        found, home = search(*self._kept.posed(self, times), which, np.ascontiguousarray(points))
+        sound = torch.isfinite(p.detach()).all(1) & torch.isfinite(time.detach())
+        return torch.where(sound[:, None], torch.from_numpy(found), torch.nan), torch.from_numpy(home)
 
     def _by_time(self, function: AtTime, p: Tensor, time: Tensor) -> Tensor:
         """Asks for the points of each time together."""
@@ -185,41 +241,41 @@ class NodeWarp(Warp):
         return found
 
     def _deformed_at(self, p: Tensor, time: Tensor) -> Tensor:
-        home = self.homes.long()[_nearest(self._tree(None), p)]
+        home = self.homes.long()[_nearest(self.anchors, p)]
         return self._blended(p, home, *self._motion(time))[0]
 
     def _canonical_at(self, p: Tensor, time: Tensor) -> Tensor:
         turn, shift = self._motion(time)
         with torch.no_grad():
-            anchor = _nearest(self._tree(time), p)
-            home = self.homes.long()[anchor]
-            at = self.anchors[anchor]
-            there, slope = self._blended(at, home, turn, shift)
-            x = at + _solved(slope, p - there)
-            value, slope = self._blended(x, home, turn, shift)
-            off, to, near = (value - p).square().sum(-1), p, home
-            best, least, best_slope = x.clone(), off.clone(), slope.clone()
-            open_ = torch.arange(len(p), device=p.device)
-            for _ in range(_ROUNDS):
-                going = (off > (_EXACT * self.spacing) ** 2).nonzero()[:, 0]
-                if not len(going):
-                    break
-                open_, x, value, slope, to, near = (t[going] for t in (open_, x, value, slope, to, near))
-                step = _solved(slope, to - value)
-                # Far from where it was found the slope says nothing.
-                step = step * (self.spacing / step.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
-                x = x + step
-                value, slope = self._blended(x, near, turn, shift)
-                off = (value - to).square().sum(-1)
-                better = off < least[open_]
-                mine = open_[better]
-                best[mine], best_slope[mine], least[mine] = x[better], slope[better], off[better]
+            if self._compiles(p):
+                best, home = self._compiled(node_kernel.canonical, p, time.expand(len(p)))
+            else:
+                best, home = self._searched(p, turn, shift)
         if not torch.is_grad_enabled():
             return best
         # By the implicit function theorem: with respect to the points, and to all that the forward map reads.
-        value, _ = self._blended(best, home, turn, shift)
-        back = _solved(best_slope, value - p)
+        value, slope = self._blended(best, home, turn, shift)
+        back = _solved(slope, value - p)
         return best - (back - back.detach())
+
+    def _searched(
+        self, p: Float[Tensor, "n 3"], turn: Float[Tensor, "k 3 3"], shift: Float[Tensor, "k 3"]
+    ) -> tuple[Float[Tensor, "n 3"], Int[Tensor, "n"]]:
+        """What `node_kernel.canonical` says, plainly: it is tested against this."""
+        anchor = _nearest(self._blended(self.anchors, self.homes.long(), turn, shift)[0], p)
+        home, at = self.homes.long()[anchor], self.anchors[anchor]
+        there, slope = self._blended(at, home, turn, shift)
+        x = at + _solved(slope, p - there)
+        best, least = x, torch.full_like(x[:, 0], math.inf)
+        for _ in range(node_kernel.ROUNDS + 1):
+            value, slope = self._blended(x, home, turn, shift)
+            off = (value - p).square().sum(-1)
+            best, least = torch.where((off < least)[:, None], x, best), torch.minimum(off, least)
+            step = _solved(slope, p - value)
+            # Far from where it was found the slope says nothing.
+            step = step * (self.spacing / step.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
+            x = torch.where((least > (_EXACT * self.spacing) ** 2)[:, None], x + step, x)
+        return best, home
 
     def _blended(
         self, x: Float[Tensor, "n 3"], home: Int[Tensor, "n"], turn: Float[Tensor, "k 3 3"], shift: Float[Tensor, "k 3"]
@@ -244,51 +300,47 @@ class NodeWarp(Warp):
 
     def _motion(self, time: Tensor) -> tuple[Float[Tensor, "k 3 3"], Float[Tensor, "k 3"]]:
         """Rotations and translations of all nodes at a time."""
-        share = self._shares(time)
-        turn = torch.einsum("t,tka->ka", share, self.turns)
+        turn, shift = self.motions(time.detach().double().reshape(1))
+        return turn[0], shift[0]
+
+    def motions(self, times: Float[Tensor, "t"]) -> tuple[Float[Tensor, "t k 3 3"], Float[Tensor, "t k 3"]]:
+        """Rotations and translations of all nodes at each of these times (float64, within the span)."""
+        share, other = self._shares(times)
+        turn = torch.einsum("tj,jka->tka", share, self.turns)
+        if self.loops:  # who turns wholly in a period comes back with the other sign
+            whole = (self.turns[0] * self.turns[-1]).sum(-1, keepdim=True) < 0
+            turn = torch.where(whole, torch.einsum("tj,jka->tka", other, self.turns), turn)
         turn = turn / turn.norm(dim=-1, keepdim=True)
-        return rotation_from_quat(turn), torch.einsum("t,tka->ka", share, self.shifts)
+        return rotation_from_quat(turn), torch.einsum("tj,jka->tka", share, self.shifts)
 
-    def _shares(self, time: Tensor) -> Float[Tensor, "t"]:
-        """How much each key counts at a time: a cubic spline, natural or periodic."""
+    def _shares(self, times: Float[Tensor, "t"]) -> tuple[Float[Tensor, "t j"], Float[Tensor, "t j"]]:
+        """How much each key counts at each time: a cubic spline, natural or periodic; and, in a loop, one that comes back with the
+        other sign after a period."""
         if len(self.times) == 1:
-            return torch.ones_like(self.times)
-        knots, pieces = self._spline()
-        at = (torch.searchsorted(knots, time.detach().double().reshape(1)) - 1).clamp(0, len(knots) - 2)[0]
-        u = time - knots[at].to(time)
+            whole = self.times.new_ones(len(times), 1)
+            return whole, whole
+        knots, one, other = self._kept.spline(self)
+        at = (torch.searchsorted(knots, times) - 1).clamp(0, len(knots) - 2)
+        u = times - knots[at]
         powers = torch.stack([u**3, u**2, u, torch.ones_like(u)])
-        return torch.einsum("c,ct->t", powers.to(self.times), pieces[:, at].to(self.times))
+        share = torch.einsum("ct,ctj->tj", powers, one[:, at]).to(self.times)
+        return share, torch.einsum("ct,ctj->tj", powers, other[:, at]).to(self.times)
 
-    def _spline(self) -> tuple[Float[Tensor, "s"], Float[Tensor, "4 s-1 t"]]:
-        """Knots and coefficients of the splines that are 1 at one key and 0 at the others."""
-        key = (*self.times.tolist(), *self.span)
-        if self._kept.times != key:
-            from scipy.interpolate import CubicSpline  # a fifth of a second, and most fields don't bend
+    def spline(self) -> tuple[Float[Tensor, "s"], Float[Tensor, "4 s-1 t"], Float[Tensor, "4 s-1 t"]]:
+        """Knots and coefficients of the splines that are 1 at one key and 0 at the others, and of those that have changed their
+        sign a period later."""
+        from scipy.interpolate import CubicSpline  # a fifth of a second, and most fields don't bend
 
-            knots, ones = self.times.double().cpu().numpy(), np.eye(len(self.times))
-            if self.loops:
-                knots, ones = np.append(knots, self.span[1]), np.concatenate([ones, ones[:1]])
-            spline = CubicSpline(knots, ones, bc_type="periodic" if self.loops else "natural")
-            self._kept.times = key
-            self._kept.spline = torch.from_numpy(knots.copy()), torch.from_numpy(np.ascontiguousarray(spline.c))
-        return self._kept.spline
-
-    def _tree(self, time: Tensor | None) -> KDTree:
-        """The anchors where they are at a time, or where they are in the canonical frame; the last few are kept."""
-        from scipy.spatial import KDTree
-
-        numbers = (self.anchors, self.turns, self.shifts)
-        trees = self._kept.trees_of(numbers)
-        key = None if time is None else float(time)
-        if key not in trees:
-            at = self.anchors
-            if time is not None:
-                with torch.no_grad():
-                    at = self._blended(at, self.homes.long(), *self._motion(time))[0]
-            while len(trees) >= _KEPT:
-                trees.pop(next(iter(trees)))
-            trees[key] = KDTree(at.detach().double().cpu().numpy())
-        return trees[key]
+        knots, ones = self.times.double().cpu().numpy(), np.eye(len(self.times))
+        if not self.loops:
+            one = np.ascontiguousarray(CubicSpline(knots, ones, bc_type="natural").c)
+            return torch.from_numpy(knots), torch.from_numpy(one), torch.from_numpy(one)
+        end = self.span[1]
+        closed = CubicSpline(np.append(knots, end), np.concatenate([ones, ones[:1]]), bc_type="periodic").c
+        twice = np.concatenate([knots, knots + end - knots[0], [2 * end - knots[0]]])
+        turned = CubicSpline(twice, np.concatenate([ones, -ones, ones[:1]]), bc_type="periodic").c[:, : len(knots)]
+        one, other = (torch.from_numpy(np.ascontiguousarray(c)) for c in (closed, turned))
+        return torch.from_numpy(np.append(knots, end)), one, other
 
     def _held_box(self, padding: float | None) -> Aabb:
         """Holds the anchors at the keys and at times between."""
@@ -301,8 +353,11 @@ class NodeWarp(Warp):
         return Aabb(lo, hi).padded(_PADDING * float((hi - lo).max()) if padding is None else padding)
 
 
-def _nearest(tree: KDTree, p: Tensor) -> Int[Tensor, "n"]:
-    return torch.from_numpy(np.asarray(tree.query(p.detach().double().cpu().numpy())[1])).to(p.device)
+@torch.no_grad()
+def _nearest(anchors: Tensor, p: Tensor) -> Int[Tensor, "n"]:
+    """The nearest anchor of each point."""
+    parts = p.split(_FEW)
+    return torch.cat([torch.cdist(q, anchors, compute_mode="donot_use_mm_for_euclid_dist").argmin(1) for q in parts])
 
 
 def _solved(matrix: Float[Tensor, "n 3 3"], vector: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

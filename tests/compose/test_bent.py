@@ -1,5 +1,7 @@
 """Fields that bend, in scenes: what the dense reference says of them, at many times and phases."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,20 +13,36 @@ from compose.intervals import Interval, interval_at
 from compose.reference import in_double, query_reference, trace_reference
 from objects import SE3, Capsule, Sphere
 from objects.analytic_warps import Bend, Twist
+from objects.node_warp import NodeKeys, NodeWarp
 from objects.placed import Placed
 from objects.warped import Warped
 
 
 @pytest.fixture(scope="module")
 def bending(fields):
-    """Two networks and a capsule that bend and twist."""
+    """Three networks and a capsule that bend and twist, one of the networks by nodes."""
     first, second = [field for field in fields if field.kind == "siren"][:2]
     rod = Capsule(0.08, 0.7)
     return [
         Warped(rod, Bend(rod.bounds, (0, 0, 1), (1, 0, 0), (0, 0, 0), 0.6, (0, 1, 2), (2.5, -2.5, 2.5))),
         Warped(first, Twist(first.bounds, (0, 0, 1), (0, 0, 0), (0, 1.5), (-1.5, 1.5))),
         Warped(second, Bend(second.bounds, (1, 0, 0), (0, 1, 0), (0, 0, 0), 0.6, (0, 2), (-1, 1))),
+        Warped(first, _by_nodes(first)),
     ]
+
+
+def _by_nodes(field):
+    """A loop of two seconds in which nodes along x swing about z."""
+    box, times = field.bounds, np.array([0.0, 0.5, 1.0, 1.5])
+    x = np.linspace(float(box.lo[0]), float(box.hi[0]), 6)
+    nodes, spacing = np.stack([x, 0 * x, 0 * x], 1), x[1] - x[0]
+    anchors = (box.lo + torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * box.size).numpy()
+    homes = np.abs(anchors[:, :1] - x).argmin(1)
+    half = 0.4 * np.sin(math.pi * times)[:, None] * x / np.abs(x).max()
+    turns = np.stack([np.cos(half), 0 * half, 0 * half, np.sin(half)], -1)
+    shifts = 0.3 * half[..., None] * np.array([0.0, 1.0, 0.0])
+    keys = NodeKeys(nodes, np.tile(np.arange(6), (6, 1)), anchors, homes, spacing, times, turns, shifts)
+    return NodeWarp(keys, period=2.0)
 
 
 def _scene(bending, m, seed):
@@ -109,12 +127,12 @@ def test_instances_of_one_interval_share_an_index_and_memory_is_bounded(bending)
 
 def test_the_fused_way_through_a_warp_is_that_of_the_field(bending):
     batch = FieldBatch(bending)
-    asset = torch.arange(3).repeat_interleave(2000)
+    asset = torch.arange(4).repeat_interleave(2000)
     p = torch.cat([f.box_lo + 1.1 * torch.rand(2000, 3) * f.bounds.size for f in bending]).double()
-    time = 2 * torch.rand(6000).double()
+    time = 2 * torch.rand(8000).double()
     whole = torch.cat([f.sdf(p[asset == k].float(), time[asset == k].float()) for k, f in enumerate(bending)])
     assert torch.allclose(batch.sdf(asset, p, time).float(), whole, atol=2e-6)
-    assert batch.bent.serves(np.arange(3)).tolist() == [False, True, True]
+    assert batch.bent.serves(np.arange(4)).tolist() == [False, True, True, True]
     got, slope = batch.surface(asset, p, time, geometry=True)
     q = p.clone().requires_grad_(True)
     want = batch.sample(asset, q, time)

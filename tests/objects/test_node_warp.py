@@ -2,11 +2,14 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+import objects.node_kernel as node_kernel
+import objects.node_warp as node_warp
 from objects.files import FieldFileError, load_field, save_field
 from objects.node_warp import NodeKeys, NodeWarp
 from objects.primitives import Capsule
@@ -77,6 +80,66 @@ def test_times_beyond_the_span_are_clamped_and_a_loop_closes_smoothly():
     ends = [loop.deformed(p, torch.full((20,), t)) for t in (0.0, 0.01, 3.99, 4.0)]
     assert torch.allclose(ends[0], ends[3], atol=1e-6)
     assert (ends[1] - 2 * ends[0] + ends[2]).norm(dim=-1).max() < 0.1 * (ends[1] - ends[0]).norm(dim=-1).max()
+
+
+def test_the_compiled_search_finds_what_the_plain_one_does():
+    plain = copy.deepcopy(WARP).double()
+    p = torch.cat([_near(400)[0], WARP.box.lo + torch.rand(400, 3) * WARP.box.size])  # far from the surface, too
+    time = 3 * torch.randint(0, 5, (800,)) / 4
+    for ask, same in ((WARP.canonical, plain.canonical), (WARP.deformed, plain.deformed)):
+        found, wanted = ask(p, time), same(p.double(), time.double())
+        off = (found - wanted).norm(dim=-1)
+        assert (wanted - p).norm(dim=-1).max() > 0.05
+        assert off.quantile(0.99) < 2e-5  # two anchors can be as near as each other
+        assert ask(p[:0], time[:0]).shape == (0, 3)
+        q = p.clone().requires_grad_()  # where torch runs, for gradients
+        assert torch.allclose(ask(q, time), found, atol=2e-6)
+
+
+def test_the_nearest_anchor_is_the_nearest_of_all():
+    draw = np.random.default_rng(0)
+    for n in (1, 7, 300):
+        anchors = draw.normal(size=(n, 3)).astype(np.float32)
+        rest = node_kernel.rest(anchors[:1], np.zeros((1, 1)), anchors, np.zeros(n), 0.1, 0.1, 1e-5)
+        stack, waits = np.empty(64, np.int64), np.empty(64, np.float32)
+        for p in (3 * draw.normal(size=(200, 3))).astype(np.float32):
+            k = node_kernel.nearest_anchor(rest.anchors, rest.starts, rest.boxes, *p, stack, waits)
+            assert np.array_equal(rest.anchors[k], anchors[np.square(anchors - p).sum(1).argmin()])
+
+
+def test_threads_may_ask_at_many_times_at_once(monkeypatch):
+    monkeypatch.setattr(node_warp, "_KEPT", 2)
+    p, times = _near(20)[0], torch.linspace(0, 3, 40)
+    wanted = [copy.deepcopy(WARP).canonical(p, t.expand(20)) for t in times]
+    shared = copy.deepcopy(WARP)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda k: shared.canonical(p, times[k % 40].expand(20)), range(400)))
+    assert all(torch.equal(found[k], wanted[k % 40]) for k in range(400))
+
+
+def test_what_is_not_a_number_stays_none():
+    p, time = torch.tensor([[0.1, math.nan, 0.0], [0.1, 0.0, 0.0], [0.0, 0.0, 0.1]]), torch.tensor([1.0, math.nan, 1.0])
+    for ask in (WARP.canonical, WARP.deformed):
+        assert torch.isnan(ask(p, time)).any(1).tolist() == [True, True, False]
+
+
+def test_numbers_that_change_are_seen():
+    warp, (p, time) = copy.deepcopy(WARP), _near(50)
+    before = warp.deformed(p, time)
+    warp.shifts += 0.1
+    assert torch.allclose(warp.deformed(p, time), before + 0.1, atol=1e-6)
+
+
+def test_what_turns_wholly_in_a_loop_goes_on_turning():
+    keys, angle = _keys(), 0.5 * math.pi * np.array(TIMES)
+    half = 0.5 * np.stack([angle] * 12, 1)
+    turns = np.stack([np.cos(half), 0 * half, 0 * half, np.sin(half)], -1)
+    warp = NodeWarp(keys._replace(turns=turns, shifts=np.zeros_like(keys.shifts)), period=4.0)
+    p = torch.tensor([[0.1, 0.0, 0.05]])
+    for time in (0.0, 0.5, 3.0, 3.5, 3.9):
+        at = 0.5 * math.pi * time
+        wanted = torch.tensor([[0.1 * math.cos(at), 0.1 * math.sin(at), 0.05]])
+        assert torch.allclose(warp.deformed(p, torch.tensor([time])), wanted, atol=1e-3), time
 
 
 def test_gradients_agree_with_finite_differences():
