@@ -1,8 +1,8 @@
 """Meshes of fields for other programs: closed, no finer than a tolerance asks, with normals and vertex colours.
 
-The surface is that of `compose.surfaces.manifold_of`. manifold3d makes it simpler, where that costs neither shape nor colour:
-triangles get a number by their colour, and the library keeps edges between different numbers. Each mesh is then measured
-against its field.
+The surface is that of `compose.surfaces.manifold_of`, made finer where it strays (`refining`). manifold3d makes it simpler, where
+that costs neither shape nor colour: triangles get a number by their colour, and the library keeps edges between different numbers.
+Each mesh is then measured against its field, and places on the field's surface against the mesh.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from compose.surfaces import manifold_of
 from objects.cache import cache_folder, content_key
 from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
+from objects.meshing import sample_grid
+from scenes.io.refining import Triangles, Values, distances, moved_onto, refined
 
 TOLERANCE = 1e-3  # of the longest edge of a field's box, by default
 
-_VERSION = 2  # part of every cache key: raise it when the same field would give another mesh
+_VERSION = 3  # part of every cache key: raise it when the same field would give another mesh
 _COARSEST = 1 / 50  # of the longest edge: a larger tolerance would lose the shape
 _MOST_CELLS = 256  # along the longest edge
 _TRIES = 10  # from the fewest cells to the most takes 7
@@ -36,8 +38,8 @@ _BAND = 16 / 255  # sRGB: colours nearer than that may share a triangle
 _CREASE = 30.0  # degrees between faces from which an edge is sharp
 _SAMPLES = 20_000
 _FAR = 1000  # samples whose slope is asked, those of the largest values
-_FLAT = 0.25  # the least slope that is believed
 _STEP = 1e-3  # of the longest edge: half of what a slope is measured over
+_SEEN_CELLS = 64  # along the longest edge: how densely the surface is looked for
 _INSET = 0.01  # of the way to the middle of its triangle, where a corner's own colour is asked
 _CHUNK = 1 << 14
 
@@ -103,41 +105,38 @@ def _read(path: Path) -> AssetMesh | None:
 
 
 def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
-    """Half of the tolerance goes to the cells, nearly half to simplifying; where one takes more, it is given less next time."""
+    """Refining and simplifying each get nearly half of the tolerance. Where a part isn't found, there are more cells next time;
+    where simplifying takes more, it is given less."""
     longest = float(field.bounds.size.max())
-    # A chord of length h sags by h^2 / 8r on a radius of r; cells as in `objects.meshing.grid_cell`.
-    cells = min(max(math.ceil(3 / math.sqrt(0.5 * tolerance / longest)), 24), _MOST_CELLS)
+    ask, seen = _asked(field, time), None
+    # Refining mends what a chord sags, so cells may be coarser than those of `objects.meshing.grid_cell`.
+    cells = min(max(math.ceil(2 / math.sqrt(0.5 * tolerance / longest)), 24), _MOST_CELLS)
     simpler, best, whole = 0.4 * tolerance, None, None
     for _ in range(_TRIES):
         if whole is None:
             solid = manifold_of(field, time, cells)
             if solid.is_empty():
                 raise ValueError("it has no inside: its distance is nowhere negative within its box")
-            whole = _arrays(solid)
-            first = off(field, whole, time)
-            if first > tolerance and cells < _MOST_CELLS:  # at sharp edges as large as the cells are
-                cells, whole = min(math.ceil(max(1.5, 1.5 * first / tolerance) * cells), _MOST_CELLS), None
+            whole = refined(ask, _arrays(solid), 0.4 * tolerance)
+            seen = _surface_points(field, time) if seen is None else seen
+            first = max(off(field, whole, time), _gap(seen, whole))
+            if first > tolerance and cells < _MOST_CELLS:
+                cells, whole = min(2 * cells, _MOST_CELLS), None
                 continue
             bands = _bands(field, *whole, time)
         part = _simplified(whole, bands, simpler)
-        then = max(off(field, part, time), _gap(whole[0], part))
+        then = max(off(field, part, time), _gap(whole[0], part), _gap(seen, part))
         if best is None or then < best[0]:
             best = then, part
         if then <= tolerance or (first > tolerance and cells >= _MOST_CELLS):
             break
-        if first > 0.6 * tolerance and cells < _MOST_CELLS:
-            cells, whole = min(math.ceil(1.5 * cells), _MOST_CELLS), None
-        else:
-            simpler *= 0.5
+        simpler *= 0.5
     if best is None:  # of so many tries the last ones have the most cells
         raise ValueError("its surface could not be made within the tolerance")
     return finished(field, *best[1], best[0], time)
 
 
-_Mesh = tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "t 3"]]
-
-
-def _arrays(solid: manifold3d.Manifold) -> _Mesh:
+def _arrays(solid: manifold3d.Manifold) -> Triangles:
     mesh = solid.to_mesh64()
     return np.array(mesh.vert_properties[:, :3], np.float64, order="C"), np.array(mesh.tri_verts, np.int64, order="C")
 
@@ -148,7 +147,7 @@ def _bands(field: Field, vertices: np.ndarray, faces: np.ndarray, time: float | 
     return (steps * np.array([1, 256, 65536], np.uint64)).sum(1)
 
 
-def _simplified(mesh: _Mesh, bands: np.ndarray, by: float) -> _Mesh:
+def _simplified(mesh: Triangles, bands: np.ndarray, by: float) -> Triangles:
     """Fewer triangles, moved by less than ``by`` (object units), none of them across colours."""
     vertices, faces = mesh
     numbered = manifold3d.Mesh64(vertices, faces.astype(np.uint64), face_id=bands)
@@ -221,7 +220,7 @@ def _colors(field: Field, p_obj: np.ndarray, time: float | None) -> Float[np.nda
     return torch.cat(found).double().numpy()
 
 
-def off(field: Field, mesh: _Mesh, time: float | None) -> float:
+def off(field: Field, mesh: Triangles, time: float | None) -> float:
     """The largest distance to the zero set of points all over a mesh, by the field's value over its slope there."""
     vertices, faces = mesh
     corners = vertices[faces]
@@ -229,19 +228,30 @@ def off(field: Field, mesh: _Mesh, time: float | None) -> float:
     rng = np.random.default_rng(0)
     chosen = corners[rng.choice(len(faces), _SAMPLES, p=area / area.sum())]
     p_obj = np.einsum("nc,ncd->nd", rng.dirichlet(np.ones(3), _SAMPLES), chosen)
+    ask = _asked(field, time)
+    far = np.argsort(np.abs(ask(p_obj)))[-_FAR:]
+    return float(distances(ask, p_obj[far], _STEP * float(field.bounds.size.max())).max())
+
+
+def _asked(field: Field, time: float | None) -> Values:
     batch = FieldBatch([field])
-
-    def ask(p: np.ndarray) -> np.ndarray:
-        return batch.sdf_sorted(np.zeros(len(p), np.int64), p, np.full(len(p), 0.0 if time is None else time))
-
-    value = np.abs(ask(p_obj))
-    far = np.argsort(value)[-_FAR:]
-    step = _STEP * float(field.bounds.size.max()) * np.eye(3)[:, None]
-    slope = np.stack([ask(p_obj[far] + h) - ask(p_obj[far] - h) for h in step], -1) / (2 * step.max())
-    return float((value[far] / np.linalg.norm(slope, axis=1).clip(_FLAT)).max())
+    return lambda p: batch.sdf_sorted(np.zeros(len(p), np.int64), p, np.full(len(p), 0.0 if time is None else time))
 
 
-def _gap(points: np.ndarray, mesh: _Mesh) -> float:
+def _surface_points(field: Field, time: float | None) -> Float[np.ndarray, "n 3"]:
+    """Places all over the surface: where Newton's method comes to from points near it."""
+    ask = _asked(field, time)
+    cell = float(field.bounds.size.max()) / _SEEN_CELLS
+    values, first = sample_grid(field, cell, lambda p: torch.from_numpy(ask(p.double().numpy())))
+    near = np.argwhere(np.abs(values) <= 0.5 * math.sqrt(3) * cell)
+    p_obj = moved_onto(ask, first.double().numpy() + cell * near, cell, _STEP * float(field.bounds.size.max()))
+    inside = ((p_obj >= field.box_lo.numpy()) & (p_obj <= field.box_hi.numpy())).all(1)
+    return p_obj[inside & (np.abs(ask(p_obj)) <= 0.01 * cell)]
+
+
+def _gap(points: np.ndarray, mesh: Triangles) -> float:
     """The largest distance of some of ``points`` from a mesh."""
+    if not len(points):
+        return 0.0
     some = points[:: max(len(points) // _SAMPLES, 1)]
     return math.sqrt(float(np.asarray(igl.point_mesh_squared_distance(some, *mesh)[0]).max()))

@@ -8,6 +8,7 @@ import trimesh
 from objects import Box, Field, FieldSample, Sphere, Torus
 from objects.aabb import Aabb
 from scenes.io import asset_mesh as module
+from scenes.io import refining
 from scenes.io.asset_mesh import asset_mesh
 
 
@@ -58,9 +59,10 @@ def test_a_larger_tolerance_gives_fewer_triangles():
 
 
 def test_a_tolerance_that_cannot_be_reached_gives_the_finest_mesh_and_says_how_far_it_strays(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_CELLS", 48)
-    mesh = asset_mesh(Striped(False), 1e-7)
-    assert closed(mesh) and 1e-7 < mesh.strays[0] < 0.5 * 2.4 / 48
+    monkeypatch.setattr(module, "_MOST_CELLS", 24)
+    monkeypatch.setattr(refining, "_MOST", 5000)
+    mesh = asset_mesh(Striped(False), 1e-5)
+    assert closed(mesh) and 1e-5 < mesh.strays[0] < 0.5 * 2.4 / 24
 
 
 def test_edges_of_exact_solids_are_sharp_in_shape_and_shading():
@@ -105,3 +107,33 @@ def test_a_mesh_is_made_once_for_each_content_and_tolerance(monkeypatch):
     assert np.array_equal(first.vertices, again.vertices) and np.array_equal(first.corners, again.corners)
     with pytest.raises(pytest.fail.Exception):
         asset_mesh(Torus(1.0, 0.31), 2e-2)
+
+
+class Plate(Field):
+    """A thin plate stands beside a block; sharp edges, as the exact distance of their union has them."""
+
+    kind = ""
+
+    def __init__(self, thin):
+        super().__init__(Aabb([-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]))
+        self.half = torch.tensor([[0.3, 0.8, 0.5], [0.5 * thin, 0.8, 0.8]])
+
+    def inside(self, p_obj, time):
+        gaps = torch.stack([p_obj + p_obj.new_tensor([0.5, 0, 0]), p_obj - p_obj.new_tensor([0.6, 0, 0])]).abs()
+        gap = gaps - self.half[:, None].to(p_obj)
+        sdf = (gap.clamp(min=0).norm(dim=-1) + gap.amax(-1).clamp(max=0)).amin(0)
+        return FieldSample(sdf, torch.full_like(p_obj, 0.5), p_obj[:, :0])
+
+
+def test_sharp_edges_are_reached():
+    mesh = asset_mesh(Plate(0.3))
+    assert closed(mesh) and mesh.strays[0] <= 2e-3 and len(mesh.faces) < 6000
+    corner = np.array([-0.2, 0.8, 0.5])
+    assert np.linalg.norm(mesh.vertices - corner, axis=1).min() < 4e-3
+
+
+def test_what_is_thinner_than_the_first_cells_is_found_or_said_to_be_missing(monkeypatch):
+    mesh = asset_mesh(Plate(0.03), 1e-2)
+    assert mesh.strays[0] <= 1e-2 and mesh.vertices[:, 0].max() > 0.6
+    monkeypatch.setattr(module, "_MOST_CELLS", 40)
+    assert asset_mesh(Plate(0.03), 1e-2).strays[0] > 0.1
