@@ -18,39 +18,49 @@ class Actions:
         self._session = session
 
     def undo(self) -> None:
-        self._session.graph.undo()
+        self._session.steps.undo()
 
     def redo(self) -> None:
-        self._session.graph.redo()
+        self._session.steps.redo()
 
     def duplicate(self) -> None:
-        """A copy beside the selected node, selected."""
-        session = self._session
-        node = self._node()
-        path = free_path(session.graph, node.path)
-        session.graph.duplicate(node.path, path)
-        session.select(session.graph[path])
+        """Copies beside what is selected, selected."""
+        session, copies = self._session, []
+        with session.steps.together():
+            for node in self._nodes():
+                path = free_path(session.graph, node.path)
+                session.graph.duplicate(node.path, path)
+                copies.append(session.graph[path])
+        session.select(*copies)
 
     def delete(self) -> None:
-        self._session.graph.remove(self._node().path)
+        with self._session.steps.together():
+            for node in self._nodes():
+                self._session.graph.remove(node.path)
 
     def hide(self) -> None:
-        self.toggle(self._node())
+        """Hides what is selected, or shows it where all of it is hidden."""
+        self.toggle(*self._nodes())
 
-    def toggle(self, node: NodeView) -> None:
-        """Hides a node, or shows it."""
-        (self._session.graph.show if node.hidden else self._session.graph.hide)(node.path)
+    def toggle(self, *nodes: NodeView) -> None:
+        """Hides nodes, or shows them where all are hidden."""
+        graph = self._session.graph
+        act = graph.show if all(node.hidden for node in nodes) else graph.hide
+        with self._session.steps.together():
+            for node in nodes:
+                act(node.path)
 
     def group(self) -> None:
-        """A new group around the selected node, selected."""
-        session = self._session
-        node = self._node()
-        path = free_path(session.graph, f"{node.path.rpartition('/')[0]}/group".strip("/"))
-        session.graph.group(path, [node.path])
+        """A new group around what is selected, where the first of it hangs, selected."""
+        session, nodes = self._session, self._nodes()
+        path = free_path(session.graph, f"{nodes[0].path.rpartition('/')[0]}/group".strip("/"))
+        session.graph.group(path, [node.path for node in nodes])
         session.select(session.graph[path])
 
     def ungroup(self) -> None:
-        self._session.graph.ungroup(self._node().path)
+        with self._session.steps.together():
+            for node in self._nodes():
+                self._session.graph.ungroup(node.path)
 
     def add_light(self) -> None:
         """A new light above the middle of the scene, selected."""
@@ -69,20 +79,22 @@ class Actions:
 
     def parent(self) -> None:
         """Selects what the selected node hangs under."""
-        self._session.select(self._node().parent)
+        self._session.select(self._nodes()[-1].parent)
 
     def drop(self, node: NodeView, onto: NodeView | None) -> None:
-        """Hangs a node under another, or at the top; it stays where it stands."""
+        """Hangs a node (and what is selected with it) under another, or at the top; it stays where it stands."""
         session = self._session
-        session.graph.reparent(node.path, None if onto is None else onto.path, time=session.time)
+        with session.steps.together():
+            for one in session.tops if node in session.tops else [node]:
+                session.graph.reparent(one.path, None if onto is None else onto.path, time=session.time)
 
     def deselect(self) -> None:
         self._session.select(None)
 
-    def _node(self) -> NodeView:
-        if self._session.selected is None:
+    def _nodes(self) -> list[NodeView]:
+        if not (nodes := self._session.tops):
             raise ValueError("nothing is selected: click something in the picture or in the tree")
-        return self._session.selected
+        return nodes
 
 
 def free_path(graph: SceneGraph, path: str) -> str:

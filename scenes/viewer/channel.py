@@ -28,7 +28,8 @@ window.sirenscape = window.sirenscape || {
   },
   click(event) {
     const at = event.target.closest('[data-do]');
-    if (at) { event.stopPropagation(); this.send(at.dataset.do + (event.shiftKey ? ' shift' : '')); }
+    const key = event.ctrlKey || event.metaKey ? ' more' : event.shiftKey ? ' shift' : '';
+    if (at) { event.stopPropagation(); this.send(at.dataset.do + key); }
   },
   drag(event) {
     const row = event.target.closest('[data-node]');

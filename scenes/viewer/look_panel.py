@@ -9,6 +9,7 @@ from rendering import Camera
 from scenes.viewer.actions import free_path
 from scenes.viewer.channel import bar, button
 from scenes.viewer.icons import icon
+from scenes.viewer.marks import Marks
 from scenes.viewer.session import LAYERS, LIGHTINGS, News, Session
 from scenes.viewer.widgets import listen
 
@@ -27,7 +28,7 @@ _CHOOSE = "choose ..."
 class LookPanel:
     """The folder of views. Axis views and cameras move the browser that asked."""
 
-    def __init__(self, server: viser.ViserServer, session: Session) -> None:
+    def __init__(self, server: viser.ViserServer, session: Session, marks: Marks) -> None:
         self._server, self._session = server, session
         gui = server.gui
         with gui.add_folder("View"):
@@ -43,6 +44,8 @@ class LookPanel:
             axes = gui.add_dropdown(
                 "Arrows along", ("world", "own"), hint="the world's axes, or those of what is selected"
             )
+            marked = gui.add_checkbox("Marks", True, hint="of cameras and lights")
+        listen(marked, session, marks.show)
         listen(axes, session, session.show_axes)
         listen(layer, session, lambda name: session.show_layer(_LAYER_NAMES[name]))
         listen(self._lighting, session, session.show_lighting)
@@ -90,8 +93,8 @@ class LookPanel:
 
     def _fit(self, client_id: int | None, way: np.ndarray) -> None:
         session, client = self._session, self._client(client_id)
-        node = session.selected
-        box = session.graph.at(session.time).bounds if node is None else session.bounds_of(node)
+        nodes = session.selection
+        box = session.bounds_of(nodes) if nodes else session.graph.at(session.time).bounds
         if client is None or box is None:
             return
         camera = client.camera

@@ -68,13 +68,13 @@ class Panel:
         Raises:
             ValueError: No such action, or one that can't be done now.
         """
-        name, *arguments = [word for word in words if word != "shift"]
+        name, *arguments = [word for word in words if word not in ("shift", "more")]
         if name in self._more and not arguments:
             self._more[name](client)
         elif name in (*_BUTTONS, "deselect", "parent") and not arguments:
             getattr(self._actions, name)()
         elif name == "select" and len(arguments) == 1:
-            self._session.select(self._tree.node(arguments[0]))
+            self._session.select(self._tree.node(arguments[0]), more="more" in words)
         elif name == "fold" and len(arguments) == 1:
             self._tree.fold(arguments[0])
         elif name == "eye" and len(arguments) == 1 and (node := self._tree.node(arguments[0])) is not None:
@@ -92,7 +92,7 @@ class Panel:
 
     def _buttons(self) -> str:
         undo, redo = self._session.graph.history
-        nothing = self._session.selected is None
+        nothing = not self._session.selection
         buttons = []
         for name, (label, picture, key, modifier, needs) in _BUTTONS.items():
             last = {"undo": undo, "redo": redo}.get(name)

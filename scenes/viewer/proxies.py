@@ -1,17 +1,20 @@
-"""Meshes that stand for a node while it is dragged: they hang under the gizmo, so the browser moves them by itself."""
+"""Meshes that stand for objects in the browser: while they are dragged (they hang under the gizmo, so the browser moves them by
+itself), and before there is a picture.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 import trimesh
 import viser
 
 from compose.types import Instance
 from objects.field import Field
 from objects.pose import SE3
+from objects.warped import Warped
 from scenes.io.asset_mesh import asset_mesh
 
 _COARSE = 0.02  # of the longest edge of a box: enough to see what goes where
@@ -20,16 +23,40 @@ _MOST = 40  # kinds of objects; of a node of more, the first ones are shown
 _Shape = tuple[Field, float | None]
 
 
+def measured_mesh(field: Field, time: float | None) -> trimesh.Trimesh:
+    """A coarse mesh of a field at a time, as `asset_mesh` makes and keeps it."""
+    vertices, faces, rgb = asset_mesh(field, _COARSE * float(field.bounds.size.max()), time).colored()
+    return trimesh.Trimesh(vertices, faces, vertex_colors=np.rint(255 * rgb).astype(np.uint8), process=False)
+
+
+def plain_mesh(field: Field, time: float | None) -> trimesh.Trimesh:
+    """A coarse mesh of a field at a time for which nothing is compiled."""
+    if not isinstance(field, Warped) or time is None:
+        return field.to_mesh(_COARSE * float(field.bounds.size.max()))
+    mesh = plain_mesh(field.field, None)
+    with torch.no_grad():
+        p = torch.from_numpy(np.array(mesh.vertices)).to(field.box_lo.dtype)
+        mesh.vertices = field.deformed(p, p.new_full((len(p),), time)).double().numpy()
+    return mesh
+
+
 class Proxies:
     """The meshes under one scene node of the browser.
 
     Args:
         name: The node's.
         unit: Lengths in the browser are the world's times this.
+        mesh: Makes the mesh of a field at a time.
     """
 
-    def __init__(self, server: viser.ViserServer, name: str, unit: float) -> None:
-        self._server, self._name, self._unit = server, name, unit
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        name: str,
+        unit: float,
+        mesh: Callable[[Field, float | None], trimesh.Trimesh] = measured_mesh,
+    ) -> None:
+        self._server, self._name, self._unit, self._made_by = server, name, unit, mesh
         self._frame = server.scene.add_frame(name, show_axes=False, visible=False)
         self._handles: list[viser.MeshHandle | viser.GlbHandle | viser.BatchedGlbHandle] = []
         self._placed: list[tuple[np.ndarray, np.ndarray]] = []  # scales and places of the instances of each
@@ -71,10 +98,10 @@ class Proxies:
             self._handles.append(handle)
             self._placed.append((scales, places))
 
-    def scale(self, factor: float, origin: np.ndarray) -> None:
-        """Shows them larger about a point (under the pivot, browser's lengths)."""
+    def scale(self, factor: float) -> None:
+        """Shows them larger about the pivot."""
         for handle, (scales, places) in zip(self._handles, self._placed, strict=True):
-            moved = origin + factor * (places - origin)
+            moved = factor * places
             if len(scales) == 1:
                 handle.scale, handle.position = factor * float(scales[0]), moved[0]
             else:
@@ -90,15 +117,9 @@ class Proxies:
             field, time = shape
             if len(self._meshes) > 200:
                 self._meshes.clear()
-            self._meshes[shape] = _stand_in(field, time)
+            try:
+                self._meshes[shape] = self._made_by(field, time)
+            except ValueError:  # it has no surface that can be meshed
+                box = trimesh.creation.box(field.bounds.size.tolist())
+                self._meshes[shape] = box.apply_translation(field.bounds.center.tolist())
         return self._meshes[shape]
-
-
-def _stand_in(field: Field, time: float | None) -> trimesh.Trimesh:
-    """A coarse coloured mesh of a field; its box where it has no surface that can be meshed."""
-    with contextlib.suppress(ValueError):
-        vertices, faces, rgb = asset_mesh(field, _COARSE * float(field.bounds.size.max()), time).colored()
-        return trimesh.Trimesh(vertices, faces, vertex_colors=np.rint(255 * rgb).astype(np.uint8), process=False)
-    box = trimesh.creation.box(field.bounds.size.tolist())
-    box.apply_translation(field.bounds.center.tolist())
-    return box

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,6 +21,7 @@ from scenes.history import Change
 from scenes.node_view import NodeView
 from scenes.pictures import layer_picture
 from scenes.records import UnknownPathError
+from scenes.viewer.steps import Steps
 from scenes.viewer.stream import Stream, Subject
 from scenes.viewer.worker import Worker
 
@@ -63,15 +64,18 @@ class Session:
         size = 1.0 if bounds is None or not bounds.diagonal > 0 else float(bounds.diagonal)
         self.unit = 10.0 ** round(math.log10(_SIZE / size))  # lengths in the browser for a metre
         self.lighting: Lighting = "scene" if graph.lights_at(self.time) or not _takes_light(graph) else "studio"
-        self.selected: NodeView | None = None
+        self.selection: tuple[NodeView, ...] = ()  # the last one is what is asked for in numbers
         self.playing = False
         self.axes: Literal["world", "own"] = "world"  # along which the gizmo stands
         self.keying = False  # whether edits of pose set keys at the time
-        self._lifted: NodeView | None = None
+        self._lifted: tuple[NodeView, ...] = ()
         self._subject: Subject | None = None
         self._followers: list[Callable[[News], None]] = []
         self.stream = Stream(self.subject, self.unit, self._drawn)
         self.when_drawn: list[Callable[[int, int], None]] = []
+        # What a ray meets that isn't in the pictures, before a distance (metres): a node, or None.
+        self.pickers: list[Callable[[Rays, float], NodeView | None]] = []
+        self.steps = Steps(graph)
         self.worker = Worker(self.stream.step, failed)
         self._end = graph.subscribe(lambda change: self.worker.post(lambda: self._changed(change)))
 
@@ -101,31 +105,31 @@ class Session:
         """What the pictures show now."""
         if self._subject is None:
             composite = self.graph.at(self.time)
-            if self._lifted is not None and (rows := np.flatnonzero(self.rows_of(self._lifted, composite))).size:
+            if (rows := np.flatnonzero(self.rows_of(self._lifted, composite))).size:
                 composite = composite.edited(rows)
             lights = {"scene": self.graph.lights_at(self.time), "studio": _STUDIO, "none": ()}[self.lighting]
             lights = lights if self.layer == "rgb" else ()
             self._subject = Subject(composite, lights, self.layer == "canonical", self._paint)
         return self._subject
 
-    def rows_of(self, node: NodeView, composite: Composite) -> Bool[np.ndarray, "m"]:
-        """Which instances are a node or hang beneath it."""
-        path = node.path
-        below = f"{path}/"
-        return np.array([name == path or name.startswith(below) for name in composite.arrays.names], dtype=bool)
+    def rows_of(self, nodes: Sequence[NodeView], composite: Composite) -> Bool[np.ndarray, "m"]:
+        """Which instances are nodes of these or hang beneath them."""
+        paths = {node.path for node in nodes if is_there(node)}
+        below = tuple(f"{path}/" for path in paths)
+        return np.array([name in paths or name.startswith(below) for name in composite.arrays.names], dtype=bool)
 
-    def bounds_of(self, node: NodeView) -> Aabb | None:
-        """The world box of all that is shown of a node; None where nothing is."""
-        arrays = self.graph.at(self.time).arrays
-        rows = self.rows_of(node, self.graph.at(self.time))
+    def bounds_of(self, nodes: Sequence[NodeView]) -> Aabb | None:
+        """The world box of all that is shown of nodes; None where nothing is."""
+        composite = self.graph.at(self.time)
+        arrays, rows = composite.arrays, self.rows_of(nodes, composite)
         if not rows.any():
             return None
         return Aabb(torch.from_numpy(arrays.box_lo[rows].min(0)), torch.from_numpy(arrays.box_hi[rows].max(0)))
 
     def _paint(self, frame: Frame, composite: Composite) -> np.ndarray:
         picture = layer_picture(frame, self.layer, self.graph, self.time, 0)
-        if self.selected is not None and self.selected != self._lifted and is_there(self.selected) and len(composite):
-            rows = torch.from_numpy(self.rows_of(self.selected, composite))
+        if self.selection and not self._lifted and len(composite):
+            rows = torch.from_numpy(self.rows_of(self.selection, composite))
             mask = (frame.owner >= 0) & rows[frame.owner.clamp(min=0)]
             picture = outlined(picture, mask)
         return (picture.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
@@ -137,8 +141,7 @@ class Session:
     # -- changes -------------------------------------------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
-        if self.selected is not None and not is_there(self.selected):
-            self.selected = None
+        self.selection = tuple(filter(is_there, self.selection))
         self._tell(News(nodes=True, selection=True))
 
     def _tell(self, news: News) -> None:
@@ -147,9 +150,24 @@ class Session:
         for follower in self._followers:
             follower(news)
 
-    def select(self, node: NodeView | None) -> None:
-        if node != self.selected:
-            self.selected = node
+    @property
+    def selected(self) -> NodeView | None:
+        """What was selected last."""
+        return self.selection[-1] if self.selection else None
+
+    @property
+    def tops(self) -> list[NodeView]:
+        """What is selected, without what comes along with another."""
+        above = tuple(f"{node.path}/" for node in self.selection)
+        return [node for node in self.selection if not node.path.startswith(above)]
+
+    def select(self, *nodes: NodeView | None, more: bool = False) -> None:
+        """Selects nodes alone (None: nothing); ``more``: beside the others, and no more where they are among them."""
+        found = tuple(node for node in nodes if node is not None)
+        if more:
+            found = (*(n for n in self.selection if n not in found), *(n for n in found if n not in self.selection))
+        if found != self.selection:
+            self.selection = found
             self._tell(News(selection=True))
 
     def show_time(self, time: float) -> None:
@@ -169,24 +187,34 @@ class Session:
         self.lighting = lighting
         self._tell(News(look=True))
 
-    def lift(self, node: NodeView | None) -> None:
-        """Leaves a node out of the pictures, while something else stands for it; None: puts it back."""
-        if node != self._lifted:
-            self._lifted = node
+    def lift(self, *nodes: NodeView) -> None:
+        """Leaves nodes out of the pictures, while something else stands for them; those left out before are put back."""
+        if nodes != self._lifted:
+            self._lifted = nodes
             self._subject = None
             self.stream.invalidate()
 
-    def click(self, origin: Float[np.ndarray, "3"], direction: Float[np.ndarray, "3"], alone: bool) -> None:
+    def click(
+        self, origin: Float[np.ndarray, "3"], direction: Float[np.ndarray, "3"], alone: bool = False, more: bool = False
+    ) -> None:
         """Selects what a ray (browser's lengths) meets first; where it is selected already, what it is a part of; ``alone``: always
-        the object itself. What meets nothing selects nothing."""
+        the object itself; ``more``: the object itself, beside the others, or no longer. What meets nothing selects nothing."""
         d = torch.as_tensor(direction, dtype=torch.float64)
         rays = Rays((torch.as_tensor(origin, dtype=torch.float64) / self.unit)[None], (d / d.norm())[None])
         composite = self.subject().composite
-        owner = int(composite.trace(rays).owner[0])
+        hits = composite.trace(rays)
+        owner = int(hits.owner[0])
+        reach = float(hits.t[0]) if owner >= 0 else math.inf
+        if (mark := next((node for met in self.pickers if (node := met(rays, reach)) is not None), None)) is not None:
+            self.select(mark, more=more)
+            return
         if owner < 0:
-            self.select(None)
+            self.select(*self.selection if more else ())
             return
         path = composite.arrays.names[owner]
+        if more:
+            self.select(self.graph[path], more=True)
+            return
         chain = ["/".join(path.split("/")[: n + 1]) for n in reversed(range(path.count("/") + 1))]
         now = self.selected.path if self.selected is not None else None
         at = chain.index(now) + 1 if now in chain and not alone else 0

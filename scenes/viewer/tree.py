@@ -88,7 +88,7 @@ class Tree:
 
     def _row(self, node: NodeView, depth: int, has_children: bool, is_open: bool) -> str:
         record = node.record
-        number, selected = record.id, node == self._session.selected
+        number, selected = record.id, node in self._session.selection
         marks = " selected" * selected + " hidden" * record.hidden
         kind = (
             "object" if record.field is not None

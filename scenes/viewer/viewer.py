@@ -16,6 +16,7 @@ from scenes.pictures import camera_for
 from scenes.viewer.gizmo import Gizmo
 from scenes.viewer.inspector import Inspector
 from scenes.viewer.look_panel import LookPanel, seen_from
+from scenes.viewer.marks import Marks
 from scenes.viewer.panel import Panel
 from scenes.viewer.save_panel import SavePanel
 from scenes.viewer.saving import Saving
@@ -24,6 +25,7 @@ from scenes.viewer.session import Session
 from scenes.viewer.status import Status
 from scenes.viewer.stream import Figures
 from scenes.viewer.time_panel import TimePanel
+from scenes.viewer.waiting import Waiting
 
 _CAMERA: Settings = {f"camera.{key}": None for key in ("name", "eye", "target", "width", "height")} | {
     "camera.fov": 45.0
@@ -62,12 +64,15 @@ class Viewer:
         more = {"save": self._saves.save}
         Panel(server, session, more)
         Inspector(server.gui, session)
-        more |= LookPanel(server, session).actions() | TimePanel(server.gui, session).actions()
+        more |= LookPanel(server, session, Marks(server, session)).actions() | TimePanel(server.gui, session).actions()
         self._saves.add_folder()
         Status(server.gui, session)
 
+        self._waiting = waiting = Waiting(server, session)
+
         @server.on_client_connect
         async def _(client: viser.ClientHandle) -> None:
+            waiting.begin(client)
             session.post(lambda: session.stream.add(client))
 
             @client.camera.on_update
@@ -80,9 +85,10 @@ class Viewer:
 
         async def click(event: SceneClickEvent) -> None:
             origin, direction = np.array(event.ray_origin), np.array(event.ray_direction)
-            session.post(lambda: session.click(origin, direction, event.modifier == "shift"))
+            keys = event.modifier or ""
+            session.post(lambda: session.click(origin, direction, alone=keys == "shift", more="ctrl" in keys))
 
-        for modifier in (None, "shift"):
+        for modifier in (None, "shift", "cmd/ctrl"):
             server.scene.on_click(modifier=modifier)(click)  # pyright: ignore[reportArgumentType] (it takes coroutines)
 
     def _failed(self, error: Exception) -> None:
@@ -94,9 +100,13 @@ class Viewer:
 
     @property
     def selected(self) -> str | None:
-        """The path of what is selected."""
-        node = self._session.selected
-        return None if node is None else node.path
+        """The path of what was selected last."""
+        return self.selection[-1] if self.selection else None
+
+    @property
+    def selection(self) -> list[str]:
+        """The paths of all that is selected."""
+        return [node.path for node in self._session.selection]
 
     @property
     def unsaved(self) -> int:
@@ -136,6 +146,7 @@ class Viewer:
 
     def close(self) -> None:
         """Stops serving. Edits that a browser has made stay in the scene; nothing is saved."""
+        self._waiting.close()
         self._session.stop()
         stop_server(self._server)
 

@@ -49,6 +49,39 @@ def test_actions_are_edits_of_what_is_selected_and_undo_takes_them_back(session)
     assert "toys/ball-2" in scene
 
 
+def test_what_is_done_to_several_things_is_one_step_to_undo(session):
+    scene, actions = session.graph, Actions(session)
+    scene.add("toys/car", Sphere(0.2))
+    scene.add("lamp")
+    before = list(scene)
+    session.select(scene["toys"], scene["toys/car"], scene["lamp"])
+    assert [node.path for node in session.tops] == ["toys", "lamp"]
+    actions.duplicate()
+    assert [node.path for node in session.selection] == ["toys-2", "lamp-2"]
+    copied = list(scene)
+    scene.move("toys-2", by=(1, 0, 0))  # in code: a step of its own
+    actions.undo()
+    assert scene.pose("toys-2")[0].translation.tolist() == [0, 0, 0]
+    actions.undo()
+    assert list(scene) == before
+    actions.redo()
+    assert list(scene) == copied
+    session.select(scene["lamp-2"], scene["toys-2"])
+    actions.group()
+    assert set(scene.children("group")) == {"group/lamp-2", "group/toys-2"}
+    actions.ungroup()
+    session.select(scene["lamp-2"])
+    session.select(scene["toys-2"], more=True)
+    actions.delete()
+    assert list(scene) == before
+    actions.undo()
+    session.select(scene["lamp"], scene["lamp-2"])
+    actions.drop(scene["lamp"], scene["toys"])
+    assert {"toys/lamp", "toys/lamp-2"} <= set(scene)
+    actions.undo()
+    assert sorted(scene) == sorted(copied)
+
+
 def test_a_new_light_falls_on_the_scene_and_is_seen_at_once(session):
     assert session.lighting == "studio"
     Actions(session).add_light()

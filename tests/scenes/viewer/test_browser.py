@@ -1,11 +1,14 @@
 """What a user does in the browser, in a real one."""
 
+import threading
+
 import numpy as np
 import torch
 
 from objects import Box, Sphere
-from rendering import Camera
+from rendering import Camera, PointLight
 from scenes import SceneGraph, load_scene
+from scenes.viewer import stream
 from tests.scenes.helpers import at
 from tests.scenes.viewer.browser import WAIT_S, chromium, opened  # noqa: F401 (a fixture)
 
@@ -97,6 +100,46 @@ def test_edits_in_code_appear_and_two_browsers_see_one_scene(chromium):  # noqa:
         page.press("delete")
         page.until(lambda: len(scene) == 3, "the deletion")
         other.context.close()
+
+
+def test_until_the_first_picture_the_page_says_why_and_shows_meshes(chromium, monkeypatch):  # noqa: F811
+    compiled, draw = threading.Event(), stream.render
+    monkeypatch.setattr(stream, "render", lambda *args, **keys: (compiled.wait(WAIT_S), draw(*args, **keys))[1])
+    scene = small_scene()
+    with opened(chromium, scene, WIDTH, HEIGHT) as page:
+        try:
+            told = page.page.get_by_text("The first picture is on its way")
+            told.wait_for()
+            x, y = at_pixel(scene, [0.0, 0.0, 0.0])
+            page.until(lambda: page.pixel(x, y)[0] > 2 * page.pixel(x, y)[1], "the mesh of the ball")
+            assert page.viewer.figures.pictures == 0
+        finally:
+            compiled.set()
+        page.rest()
+        assert told.count() == 0
+        assert is_red(page.pixel(x, y))
+        assert page.errors == []
+
+
+def test_marks_of_lights_and_cameras_are_seen_and_clicked(chromium):  # noqa: F811
+    scene = small_scene()
+    scene.add("lamp", light=PointLight((0.0, 0.0, 0.0), color=(0.1, 0.2, 1.0)), pose=at(-0.9, 0, 0.8))
+    scene.add("other", camera=Camera.look_at((-1.8, 0, -0.5), (-1.8, 9, -0.5), 64, 48))
+    with opened(chromium, scene, WIDTH, HEIGHT) as page:
+        page.rest()
+        x, y = at_pixel(scene, [-0.9, 0.0, 0.8])
+        page.until(lambda: page.pixel(x, y)[2] > 1.3 * page.pixel(x, y)[0], "the blue lamp")
+        page.page.mouse.click(x, y)
+        page.until(lambda: page.viewer.selected == "lamp", "the lamp's selection")
+        page.page.keyboard.down("Control")
+        page.page.mouse.click(*at_pixel(scene, [-1.8, -0.05, -0.5]))
+        page.page.keyboard.up("Control")
+        page.until(lambda: page.viewer.selection == ["lamp", "other"], "the camera beside it")
+        page.row("ball").click(modifiers=["Control"])
+        page.until(lambda: page.viewer.selection[-1] == "toys/ball", "a third from the tree")
+        page.until(lambda: page.page.locator(".ss-row.selected").count() == 3, "three rows")
+        page.field("Marks").dispatch_event("click")
+        page.until(lambda: page.pixel(x, y)[0] < 1.2 * page.pixel(x, y)[2], "no mark any more")
 
 
 def test_words_that_mean_nothing_are_told_and_change_nothing(chromium):  # noqa: F811

@@ -10,6 +10,7 @@ import torch
 from objects import Box, Sphere
 from rendering import Camera, PointLight, RenderConfig, render
 from scenes import SceneGraph
+from scenes.viewer.gizmo import scale_about
 from scenes.viewer.session import Session, outlined
 from scenes.viewer.worker import Worker
 from tests.scenes.helpers import at
@@ -54,11 +55,42 @@ def test_clicks_go_up_the_hierarchy_and_round_and_beside_everything_they_deselec
     assert session.selected is None
 
 
+def test_a_click_with_ctrl_adds_an_object_and_takes_it_away_again(session):
+    scene = session.graph
+    scene.add("ball", Sphere(0.3), pose=at(4, 0, 0))
+    origin = session.unit * np.array([0.0, -5.0, 0.0])
+    there = session.unit * np.array([4.0, -5.0, 0.0])
+    session.click(origin, AHEAD)
+    session.click(there, AHEAD, more=True)
+    assert [node.path for node in session.selection] == ["shelf/toys/ball", "ball"]
+    assert session.bounds_of(session.selection).hi[0] > 4
+    session.click(session.unit * np.array([9.0, -5.0, 0.0]), AHEAD, more=True)  # beside everything
+    assert len(session.selection) == 2
+    session.click(origin, AHEAD, more=True)
+    assert [node.path for node in session.selection] == ["ball"]
+
+
+def test_what_is_scaled_stays_in_its_middle(session):
+    scene = session.graph
+    session.select(scene["shelf/toys"], scene["shelf/toys/ball"])
+    before = scene.at().bounds
+    for node in ("shelf", "shelf/toys"):
+        box = session.bounds_of([scene[node]])
+        with session.steps.together():
+            scale_about(session, [scene[node]], 1.5, box.center.double())
+        grown = session.bounds_of([scene[node]])
+        assert torch.allclose(grown.center, box.center, atol=1e-6)
+        assert torch.allclose(grown.size, 1.5 * box.size, atol=1e-6)
+    session.steps.undo()
+    session.steps.undo()
+    assert torch.equal(scene.at().bounds.lo, before.lo)
+
+
 def test_what_is_lifted_is_left_out_and_the_scene_stays(session):
     session.lift(session.graph["shelf/toys"])
     assert session.subject().composite.arrays.names == ["shelf"]
     assert len(session.graph.at()) == 2
-    session.lift(None)
+    session.lift()
     assert len(session.subject().composite) == 2
 
 
