@@ -108,7 +108,7 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
     """Refining and simplifying each get nearly half of the tolerance. Where a part isn't found, there are more cells next time;
     where simplifying takes more, it is given less."""
     longest = float(field.bounds.size.max())
-    ask, seen = _asked(field, time), None
+    ask, seen = _asked(field, time), np.zeros((0, 3))
     # Refining mends what a chord sags, so cells may be coarser than those of `objects.meshing.grid_cell`.
     cells = min(max(math.ceil(2 / math.sqrt(0.5 * tolerance / longest)), 24), _MOST_CELLS)
     simpler, best, whole = 0.4 * tolerance, None, None
@@ -118,7 +118,7 @@ def _made(field: Field, tolerance: float, time: float | None) -> AssetMesh:
             if solid.is_empty():
                 raise ValueError("it has no inside: its distance is nowhere negative within its box")
             whole = refined(ask, _arrays(solid), 0.4 * tolerance)
-            seen = _surface_points(field, time) if seen is None else seen
+            seen = seen if len(seen) else _surface_points(field, time)
             first = max(off(field, whole, time), _gap(seen, whole))
             if first > tolerance and cells < _MOST_CELLS:
                 cells, whole = min(2 * cells, _MOST_CELLS), None

@@ -106,7 +106,8 @@ class Marks:
             place = session.graph.camera_at(path, session.time).T_world_cam
             found.append(_Mark(view, "camera", place, _CHOSEN_COLOR if chosen else _CAMERA_COLOR))
         elif isinstance(light, PointLight | DirectionalLight):
-            color = _CHOSEN_COLOR if chosen else tuple(round(55 + 200 * channel) for channel in light.color)
+            red, green, blue = (round(55 + 200 * channel) for channel in light.color)
+            color = _CHOSEN_COLOR if chosen else (red, green, blue)
             if isinstance(light, PointLight):
                 place = SE3.from_translation(pose @ (scale * torch.tensor(light.position, dtype=torch.float64)))
                 found.append(_Mark(view, "lamp", place, color))
@@ -127,8 +128,9 @@ class Marks:
 
 
 def _shape(*parts: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
-    whole = trimesh.util.concatenate(parts)
-    return np.asarray(whole.vertices, np.float32), np.asarray(whole.faces, np.int32)
+    before = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    faces = [part.faces + first for part, first in zip(parts, before, strict=True)]
+    return np.concatenate([part.vertices for part in parts]).astype(np.float32), np.concatenate(faces).astype(np.int32)
 
 
 def _moved(mesh: trimesh.Trimesh, z: float) -> trimesh.Trimesh:

@@ -14,9 +14,7 @@ from scenes import view
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 MISSING = None if CHROMIUM else "no Chromium browser (Debian: apt install chromium)"
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-WAIT_S = float(
-    __import__("os").environ.get("W", "240")
-)  # on a machine that is new to it, kernels are compiled before the first picture
+WAIT_S = 240.0  # on a machine that is new to it, kernels are compiled before the first picture
 
 
 @pytest.fixture(scope="module")
