@@ -193,7 +193,7 @@ def rigid_candidates(a: Shape, b: Shape, count: int) -> list[tuple[Float[np.ndar
         squared = np.asarray(distance).reshape(places.shape[:2]) ** 2
         bound = (_BOUND * extent) ** 2
         spent = (squared / (1 + squared / bound)).mean(1)
-        turns, shifts = _procrustes(
+        turns, shifts = procrustes(
             np.broadcast_to(p, places.shape), q[there].reshape(places.shape), (bound / (bound + squared)) ** 2
         )
     chosen: list[int] = []
@@ -213,13 +213,13 @@ def rigid_part(
     weight = np.ones(len(p))
     turn, shift = np.eye(3), np.zeros(3)
     for bound in np.geomspace(8, 1, 12) * reach:
-        turns, shifts = _procrustes(p[None], q[None], weight[None])
+        turns, shifts = procrustes(p[None], q[None], weight[None])
         turn, shift = turns[0], shifts[0]
         weight = (bound**2 / (bound**2 + ((p @ turn.T + shift - q) ** 2).sum(1))) ** 2
     return turn, shift
 
 
-def _procrustes(p: np.ndarray, q: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def procrustes(p: np.ndarray, q: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotations ``[r 3 3]`` and translations that take points ``[r n 3]`` to others best (Kabsch, 1976)."""
     share = (weight / weight.sum(1, keepdims=True))[..., None]
     a, b = (share * p).sum(1), (share * q).sum(1)

@@ -35,9 +35,9 @@ from objects.siren import SirenField
 from objects.warp_following import Followed, follow
 from objects.warp_surface import Surface, surface_of
 from objects.warp_tracking import Template, template_of
-from objects.warped import Warped
+from objects.warped import Warped, measure_warp
 
-_VERSION = 3  # part of every cache key
+_VERSION = 4  # part of every cache key
 _UNFOLDED = 0.95  # share of the largest spread from which a frame counts as unfolded
 _STEADY = 1.0  # what the distance of nodes that move together changes by at most, in units of the spacing
 _SHOWN = 0.95  # share of the most points that a frame shows from which it shows about the most
@@ -140,7 +140,8 @@ def fit_sequence(
     canonical = _learned(whole, config, seed, progress)
     anchors = config.anchors // 2 if partial else config.anchors
     warp = NodeWarp(node_keys(template, followed, seconds, anchors), period=period)
-    learned = Warped(canonical, warp).requires_grad_(False)
+    more = [max(misfit - followed.misfits[first], 0.0) for misfit in followed.misfits]
+    learned = _measured(canonical, warp, sources, seconds, more).requires_grad_(False)
     if not lost:
         save_field(learned, kept)
     return learned
@@ -196,9 +197,7 @@ def node_keys(template: Template, followed: Followed, times: np.ndarray, n_ancho
     Nodes whose distance hardly changes count as near each other whichever way leads from one to the other along the surface: so
     both faces of a sheet are moved by the nodes of both.
     """
-    turns = np.stack([quaternions(motion.rotation) for motion in followed.motions])
-    for t in range(1, len(turns)):  # of the two signs of a rotation the one that the spline has the shorter way to
-        turns[t] *= np.where((turns[t] * turns[t - 1]).sum(-1, keepdims=True) < 0, -1, 1)
+    turns = continuous(np.stack([quaternions(motion.rotation) for motion in followed.motions]))
     shifts = np.stack([motion.shift for motion in followed.motions])
     anchors, homes = template.points[:n_anchors], template.home[:n_anchors]
     near = together(template, template.nodes + shifts)
@@ -230,6 +229,12 @@ def quaternions(rotation: np.ndarray) -> np.ndarray:
     return SE3.from_matrix(torch.from_numpy(matrix)).quat_wxyz.numpy()
 
 
+def continuous(turns: Float[np.ndarray, "t k 4"]) -> Float[np.ndarray, "t k 4"]:
+    """Quaternions over time: of the two signs of each the one that a spline has the shorter way to."""
+    turned = np.where((turns[1:] * turns[:-1]).sum(-1, keepdims=True) < 0, -1, 1)
+    return np.concatenate([turns[:1], turns[1:] * np.cumprod(turned, 0)])
+
+
 def residual(
     learned: Warped,
     frame: Meshlike | PointFrame,
@@ -241,13 +246,41 @@ def residual(
 ) -> float:
     """Mean distance of points of a frame from the learned surface at its time, by the canonical field; object units."""
     source = _source(frame, 0, SequenceConfig() if config is None else config)
+    return _off(learned, source, time, n_points, seed)
+
+
+@torch.no_grad()
+def _off(
+    learned: Warped, source: MeshSource | Cloud | PointFrame, time: float, n_points: int = 4000, seed: int = 0
+) -> float:
     if isinstance(source, MeshSource):
         points = source.sample(n_points, np.random.default_rng(seed))[0]
     else:
         points = source.points[np.random.default_rng(seed).permutation(len(source.points))[:n_points]]
     p = torch.from_numpy(points).float()
-    with torch.no_grad():
-        return float(learned.field.sdf(learned.canonical(p, torch.full((len(p),), float(time)))).abs().mean())
+    return float(learned.field.sdf(learned.canonical(p, torch.full((len(p),), float(time)))).abs().mean())
+
+
+def _measured(
+    canonical: SirenField,
+    warp: NodeWarp,
+    sources: Sequence[MeshSource | Cloud | PointFrame],
+    times: np.ndarray,
+    misfits: Sequence[float],
+) -> Warped:
+    """The field, and what it misses: distances at the times that it was learned from (percent of the canonical box; at least
+    ``misfits``, shares, which know what a frame lacks, too) and how the warp treats space (`WarpMeasure`)."""
+    measure = measure_warp(canonical, warp)
+    learned = Warped(canonical, warp, stretch=measure.stretch)
+    size = float(canonical.bounds.size.max())
+    shares = [_off(learned, source, t) / size for source, t in zip(sources, times.tolist(), strict=True)]
+    off = [100 * max(share, misfit) for share, misfit in zip(shares, misfits, strict=True)]
+    worst = int(np.argmax(off))
+    learned.measured = {
+        "distance_pct": float(np.mean(off)), "worst_distance_pct": off[worst], "worst_at_s": float(times[worst]),
+        "folded_pct": 100 * measure.folded, "round_trip_pct": 100 * measure.residual,
+    }  # fmt: skip
+    return learned
 
 
 def _checked_times(frames: Sequence[object], times: Sequence[float], period: float | None) -> np.ndarray:

@@ -128,10 +128,12 @@ def _fit_sequence(settings: Settings) -> Report:
 
     preload("objects.warp_learning", "scenes.io.scene_folder")
     from objects import FitConfig, FitError, PointsConfig, SequenceConfig, fit_sequence
+    from objects.travel import travel
     from objects.warp_learning import residual
     from scenes.graph import SceneGraph
     from scenes.io.scene_folder import save_scene
     from scenes.io.sequence_files import read_sequence
+    from scenes.track import Track
 
     sequence = read_sequence(folder, frames, fps=fps)
     solid = solid_settings(settings)
@@ -144,17 +146,28 @@ def _fit_sequence(settings: Settings) -> Report:
     except FitError as error:
         raise ValueError(f"sequence: {error}") from error
     graph = SceneGraph()
-    graph.add("object", learned)
+    moving = travel(learned)
+    if moving is None:
+        graph.add("object", learned)
+    else:
+        poses, end = moving.poses, "hold" if sequence.period is None else "loop"
+        track = Track(moving.times, poses.quat_wxyz.numpy(), poses.translation.numpy(), end=end)
+        graph.add("object", moving.field, track=track)
+        notes.append("it travels: the node has a track, the warp bends it in a frame that goes along")
+    if sequence.period is not None:
+        graph.set_clock("object", loop=True)
     graph.log.append(f"fit from {folder.name}")
     with folder_for(target):
         save_scene(graph, target)
-    size = float(learned.bounds.size.max())
+    size = float(learned.field.bounds.size.max())
     rows = [
         {"frame": i, "time": time, "off_pct": 100 * residual(learned, frame, time, config=config) / size}
         for i, frame, time in zip(frames or range(len(sequence.times)), sequence.frames, sequence.times, strict=True)
     ]
+    notes.append("its index is made at the first render, a part for each short interval of time, and kept in the cache")
     span = "{:g} to {:g} s".format(*learned.warp.span) + (", a loop" if sequence.period else "")
-    text = "\n".join([f"object: {span}; off_pct: of the box", *(f"note: {note}" for note in notes)])
+    lines = [f"object: {span}; off_pct: of its size; space folded {learned.measured['folded_pct']:.2g} %"]
+    text = "\n".join([*lines, *(f"note: {note}" for note in notes)])
     return Report(rows, f"Next: {command('render', scene=target, out='scene.png')}", text, {"file": str(target)})
 
 

@@ -395,7 +395,10 @@ def _bending(node: NodeView) -> list[str]:
     clock, span = node.clock, node.field.span
     when = "" if span is None else f" {span[0]:g} to {span[1]:g} s"
     changed = [f"offset {clock.offset:g} s"] * (clock.offset != 0) + [f"speed {clock.speed:g}"] * (clock.speed != 1)
-    return [" ".join([f"bends{when}", *changed, *["loops"] * clock.loop])]
+    known = node.field.measured
+    told = [f"off {known['worst_distance_pct']:.2g} % at worst, at {known['worst_at_s']:g} s"] * ("worst_at_s" in known)
+    told += [f"folds {known['folded_pct']:.2g} %"] * (known.get("folded_pct", 0) > 0)
+    return [" ".join([f"bends{when}", *changed, *["loops"] * clock.loop]), *told]
 
 
 def _tree(graph: SceneGraph, most: int) -> list[str]:

@@ -106,6 +106,13 @@ def test_a_sequence_comes_from_the_cache_with_the_same_bits(learned):
         assert torch.equal(a, b)
 
 
+def test_what_a_sequence_misses_is_measured(learned):
+    measured = learned.measured
+    assert 0 < measured["distance_pct"] <= measured["worst_distance_pct"] < 1
+    assert measured["worst_at_s"] in TIMES
+    assert measured["folded_pct"] < 1
+
+
 def test_clouds_are_followed_too():
     frames = []
     for seed, time in enumerate(TIMES[:3]):
@@ -122,7 +129,8 @@ def test_what_appears_is_told_of_and_does_no_harm():
         [_frame(0.5), trimesh.creation.icosphere(subdivisions=2, radius=0.2).apply_translation((1, 0, 0))]
     )
     with pytest.warns(UserWarning, match=r"in 1 of 2 frames the surface is off"):
-        fit_sequence([_frame(0.0), other], (0.0, 0.5), config=SMALL, progress=False)
+        learned = fit_sequence([_frame(0.0), other], (0.0, 0.5), config=SMALL, progress=False)
+    assert learned.measured["worst_distance_pct"] > 1
 
 
 @pytest.mark.parametrize(
