@@ -261,11 +261,14 @@ class FieldBatch:
     def grid_values(
         self, name: str, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n"]:
-        """What the grid of this name, which each asset has, holds in the cell of each point."""
+        """What the grid of this name, which each asset has, holds in the cell of each point (of what bends: canonical point)."""
         found = np.empty(len(asset), np.float32)
         for a in np.unique(asset):
-            rows, grid = np.flatnonzero(asset == a), self.fields[a].grids[name].detach().numpy()
-            cell = (p_obj[rows] - self.box_lo[a]) / (self.box_hi[a] - self.box_lo[a]) * grid.shape
+            field = self.fields[a]
+            rows, grid = np.flatnonzero(asset == a), field.grids[name].detach().numpy()
+            base = field.field if isinstance(field, Warped) else field
+            lo, hi = base.box_lo.detach().double().numpy(), base.box_hi.detach().double().numpy()
+            cell = (p_obj[rows] - lo) / (hi - lo) * grid.shape
             x, y, z = np.clip(cell.astype(np.int64), 0, np.array(grid.shape) - 1).T
             found[rows] = grid[x, y, z]
         return found

@@ -204,7 +204,8 @@ class Field(nn.Module, ABC):
 
     @property
     def grids(self) -> dict[str, Float[Tensor, "x y z"]]:
-        """Coarse values over the box, by name, which aren't part of samples (see `SirenField`)."""
+        """Coarse values over the box, by name, which aren't part of samples (see `SirenField`); of what bends, over the canonical
+        one."""
         return {}
 
     def shape_state(self) -> dict[str, Tensor]:

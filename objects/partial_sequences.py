@@ -15,28 +15,44 @@ from jaxtyping import Float
 from scipy.spatial import KDTree
 
 from objects.warp_following import Followed, distances, evenly
-from objects.warp_surface import Surface, surface_of
-from objects.warp_tracking import Motion, Stage, Template, composed, moved, rebased, register, template_of
+from objects.warp_surface import Surface, part_of
+from objects.warp_tracking import Motion, Pairs, Stage, Template, composed, moved, rebased, register, template_of
 
 # From where things would be; then with the first frame's shape at rest.
-_NEXT = (Stage(0.2, 0.05, 0, 0.08, 0.5, 5), Stage(0.1, 0.05, 0, 0.05, 0.2, 5))
-_CLOSER = (Stage(0.1, 0.05, 0, 0.04, 0.1, 6),)
+_NEXT = (Stage(0.2, 0.05, 0.1, 0.08, 0.3, 5, 1.0), Stage(0.1, 0.05, 0.1, 0.05, 0.2, 5, 1.0))
+_CLOSER = (Stage(0.1, 0.05, 0.1, 0.04, 0.1, 6),)
 _NEAR = 1.5  # distance up to which points of a frame belong to the moved surface, in units of the nodes' spacing
+_KNOWN = 0.5  # distance up to which the motion of a frame's point is that of a point of the template, in the same units
 _FIRM = 2  # points that must fall into a cell of the fused surface
 _CELL = 1 / 120  # edge of these cells, a share of the extent
+_SHOWN = 0.95  # share of the most points that a frame shows from which it shows about the most
 
 
 class Seen(NamedTuple):
-    """Points that one frame shows: places, unit normals outwards, colours (sRGB in 0..1)."""
+    """Points that one frame shows.
+
+    Attributes:
+        points, normals: Places; unit normals outwards.
+        colors: sRGB in 0..1.
+        behind, ahead: Where the same points are in the frames before and after, NaN where that isn't known; None: nowhere.
+    """
 
     points: Float[np.ndarray, "n 3"]
     normals: Float[np.ndarray, "n 3"]
     colors: Float[np.ndarray, "n 3"]
+    behind: Float[np.ndarray, "n 3"] | None = None
+    ahead: Float[np.ndarray, "n 3"] | None = None
+
+
+def first_frame(frames: Sequence[Seen]) -> int:
+    """The frame nearest to the middle among those that show about the most."""
+    shown = np.array([len(frame.points) for frame in frames])
+    return int(min(np.flatnonzero(shown >= _SHOWN * shown.max()), key=lambda i: abs(i - (len(frames) - 1) / 2)))
 
 
 def follow_parts(
     frames: Sequence[Seen],
-    first: int,
+    times: Float[np.ndarray, "t"],
     *,
     n_nodes: int,
     n_points: int,
@@ -44,21 +60,22 @@ def follow_parts(
     seed: int,
     on_frame: Callable[[int], object] = lambda frame: None,
 ) -> tuple[Template, Followed, Seen]:
-    """Follows what frames show, and puts it together at the time of ``frames[first]``.
+    """Follows what frames show, and puts it together at the time of their `first_frame`.
 
     Returns:
         The surface that was put together, with nodes; its motions to all frames; its points with colours.
     """
 
     def surface(seen: Seen, number: int) -> Surface:
-        return surface_of(seen, n_points=n_points, n_dense=n_dense, seed=seed + number, partial=True)
+        return part_of(seen, n_points=n_points, n_dense=n_dense, seed=seed + number)
 
+    first = first_frame(frames)
     surfaces = [surface(frame, i) for i, frame in enumerate(frames)]
     template = template_of(surfaces[first], n_nodes)
-    motions = _through(template, surfaces, first, lambda frame: None)
+    motions = _through(template, surfaces, frames, times, first, lambda frame: None)
     whole = fused(template, motions, frames)
     template = template_of(surface(whole, 0), n_nodes)
-    motions = _through(template, surfaces, first, on_frame)
+    motions = _through(template, surfaces, frames, times, first, on_frame)
     misfits = [_unexplained(template, m, s) for m, s in zip(motions, surfaces, strict=True)]
     return template, Followed(motions, misfits), fused(template, motions, frames)
 
@@ -89,20 +106,41 @@ def fused(template: Template, motions: Sequence[Motion], frames: Sequence[Seen])
 
 
 def _through(
-    template: Template, surfaces: Sequence[Surface], first: int, on_frame: Callable[[int], object]
+    template: Template,
+    surfaces: Sequence[Surface],
+    frames: Sequence[Seen],
+    times: np.ndarray,
+    first: int,
+    on_frame: Callable[[int], object],
 ) -> list[Motion]:
     """Motions to all frames, each from where things would be if they went on as they moved before."""
     none = Motion.none(len(template.nodes))
     found = {first: register(template, none, surfaces[first], _CLOSER)}
-    for order in (range(first + 1, len(surfaces)), range(first - 1, -1, -1)):
-        before = last = found[first]
-        for frame in order:
-            guess = evenly(before, last, 2.0)
-            step = register(rebased(template, guess), none, surfaces[frame], _NEXT)
-            before, last = last, register(template, composed(step, guess), surfaces[frame], _CLOSER)
-            found[frame] = last
+    for way, end in ((1, len(frames)), (-1, -1)):
+        for frame in range(first + way, end, way):
+            last, before = frame - way, frame - 2 * way if frame - way != first else first
+            on = 0.0 if before == last else (times[frame] - times[last]) / (times[last] - times[before])
+            guess = evenly(found[before], found[last], 1 + on)
+            known = _carried_on(template, found[last], frames[last], way)
+            step = register(rebased(template, guess), none, surfaces[frame], _NEXT, known)
+            found[frame] = register(template, composed(step, guess), surfaces[frame], _CLOSER)
             on_frame(frame)
-    return [found[frame] for frame in range(len(surfaces))]
+    return [found[frame] for frame in range(len(frames))]
+
+
+def _carried_on(template: Template, motion: Motion, frame: Seen, way: int) -> Pairs | None:
+    """Where points of the template go from a frame to the next one or the one before, as far as the frame says."""
+    there = frame.ahead if way > 0 else frame.behind
+    if there is None:
+        return None
+    known = np.isfinite(there).all(1)
+    if not known.any():
+        return None
+    places, normals = moved(template, motion)
+    distance, at = map(np.asarray, KDTree(frame.points[known]).query(places))
+    near = (distance < _KNOWN * template.spacing) & ((normals * frame.normals[known][at]).sum(1) > 0)
+    at, rows = at[near], np.flatnonzero(near)
+    return Pairs(rows, places[rows] + (there - frame.points)[known][at])
 
 
 def _unexplained(template: Template, motion: Motion, target: Surface) -> float:

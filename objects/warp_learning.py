@@ -27,7 +27,7 @@ from objects.mesh import MeshSource, read_mesh
 from objects.mesh_files import Meshlike
 from objects.mesh_samples import FitConfig
 from objects.node_warp import NodeKeys, NodeWarp
-from objects.partial_sequences import Seen, follow_parts
+from objects.partial_sequences import Seen, first_frame, follow_parts
 from objects.points import PointsConfig, fit_points
 from objects.pose import SE3
 from objects.progress import Bar
@@ -40,7 +40,6 @@ from objects.warped import Warped, measure_warp
 _VERSION = 4  # part of every cache key
 _UNFOLDED = 0.95  # share of the largest spread from which a frame counts as unfolded
 _STEADY = 1.0  # what the distance of nodes that move together changes by at most, in units of the spacing
-_SHOWN = 0.95  # share of the most points that a frame shows from which it shows about the most
 _LOST = 0.01  # a frame in which the surface is farther from where it was carried is told of, a share of the extent
 
 
@@ -132,7 +131,7 @@ def fit_sequence(
             return known.requires_grad_(False)
     with Bar(total=len(frames), desc="sequence", unit="frames", disable=not progress) as bar:
         if partial:
-            template, followed, first, whole = _followed_parts(sources, config, seed, bar)
+            template, followed, first, whole = _followed_parts(sources, seconds, config, seed, bar)
         else:
             template, followed, first = _followed(sources, seconds, period, config, seed, bar)
             whole = frames[first]
@@ -167,19 +166,15 @@ def _followed(
 
 
 def _followed_parts(
-    sources: Sequence[MeshSource | Cloud | PointFrame], config: SequenceConfig, seed: int, bar: Bar
+    sources: Sequence[MeshSource | Cloud | PointFrame], seconds: np.ndarray, config: SequenceConfig, seed: int, bar: Bar
 ) -> tuple[Template, Followed, int, PointFrame]:
-    """From the frame nearest to the middle among those that show about the most."""
     parts = [Seen(s.points, s.normals, s.colors) for s in sources if isinstance(s, PointFrame) and s.colors is not None]
-    shown = np.array([len(part.points) for part in parts])
-    middle = (len(parts) - 1) / 2
-    first = min(np.flatnonzero(shown >= _SHOWN * shown.max()), key=lambda i: abs(i - middle))
     bar.update(1)
     template, followed, whole = follow_parts(
-        parts, int(first), n_nodes=config.nodes // 2, n_points=config.points // 2, n_dense=config.dense // 2, seed=seed,
+        parts, seconds, n_nodes=config.nodes // 2, n_points=config.points // 2, n_dense=config.dense // 2, seed=seed,
         on_frame=lambda frame: bar.update(1),
     )  # fmt: skip
-    return template, followed, int(first), PointFrame(*whole)
+    return template, followed, first_frame(parts), PointFrame(whole.points, whole.normals, whole.colors)
 
 
 def canonical_frame(surfaces: Sequence[Surface]) -> int:

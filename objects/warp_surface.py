@@ -41,7 +41,8 @@ class Surface:
 
     Attributes:
         points, normals: Places, unit normals outwards.
-        shape: Quantiles of the geodesic distances to the rest of the surface.
+        shape: Quantiles of the geodesic distances to the rest of the surface; of a surface that is known in part its colours,
+            times the extent.
         graph: Lengths between neighbours along the surface.
         dense, dense_normals, dense_shape: The same for more points, which describe the surface closely.
         extent: Longest edge of the box.
@@ -69,10 +70,31 @@ class Oriented(Protocol):
     def normals(self) -> Float[np.ndarray, "n 3"]: ...
 
 
-def surface_of(
-    source: MeshSource | Oriented, *, n_points: int, n_dense: int, seed: int, partial: bool = False
-) -> Surface:
-    """The surface of a solid given by triangles, or by points with normals, which may be known in part."""
+class Colored(Oriented, Protocol):
+    """Points with unit normals outwards and colours in 0..1."""
+
+    @property
+    def colors(self) -> Float[np.ndarray, "n 3"]: ...
+
+
+def part_of(source: Colored, *, n_points: int, n_dense: int, seed: int) -> Surface:
+    """A surface that is known in part. Geodesic distances of a part say nothing: points are described by their colours."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(source.points))
+    dense, fine = order[:n_dense], order[:_MANY]
+    points, normals, edges = _of_points(source.points[fine], source.normals[fine])
+    chosen = spread(points, n_points)
+    extent = float(np.ptp(source.points[dense], 0).max())
+    rim = _rim(source.points[dense])
+    nearest = KDTree(source.points[dense]).query(points[chosen])[1]
+    return Surface(
+        points[chosen], normals[chosen], extent * source.colors[fine[chosen]], _coarse_graph(points, edges, chosen),
+        source.points[dense], source.normals[dense], extent * source.colors[dense], extent, rim[nearest], rim,
+    )  # fmt: skip
+
+
+def surface_of(source: MeshSource | Oriented, *, n_points: int, n_dense: int, seed: int) -> Surface:
+    """The surface of a solid given by triangles, or by points with normals."""
     rng = np.random.default_rng(seed)
     if isinstance(source, MeshSource):
         dense, dense_normals = source.sample(n_dense, rng)
@@ -91,9 +113,8 @@ def surface_of(
     weight = _NORMAL * extent
     tree = KDTree(np.concatenate([points, weight * normals], 1))
     nearest = np.asarray(tree.query(np.concatenate([dense, weight * dense_normals], 1))[1])
-    rim = _rim(dense) if partial else np.zeros(len(dense), bool)
-    own = rim[KDTree(dense).query(points)[1]] if partial else np.zeros(len(points), bool)
-    return Surface(points, normals, shape, graph, dense, dense_normals, shape[nearest], extent, own, rim)
+    whole = np.zeros(len(points), bool), np.zeros(len(dense), bool)
+    return Surface(points, normals, shape, graph, dense, dense_normals, shape[nearest], extent, *whole)
 
 
 def _rim(points: np.ndarray) -> Bool[np.ndarray, "n"]:

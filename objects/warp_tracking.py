@@ -42,6 +42,7 @@ class Stage(NamedTuple):
         reach: Distance at which a pair counts a quarter.
         toward: Weight of the distance along the surface beside that along the normal.
         rounds: Gauss-Newton steps, at most.
+        pairs: Weight of pairs that are known (`Pairs`).
     """
 
     stiffness: float
@@ -50,6 +51,14 @@ class Stage(NamedTuple):
     reach: float
     toward: float
     rounds: int
+    pairs: float = 0.0
+
+
+class Pairs(NamedTuple):
+    """Points of a template, by number, and where they are known to be."""
+
+    rows: Int[np.ndarray, "r"]
+    goal: Float[np.ndarray, "r 3"]
 
 
 # To the next surface of a sequence, from where the last one was; then closer, with the canonical shape at rest.
@@ -188,14 +197,16 @@ def composed(later: Motion, first: Motion) -> Motion:
 # -- registering -----------------------------------------------------------------------------------------------------
 
 
-def register(template: Template, motion: Motion, target: Surface, stages: tuple[Stage, ...]) -> Motion:
-    """Moves a template onto a surface, from a motion that is a first guess."""
+def register(
+    template: Template, motion: Motion, target: Surface, stages: tuple[Stage, ...], pairs: Pairs | None = None
+) -> Motion:
+    """Moves a template onto a surface, from a motion that is a first guess, and onto known places."""
     for stage in stages:
         scale = np.array([1.0, stage.normal * template.extent, stage.shape])
         tree = KDTree(_described(target.dense, target.dense_normals, target.dense_shape, scale))
         back = _described(target.points, target.normals, target.shape, scale)
         for round_ in range(stage.rounds):
-            motion, step = _round(template, motion, target, stage, scale, tree, back)
+            motion, step = _round(template, motion, target, stage, scale, tree, back, pairs)
             if step < _STOP * template.extent and round_ > 1:
                 break
     return motion
@@ -220,7 +231,14 @@ def _described(places: np.ndarray, normals: np.ndarray, shape: np.ndarray, scale
 
 
 def _round(
-    template: Template, motion: Motion, target: Surface, stage: Stage, scale: np.ndarray, tree: KDTree, back: np.ndarray
+    template: Template,
+    motion: Motion,
+    target: Surface,
+    stage: Stage,
+    scale: np.ndarray,
+    tree: KDTree,
+    back: np.ndarray,
+    pairs: Pairs | None,
 ) -> tuple[Motion, float]:
     """One Gauss-Newton step; and how far the farthest node moved."""
     places, arms = _arms(template, motion)
@@ -250,6 +268,11 @@ def _round(
     k = len(template.nodes)
     band, gradient = np.zeros((6 * k, 6 * template.reach + 6)), np.zeros(6 * k)
     _add_pairs(template.index, template.weight, arms, rows, off, facing, pull, stage.toward, band, gradient)
+    if pairs is not None and stage.pairs > 0:
+        off = pairs.goal - places[pairs.rows]
+        pull = stage.pairs * (reach / (reach + (off**2).sum(1))) ** 2
+        flat = np.zeros_like(off)  # no direction counts more than another
+        _add_pairs(template.index, template.weight, arms, pairs.rows, off, flat, pull, 1.0, band, gradient)
     stiffness = stage.stiffness * len(rows) / k
     _add_agreement(
         template.edges, template.nodes, motion.rotation, motion.shift, stiffness, template.spacing, band, gradient

@@ -144,6 +144,15 @@ class Warped(Field):
     def own_warp(self) -> Warp:
         return self.warp
 
+    @property
+    def grids(self) -> dict[str, Tensor]:
+        """Those of the canonical field, over its box."""
+        return self.field.grids
+
+    def shape_state(self) -> dict[str, Tensor]:
+        own = {name: value for name, value in super().shape_state().items() if not name.startswith("field.")}
+        return own | {f"field.{name}": value for name, value in self.field.shape_state().items()}
+
     def check_values(self) -> None:
         super().check_values()
         if not (math.isfinite(float(self.stretch)) and float(self.stretch) > 0):

@@ -21,6 +21,7 @@ from scenes.paths import (
     input_file,
     numbers,
     output_file,
+    picture_folder,
     preload,
     preview_file,
     quality,
@@ -40,14 +41,14 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("point_steps",), ("points",)),
     **dict.fromkeys(_NETWORKS, ("mesh", "points")),
     **dict.fromkeys(_SOLID, ("mesh", "points", "sequence")),
-    **dict.fromkeys(("frames", "fps"), ("sequence",)),
+    **dict.fromkeys(("frames", "fps", "ids", "id"), ("sequence",)),
     **dict.fromkeys(_FOR_IMAGES, ("images",)),
 }
 
 
 def fit(settings: Settings) -> Report:
     """Learn objects from meshes, point clouds or posed pictures; each becomes a field file. A sequence of meshes or point clouds
-    becomes a scene with one object that bends.
+    becomes a scene with one object that bends, and so does what ids= and id= name in an RGB-D clip.
 
     A mesh learned before with the same settings comes from the cache; a stopped run goes on where it was. Pictures: a folder
     with a nerfstudio transforms.json, a TUM RGB-D folder, or plain photos. With instance masks each object becomes a file.
@@ -71,7 +72,7 @@ def fit(settings: Settings) -> Report:
     if settings["images"]:
         return _fit_images(settings)
     if settings["sequence"]:
-        return _fit_sequence(settings)
+        return _fit_masked(settings) if settings["ids"] else _fit_sequence(settings)
     sources = [input_file("mesh" if meshes else "points", value) for value in meshes or clouds]
     init = [input_file("init", settings["init"])] if settings["init"] is not None else []
     targets = _targets(sources, settings["out"], [*sources, *init])
@@ -120,10 +121,11 @@ def _fit_sequence(settings: Settings) -> Report:
 
     target = scene_target(settings["out"], [])
     folder = user_path(settings["sequence"])
-    frames = None
-    if settings["frames"] is not None:
-        text = settings["frames"]
-        frames = [whole_number("frames", word) for word in text.strip("[] ").replace(",", " ").split()]
+    if (folder / "transforms.json").is_file():
+        raise ValueError(
+            f"ids: {settings['sequence']!r} is a clip; expected ids=FOLDER with the pixels of the thing, and id="
+        )
+    frames = _frames(settings)
     fps = None if settings["fps"] is None else numbers("fps", settings["fps"], 1)[0]
 
     preload("objects.warp_learning", "scenes.io.scene_folder")
@@ -169,6 +171,53 @@ def _fit_sequence(settings: Settings) -> Report:
     lines = [f"object: {span}; off_pct: of its size; space folded {learned.measured['folded_pct']:.2g} %"]
     text = "\n".join([*lines, *(f"note: {note}" for note in notes)])
     return Report(rows, f"Next: {command('render', scene=target, out='scene.png')}", text, {"file": str(target)})
+
+
+def _frames(settings: Settings) -> list[int] | None:
+    """The frames that are named; None for all."""
+    if settings["frames"] is None:
+        return None
+    return [whole_number("frames", word) for word in settings["frames"].strip("[] ").replace(",", " ").split()]
+
+
+def _fit_masked(settings: Settings) -> Report:
+    from scenes.verbs import replaced_notes, scene_target
+
+    target = scene_target(settings["out"], [])
+    source, pictures = picture_folder("sequence", settings["sequence"]), picture_folder("ids", settings["ids"])
+    number = whole_number("id", str(settings["id"]))
+    usual = defaults_of("fit")
+    for key in ("fps", *_SOLID):
+        if settings[key] != usual[key]:
+            raise ValueError(f"{key}: it is not for a clip with ids=")
+    frames = _frames(settings)
+
+    preload("scenes.video.masked", "scenes.io.scene_folder")
+    from objects import FitError
+    from scenes.io.scene_folder import save_scene
+    from scenes.video.clip import load_clip
+    from scenes.video.masked import NAME, learn_masked, read_ids, residuals
+
+    clip = load_clip(source)
+    mask = read_ids(pictures, clip) == number
+    said = replaced_notes(target)
+    try:
+        learned = learn_masked(clip, mask, frames=frames, seed=settings["seed"])
+    except FitError as error:
+        raise ValueError(f"sequence: {error}") from error
+    learned.graph.log.append(f"fit from {source.name}")
+    with folder_for(target):
+        save_scene(learned.graph, target)
+    size = float(learned.graph[NAME].field.bounds.size.max())
+    rows = [
+        {"frame": t, "time": clip.times[t], "learned": bool(learned.learned[t]), "off_pct": 100 * off / size}
+        for t, off in enumerate(residuals(clip, mask, learned).tolist())
+    ]
+    text = "\n".join(["off_pct: of the box", *(f"note: {note}" for note in [*learned.notes, *said])])
+    notes = {"notes": list(learned.notes)}
+    return Report(
+        rows, f"Next: {command('render', scene=target, out='clip.mp4')}", text, {"file": str(target), **notes}
+    )
 
 
 def _fit_images(settings: Settings) -> Report:

@@ -43,7 +43,7 @@ TOPICS = {
         "load_views Views View ViewError fit_views ViewsConfig LearnedViews align_cameras refine_poses PosesConfig"
     ),
     ("From video to objects", "scenes.video"): (
-        "load_clip Clip decompose Decomposition FoundObject Carrying decompose_scene learn_clip LearnedClip ClipConfig"
+        "load_clip Clip decompose Decomposition FoundObject Carrying decompose_scene learn_clip LearnedClip ClipConfig learn_masked"
     ),
     ("Scenes", "scenes"): "SceneGraph Track load_scene save_scene SceneFileError export_scene view",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compose.composite import Composite
 from compose.types import Instance
 from objects.aabb import Aabb
+from objects.field import Field
 from objects.pose import SE3
 from objects.siren import OBSERVED_CELLS, SirenField
 from rendering.camera import Camera
@@ -152,10 +153,16 @@ def observe(scenes: Sequence[Composite], cameras: Sequence[Camera], valid: Seque
             rows = ((hits.owner == i) & shown.reshape(-1)).nonzero()[:, 0]
             field = instance.field
             p = instance.T_world_obj.inverse() @ (rays.origins[rows] + hits.t[rows, None] * rays.directions[rows])
-            share = (p - field.box_lo) / (field.box_hi - field.box_lo)
-            cell = (share * OBSERVED_CELLS).long().clamp(0, OBSERVED_CELLS - 1)
-            number = (cell[:, 0] * OBSERVED_CELLS + cell[:, 1]) * OBSERVED_CELLS + cell[:, 2]
-            count[i][number.unique()] += 1
+            count[i] += shown_cells(field, p)
     for instance, n in zip(scenes[0].instances, count, strict=True):
         grid = cast(SirenField, instance.field).observed
         grid.copy_((1 - 0.5**n).view(grid.shape))
+
+
+def shown_cells(field: Field, p_obj: Float[Tensor, "n 3"]) -> Float[Tensor, "c"]:
+    """1 for each cell of a field's grid of what was seen that holds any of the points, else 0; flat, last axis fastest."""
+    share = (p_obj - field.box_lo) / (field.box_hi - field.box_lo)
+    cell = (share * OBSERVED_CELLS).long().clamp(0, OBSERVED_CELLS - 1)
+    held = torch.zeros(OBSERVED_CELLS**3)
+    held[((cell[:, 0] * OBSERVED_CELLS + cell[:, 1]) * OBSERVED_CELLS + cell[:, 2]).unique()] = 1
+    return held

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from scenes.video.clip import Clip, load_clip
     from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
     from scenes.video.learning import ClipConfig, LearnedClip, decompose_scene, learn_clip
+    from scenes.video.masked import learn_masked
 
 __all__ = [
     "Carrying",
@@ -21,6 +22,7 @@ __all__ = [
     "decompose",
     "decompose_scene",
     "learn_clip",
+    "learn_masked",
     "load_clip",
 ]
 
@@ -28,6 +30,7 @@ _HOME = {
     **dict.fromkeys(("Clip", "load_clip"), "clip"),
     **dict.fromkeys(("Carrying", "Decomposition", "FoundObject", "decompose"), "decomposition"),
     **dict.fromkeys(("ClipConfig", "LearnedClip", "decompose_scene", "learn_clip"), "learning"),
+    "learn_masked": "masked",
 }
 
 

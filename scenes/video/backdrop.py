@@ -27,6 +27,7 @@ def past_all(
 ) -> Float[np.ndarray, "n 3"]:
     """Directions (world frame) of the pixels of learned frames that show nothing that was measured and look past the shapes."""
     ways = [np.zeros((0, 3))]
+    shapes = [s for s in shapes if s.bent is None]
     for t in np.flatnonzero(learned).tolist():
         pixel = np.flatnonzero((found.ids[t] == 0) & (clip.depth[t] == 0))
         camera = camera_at(clip, found, t)

@@ -16,17 +16,17 @@ from objects.cache import cache_folder, content_key
 from objects.files import FieldFileError, load_field, save_field, write_atomically
 from objects.siren import SirenField
 from objects.training import FitError
-from rendering.learning.state import observe
+from objects.warped import Warped
 from scenes.graph import SceneGraph
 from scenes.video.backdrop import add_backdrop, backdrop_part
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
-from scenes.video.looks import camera_at, composite_at, learn_looks, look, valid_at
+from scenes.video.looks import learn_looks, look, mark_seen
 from scenes.video.scene import graph_of
-from scenes.video.shapes import BACKDROP, Shaped, learn_shapes, nearest_rigid, parts_of
+from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, nearest_rigid, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
-_VERSION = 2  # part of every key: raise it when the same clip would give another scene
+_VERSION = 3  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 2  # likewise of what moves
 
 
@@ -90,13 +90,21 @@ def decompose_scene(clip: Clip, *, seed: int = 0, config: ClipConfig | None = No
 
 
 def learn_clip(
-    clip: Clip, *, found: Decomposition | None = None, seed: int = 0, config: ClipConfig | None = None
+    clip: Clip,
+    *,
+    found: Decomposition | None = None,
+    learned: Bool[np.ndarray, "f"] | None = None,
+    alone: bool = False,
+    seed: int = 0,
+    config: ClipConfig | None = None,
 ) -> LearnedClip:
     """What `decompose_scene` does, with all that is known on the way. A killed run goes on after the last stage that was done.
 
     Args:
         clip: The frames.
         found: What moves, where that is known; else `decompose` finds it.
+        learned: Frames that shapes and colours are learned from; else all but those that ``config`` holds out.
+        alone: Whether only the objects are learned: no background, no lights.
         seed: Of initial weights and samples.
         config: How to learn.
 
@@ -108,9 +116,13 @@ def learn_clip(
     if found is None:
         found = find_motion(clip)
     found = replace(found, cameras=nearest_rigid(found.cameras))
-    learned = np.arange(len(clip)) % config.hold_out != config.hold_out // 2
-    shapes, sun, notes = _learned(clip, found, learned, seed, config)
+    if learned is None:
+        learned = np.arange(len(clip)) % config.hold_out != config.hold_out // 2
+    shapes, sun, notes = _learned(clip, found, learned, alone, seed, config)
     graph, more = graph_of(clip, found, shapes, () if sun is None else sun.lights())
+    if alone:
+        graph.remove("background")
+        graph.forget_history()
     return LearnedClip(graph, found, tuple(clip.times.tolist()), learned, (*found.notes, *notes, *more))
 
 
@@ -126,11 +138,12 @@ def find_motion(clip: Clip) -> Decomposition:
 
 
 def _learned(
-    clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"], seed: int, config: ClipConfig
+    clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"], alone: bool, seed: int, config: ClipConfig
 ) -> tuple[list[Shaped], Sun | None, list[str]]:
     """The parts with shapes and colours and the light, learned or from the cache, and notes."""
     parts, notes = parts_of(clip, found, learned)
-    content = [content_of(clip), _content(found), learned.tolist(), seed, asdict(config)]
+    parts = [part for part in parts if not (alone and part.id == BACKGROUND)]
+    content = [content_of(clip), _content(found), learned.tolist(), alone, seed, asdict(config)]
     folder = cache_folder("clips") / content_key("scene", _VERSION, *content)
     by_name = {part.name: part for part in [*parts, backdrop_part(clip, found, learned)]}
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -138,19 +151,26 @@ def _learned(
         shapes = []
         for name in kept["parts"]:
             field = load_field(folder / f"{name}.safetensors")
-            if not isinstance(field, SirenField):
+            bent = field if isinstance(field, Warped) else None
+            canonical = field if bent is None else bent.field
+            if not isinstance(canonical, SirenField):
                 raise ValueError
-            shapes.append(Shaped(by_name[name], field))
+            part = by_name[name]
+            if bent is not None:
+                part = replace(part, T_world_obj=np.array(kept["poses"][name]))
+            shapes.append(Shaped(part, canonical, bent))
         light = kept["light"]
         sun = None if light is None else Sun(np.array(light[0]), np.array(light[1]), np.array(light[2]), light[3])
         return shapes, sun, [*notes, *kept["notes"]]
     shapes, meshes, more = learn_shapes(clip, found, parts, steps=config.steps, seed=seed)
     if not shapes:
         raise FitError("; ".join(more) or "no part of the clip has enough depth to be learned")
-    far, far_meshes, far_notes = add_backdrop(clip, found, shapes, learned, steps=config.steps, seed=seed)
-    shapes, meshes = [*shapes, *far], [*meshes, *far_meshes]
-    seen = look(clip, found, shapes, seed=seed)
-    sun = find_sun(shapes, seen, seed=seed)
+    far_notes = []
+    if not alone:
+        far, far_meshes, far_notes = add_backdrop(clip, found, shapes, learned, steps=config.steps, seed=seed)
+        shapes, meshes = [*shapes, *far], [*meshes, *far_meshes]
+    seen = shown = look(clip, found, shapes, seed=seed)
+    sun = None if alone else find_sun(shapes, seen, seed=seed)
     if sun is not None:
         seen = without_light(shapes, seen, sun, np.array([s.part.id == BACKDROP for s in shapes]))
         more.append(
@@ -159,15 +179,14 @@ def _learned(
         )
     shapes, look_notes = learn_looks(shapes, meshes, seen, steps=config.color_steps, seed=seed)
     more = [*more, *far_notes, *look_notes]
-    frames = np.flatnonzero(learned).tolist()
-    cameras = [camera_at(clip, found, t) for t in frames]
-    observe([composite_at(shapes, t) for t in frames], cameras, [valid_at(clip, t) for t in frames])
+    mark_seen(clip, found, shapes, shown, np.flatnonzero(learned).tolist())
     with contextlib.suppress(OSError, FieldFileError):  # a full disk loses nothing but the next run's time
         folder.mkdir(parents=True, exist_ok=True)
         for shape in shapes:
-            save_field(shape.field, folder / f"{shape.part.name}.safetensors")
+            save_field(shape.shown, folder / f"{shape.part.name}.safetensors")
         light = None if sun is None else [*(x.tolist() for x in sun[:3]), sun.explains]
-        facts = {"parts": [s.part.name for s in shapes], "light": light, "notes": more}
+        poses = {s.part.name: s.part.T_world_obj.tolist() for s in shapes if s.bent is not None}
+        facts = {"parts": [s.part.name for s in shapes], "poses": poses, "light": light, "notes": more}
         write_atomically(folder / "learned.json", json.dumps(facts).encode())
     return shapes, sun, [*notes, *more]
 

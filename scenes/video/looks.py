@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -22,6 +22,7 @@ from objects.progress import Bar
 from objects.siren import SirenField
 from objects.training import TrainConfig
 from rendering.camera import Camera
+from rendering.learning.state import observe, shown_cells
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Decomposition
 from scenes.video.shapes import Shaped, places_on
@@ -39,6 +40,7 @@ class Seen(NamedTuple):
     part: Int[np.ndarray, "n"]
     frame: Int[np.ndarray, "n"]
     p_obj: Float[np.ndarray, "n 3"]
+    """Of what bends: canonical frame."""
     p_world: Float[np.ndarray, "n 3"]
     normal: Float[np.ndarray, "n 3"]
     """World frame."""
@@ -53,16 +55,17 @@ def camera_at(clip: Clip, found: Decomposition, t: int) -> Camera:
     return Camera(SE3.from_matrix(torch.from_numpy(found.cameras[t])), fx, fy, cx, cy, width, height)
 
 
-def valid_at(clip: Clip, t: int) -> Bool[torch.Tensor, "h w"]:
-    """Pixels of a frame that say something of shapes."""
-    return torch.from_numpy(clip.depth[t] > 0)
-
-
 def composite_at(shapes: Sequence[Shaped], t: int) -> Composite:
     """The learned shapes as they stand in a frame."""
     return Composite(
         [
-            Instance(s.part.name, s.field, SE3.from_matrix(torch.from_numpy(s.part.T_world_obj[t])), lit=False)
+            Instance(
+                s.part.name,
+                s.shown,
+                SE3.from_matrix(torch.from_numpy(s.part.T_world_obj[t])),
+                time=s.time(t),
+                lit=False,
+            )
             for s in shapes
         ]
     )
@@ -78,20 +81,20 @@ def look(clip: Clip, found: Decomposition, shapes: Sequence[Shaped], *, seed: in
     n, height, width = clip.depth.shape
     share = min(1.0, _MOST / max(1, n * height * width))
     numbers = np.array([s.part.id for s in shapes])
-    scene = composite_at(shapes, 0)
+    stiff = np.array([i for i, s in enumerate(shapes) if s.bent is None], int)
     found_in: list[tuple[np.ndarray, ...]] = []
     for t in Bar(range(n), desc="looking", unit="frame"):
         used = np.array([s.part.used[t] for s in shapes])
         if not used.any():
             continue
-        poses = SE3.from_matrix(torch.from_numpy(np.stack([s.part.T_world_obj[t] for s in shapes])))
-        scene, camera = scene.with_poses(range(len(shapes)), poses), camera_at(clip, found, t)
+        scene, camera = composite_at([shapes[i] for i in stiff], t), camera_at(clip, found, t)
         pixel = np.flatnonzero(rng.random(height * width) < share)
         y, x = np.divmod(pixel, width)
         uv = np.stack([x, y], -1) + 0.5 + rng.uniform(-_JITTER, _JITTER, (len(pixel), 2))
         rays = camera.rays(torch.from_numpy(uv))
         hits = scene.trace(rays)
-        owner, along = hits.owner.numpy(), hits.t.double()
+        hit, along = hits.owner.numpy(), hits.t.double()
+        owner = np.where(hit >= 0, np.append(stiff, -1)[hit], -1)
         depth = (along * camera.depth_per_t(torch.from_numpy(uv))).numpy()
         measured = clip.depth[t].ravel()[pixel]
         off = np.abs(measured - depth) > _TOLERANCE + _TOLERANCE_SHARE * measured
@@ -99,21 +102,78 @@ def look(clip: Clip, found: Decomposition, shapes: Sequence[Shaped], *, seed: in
         fits = (owner >= 0) & used[owner] & (np.maximum(numbers[owner], 0) == found.ids[t].ravel()[pixel])
         fits &= inner & ~((measured > 0) & off)
         at = np.flatnonzero(fits)
-        rows, own = torch.from_numpy(at), torch.from_numpy(owner[at])
+        rows, own = torch.from_numpy(at), torch.from_numpy(hit[at])
         p_world = rays.origins[rows] + along[rows, None] * rays.directions[rows]
         normal = scene.evaluate(p_world, own).normal.double().numpy()
         T = np.linalg.inv(np.stack([s.part.T_world_obj[t] for s in shapes]))[owner[at]]
         p_world = p_world.double().numpy()
         p_obj = np.einsum("nij,nj->ni", T[:, :3, :3], p_world) + T[:, :3, 3]
-        where = uv[at].astype(np.float32)[None] - 0.5
-        rgb = cv2.remap(clip.rgb[t].astype(np.float32), where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        found_in.append((owner[at], np.full(len(at), t), p_obj, p_world, normal, rgb[0] / 255))
+        rgb = _colors(clip, t, uv[at])
+        found_in.append((owner[at], np.full(len(at), t), p_obj, p_world, normal, rgb))
+        found_in += [
+            (np.full(len(p_obj), i), np.full(len(p_obj), t), p_obj, p_world, normal, _colors(clip, t, uv))
+            for i, s in enumerate(shapes)
+            if s.bent is not None and used[i]
+            for p_obj, p_world, normal, uv in [_measured(clip, found, s, t)]
+        ]
     return Seen(*(np.concatenate(column) for column in zip(*found_in, strict=True)))
+
+
+def _colors(clip: Clip, t: int, uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    if not len(uv):
+        return np.zeros((0, 3))
+    where = uv.astype(np.float32)[None] - 0.5
+    rgb = cv2.remap(clip.rgb[t].astype(np.float32), where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return rgb[0] / 255
+
+
+def _measured(
+    clip: Clip, found: Decomposition, shape: Shaped, t: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What bends is seen where its depth was measured: canonical points, world points, normals there, and pixels. Its rays could be
+    traced as well, but an index for each frame takes seconds."""
+    bent, pose = shape.bent, SE3.from_matrix(torch.from_numpy(shape.part.T_world_obj[t]))
+    mine = (found.ids[t] == shape.part.id) & _inner(found.ids[t]) & (clip.depth[t] > 0)
+    y, x = np.nonzero(mine)
+    uv = np.stack([x, y], -1) + 0.5
+    z = torch.from_numpy(clip.depth[t][mine].astype(np.float64))
+    camera, at = camera_at(clip, found, t), torch.from_numpy(uv)
+    rays = camera.rays(at)
+    p_world = rays.origins.double() + (z / camera.depth_per_t(at))[:, None] * rays.directions.double()
+    p = (pose.inverse() @ p_world).float()
+    time = p.new_full((len(p),), shape.time(t) or 0.0)
+    if bent is None or not len(p):
+        return (*(np.zeros((0, 3)) for _ in range(3)), np.zeros((0, 2)))
+    with torch.enable_grad():
+        p.requires_grad_(True)
+        sdf = bent.sdf(p, time)
+        (slope,) = torch.autograd.grad(sdf.sum(), p)
+    close = sdf.detach().abs() * bent.stretch < _TOLERANCE + _TOLERANCE_SHARE * z.float()
+    normal = torch.nn.functional.normalize(slope, dim=1).double() @ pose.rotation().T
+    p_canonical = bent.canonical(p.detach(), time).double()
+    return tuple(a[close].numpy() for a in (p_canonical, p_world, normal, at))
 
 
 def _inner(ids: Int[np.ndarray, "h w"]) -> np.ndarray:
     """Pixels whose neighbours show the same thing."""
     return (ndimage.minimum_filter(ids, 3) == ids) & (ndimage.maximum_filter(ids, 3) == ids)
+
+
+def mark_seen(clip: Clip, found: Decomposition, shapes: Sequence[Shaped], seen: Seen, frames: Sequence[int]) -> None:
+    """Fills the fields' grids of what frames saw (see `observe`); of what bends from the canonical points that pixels show."""
+    stiff, bent = ([s for s in shapes if (s.bent is None) == rigid] for rigid in (True, False))
+    hidden = np.isin(found.ids, [s.part.id for s in bent])
+    if stiff:
+        valid = [torch.from_numpy((clip.depth[t] > 0) & ~hidden[t]) for t in frames]
+        observe([composite_at(stiff, t) for t in frames], [camera_at(clip, found, t) for t in frames], valid)
+    for i, shape in enumerate(shapes):
+        if shape.bent is None:
+            continue
+        count = torch.zeros(shape.field.observed.numel())
+        for t in frames:
+            p = seen.p_obj[(seen.part == i) & (seen.frame == t)]
+            count += shown_cells(shape.field, torch.from_numpy(p).float())
+        shape.field.observed.copy_((1 - 0.5**count).view(shape.field.observed.shape))
 
 
 def learn_looks(
@@ -150,7 +210,7 @@ def learn_looks(
         pools.append(pool)
     train = TrainConfig(steps=steps, learning_rate=config.learning_rate, seed=seed, label="appearance")
     learn_colors(fields, pools, config, train)
-    return [shape._replace(field=field) for shape, field in zip(shapes, fields, strict=True)], notes
+    return [shape.with_field(field.requires_grad_(False)) for shape, field in zip(shapes, fields, strict=True)], notes
 
 
 def fill_in(

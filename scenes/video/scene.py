@@ -43,7 +43,7 @@ def graph_of(
             graph.add("background/backdrop", shape.field, track=track, lit=False, tags=[BACKGROUND_TAG])
             continue
         tags = [BACKGROUND_TAG] if part.id == BACKGROUND else []
-        graph.add(part.name, shape.field, track=track_of(clip.times, part.T_world_obj), lit=lit, tags=tags)
+        graph.add(part.name, shape.shown, track=track_of(clip.times, part.T_world_obj), lit=lit, tags=tags)
     names = {s.part.id: s.part.name for s in shapes}
     notes += _hand_over(graph, clip, found.carryings, names, world)
     fx, fy, cx, cy = clip.lens.tolist()

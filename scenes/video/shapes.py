@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +12,19 @@ import trimesh
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
+from objects.field import Field
 from objects.fitting import fit_meshes
 from objects.mending import labelled
 from objects.mesh_samples import FitConfig
+from objects.node_warp import NodeWarp
 from objects.progress import Bar
 from objects.siren import SirenField
 from objects.training import FitError
+from objects.warped import Warped
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Decomposition
+from scenes.video.flexible import followed, misfits, seen_through, solid_of_bending
+from scenes.video.maps import measure
 from scenes.video.planes import local_planes
 from scenes.video.rigid import inverse
 from scenes.video.volume import REACH, Grid, Sight, closed, fuse, hull, surface
@@ -58,6 +63,24 @@ class Shaped(NamedTuple):
 
     part: Part
     field: SirenField
+    """Of what bends the canonical one."""
+    bent: Warped | None = None
+    """The same seen through its warp, whose keys are the frames of the clip; None for what is rigid."""
+
+    @property
+    def shown(self) -> Field:
+        """What stands in a scene."""
+        return self.field if self.bent is None else self.bent
+
+    def time(self, t: int) -> float | None:
+        """At which the field is asked in a frame."""
+        warp = None if self.bent is None else self.bent.warp
+        return float(warp.times[t]) if isinstance(warp, NodeWarp) else None
+
+    def with_field(self, field: SirenField) -> Shaped:
+        """The same with another field of the same shape."""
+        bent = None if self.bent is None else Warped(field, self.bent.warp, stretch=float(self.bent.stretch))
+        return self._replace(field=field, bent=bent)
 
 
 def parts_of(clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"]) -> tuple[list[Part], list[str]]:
@@ -203,14 +226,26 @@ def learn_shapes(
     clip: Clip, found: Decomposition, parts: Sequence[Part], *, steps: int, seed: int = 0
 ) -> tuple[list[Shaped], list[trimesh.Trimesh], list[str]]:
     """Fields of the parts, learned side by side, the solids that they were learned from, and notes on those that couldn't be."""
-    notes, kept, meshes = [], [], []
+    notes, kept, meshes, warps = [], [], [], {}
     depth, trust = seen_far(clip, found, trust_of(clip))
+    maps = None if all(part.rigid for part in parts) else measure(clip.rgb, clip.depth, clip.lens)
     for part in Bar(parts, desc="fusing", unit="part"):
-        mesh = solid_of(depth, trust, clip, found, part)
+        bending = None
+        if not part.rigid and maps is not None:
+            bending = followed(maps, clip, found, part.id, np.flatnonzero(part.known), seed=seed)
+            if bending is None:
+                notes.append(f"{part.name}: fewer than two frames show enough of it to tell how it bends")
+        if bending is None:
+            mesh = solid_of(depth, trust, clip, found, part)
+        else:
+            mesh = solid_of_bending(bending, depth, trust, clip, found, part.id, part.used)
+            part = replace(part, T_world_obj=bending.poses)
+            warps[part.id] = NodeWarp(bending.keys)
+            notes += [f"{part.name}: {note}" for note in misfits(bending, clip)]
         if mesh is None or len(mesh.faces) < 16:
             notes.append(f"{part.name}: its depth leaves no solid, so it is not learned")
             continue
-        if not part.rigid:
+        if not part.rigid and bending is None:
             notes.append(f"{part.name}: it doesn't move rigidly; it is shown as a rigid mean of its frames")
         kept.append(part)
         meshes.append(mesh)
@@ -229,7 +264,12 @@ def learn_shapes(
             fields += learned
             kept.append(part)
             meshes.append(mesh)
-    return [Shaped(*row) for row in zip(kept, fields, strict=True)], meshes, notes
+    shapes = []
+    for part, field in zip(kept, fields, strict=True):
+        bent, said = (None, []) if part.id not in warps else seen_through(field, warps[part.id])
+        shapes.append(Shaped(part, field, bent))
+        notes += [f"{part.name}: {note}" for note in said]
+    return shapes, meshes, notes
 
 
 def places_on(mesh: trimesh.Trimesh, n: int, rng: np.random.Generator) -> Float[np.ndarray, "n 3"]:

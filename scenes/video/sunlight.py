@@ -17,7 +17,6 @@ import trimesh
 from jaxtyping import Bool, Float, Int
 
 from compose.types import Rays
-from objects.pose import SE3
 from objects.progress import Bar
 from rendering.lights import AmbientLight, DirectionalLight, Light, linear_from_srgb, srgb_from_linear
 from scenes.video.looks import Seen, composite_at
@@ -79,7 +78,8 @@ def find_sun(shapes: Sequence[Shaped], seen: Seen, *, seed: int = 0) -> Sun | No
     before = _changes(log, place)
     if np.sqrt(before) < _LEAST_CHANGE:
         return None
-    cosines = lit_by(shapes, seen, rows)
+    stiff = [s for s in shapes if s.bent is None]  # shadows of what bends take long to trace, and directions are many
+    cosines = lit_by(stiff, seen, rows)
     ways = np.asarray(trimesh.creation.icosphere(2).vertices)
     best, toward, ratio = before, ways[0], 0.0
     for spread in (None, 8.0, 4.0, 2.0, 1.0):
@@ -130,13 +130,7 @@ def lit_by(
 ) -> Callable[[Float[np.ndarray, "3"]], Float[np.ndarray, "m"]]:
     """A function of a direction to a light: the cosines at which some places are lit, 0 in shadow."""
     p, normal, frame = seen.p_world[rows] + _OFFSET * seen.normal[rows], seen.normal[rows], seen.frame[rows]
-    first = composite_at(shapes, 0)
-    scenes = {
-        t: first.with_poses(
-            range(len(shapes)), SE3.from_matrix(torch.from_numpy(np.stack([s.part.T_world_obj[t] for s in shapes])))
-        )
-        for t in np.unique(frame).tolist()
-    }
+    scenes = {t: composite_at(shapes, t) for t in np.unique(frame).tolist()}
 
     def cosines(way: Float[np.ndarray, "3"]) -> Float[np.ndarray, "m"]:
         found = np.maximum(normal @ way, 0.0)

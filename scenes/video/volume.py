@@ -96,6 +96,35 @@ def _fuse(first, cell, reach, behind, depth, mine, trust, to_cam, lens, value, w
                     weight[i, j, k] = seen
 
 
+def fuse_at(
+    places: Float32[np.ndarray, "f n 3"], sight: Sight, cell: float, behind: float
+) -> tuple[Float32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """As `fuse`, for places that move: where each is in each frame, in the frame of its camera."""
+    value, weight = (np.zeros(places.shape[1], np.float32) for _ in range(2))
+    args: Any = (places, REACH * cell, behind, sight.depth, sight.mine, sight.trust, sight.lens, value, weight)
+    _fuse_at(*args)
+    return value, weight
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _fuse_at(places, reach, behind, depth, mine, trust, lens, value, weight):
+    n, height, width = depth.shape
+    for i in numba.prange(len(value)):
+        total, seen = 0.0, 0.0
+        for t in range(n):
+            a, b, c = places[t, i]
+            if c <= 1e-6:
+                continue
+            u, v = lens[0] * a / c + lens[2], lens[1] * b / c + lens[3]
+            if not (0 <= u < width and 0 <= v < height):
+                continue
+            p, w = _said(depth[t], mine[t], trust[t], u, v, c, reach, behind)
+            total += w * p
+            seen += w
+        if seen > 0:
+            value[i], weight[i] = total / seen, seen
+
+
 @numba.njit(cache=True, error_model="numpy")
 def _said(depth, mine, trust, u, v, z, reach, behind):
     """What a frame says of a place at column u, row v and depth z: a distance in reaches, and its weight."""
