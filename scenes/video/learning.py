@@ -116,14 +116,13 @@ def learn_clip(
     if found is None:
         found = find_motion(clip)
     found = replace(found, cameras=nearest_rigid(found.cameras))
-    if learned is None:
-        learned = np.arange(len(clip)) % config.hold_out != config.hold_out // 2
-    shapes, sun, notes = _learned(clip, found, learned, alone, seed, config)
+    taught = np.arange(len(clip)) % config.hold_out != config.hold_out // 2 if learned is None else learned
+    shapes, sun, notes = _learned(clip, found, taught, alone, seed, config)
     graph, more = graph_of(clip, found, shapes, () if sun is None else sun.lights())
     if alone:
         graph.remove("background")
         graph.forget_history()
-    return LearnedClip(graph, found, tuple(clip.times.tolist()), learned, (*found.notes, *notes, *more))
+    return LearnedClip(graph, found, tuple(clip.times.tolist()), taught, (*found.notes, *notes, *more))
 
 
 def find_motion(clip: Clip) -> Decomposition:

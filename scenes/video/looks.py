@@ -143,7 +143,8 @@ def _measured(
     p = (pose.inverse() @ p_world).float()
     time = p.new_full((len(p),), shape.time(t) or 0.0)
     if bent is None or not len(p):
-        return (*(np.zeros((0, 3)) for _ in range(3)), np.zeros((0, 2)))
+        none = np.zeros((0, 3))
+        return none, none, none, none[:, :2]
     with torch.enable_grad():
         p.requires_grad_(True)
         sdf = bent.sdf(p, time)
@@ -151,7 +152,7 @@ def _measured(
     close = sdf.detach().abs() * bent.stretch < _TOLERANCE + _TOLERANCE_SHARE * z.float()
     normal = torch.nn.functional.normalize(slope, dim=1).double() @ pose.rotation().T
     p_canonical = bent.canonical(p.detach(), time).double()
-    return tuple(a[close].numpy() for a in (p_canonical, p_world, normal, at))
+    return p_canonical[close].numpy(), p_world[close].numpy(), normal[close].numpy(), uv[close.numpy()]
 
 
 def _inner(ids: Int[np.ndarray, "h w"]) -> np.ndarray:
