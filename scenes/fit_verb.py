@@ -196,7 +196,7 @@ def _fit_masked(settings: Settings) -> Report:
     from objects import FitError
     from scenes.io.scene_folder import save_scene
     from scenes.video.clip import load_clip
-    from scenes.video.masked import NAME, learn_masked, read_ids, residuals
+    from scenes.video.masked import learn_masked, read_ids, residuals
 
     clip = load_clip(source)
     mask = read_ids(pictures, clip) == number
@@ -208,9 +208,8 @@ def _fit_masked(settings: Settings) -> Report:
     learned.graph.log.append(f"fit from {source.name}")
     with folder_for(target):
         save_scene(learned.graph, target)
-    size = float(learned.graph[NAME].field.bounds.size.max())
     rows = [
-        {"frame": t, "time": clip.times[t], "learned": bool(learned.learned[t]), "off_pct": 100 * off / size}
+        {"frame": t, "time": clip.times[t], "learned": bool(learned.learned[t]), "off_pct": 100 * off}
         for t, off in enumerate(residuals(clip, mask, learned).tolist())
     ]
     text = "\n".join(["off_pct: of the box", *(f"note: {note}" for note in [*learned.notes, *said])])

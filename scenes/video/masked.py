@@ -99,7 +99,8 @@ def learn_masked(
 
 @torch.no_grad()
 def residuals(clip: Clip, mask: Bool[np.ndarray, "f h w"], learned: LearnedClip) -> Float[np.ndarray, "f"]:
-    """How far what each frame shows of the thing is from its learned surface, mean, metres; NaN where a frame shows nothing. Parts
+    """How far what each frame shows of the thing is from its learned surface, mean, a share of the longest edge of its box;
+    NaN where a frame shows nothing. Parts
     that appear, vanish or grow together make it grow."""
     field, found = learned.graph[NAME].field, np.full(len(clip), np.nan)
     if not isinstance(field, Warped):
@@ -114,4 +115,4 @@ def residuals(clip: Clip, mask: Bool[np.ndarray, "f h w"], learned: LearnedClip)
         p_world = SE3.from_matrix(torch.from_numpy(learned.found.cameras[t])) @ p_cam
         p = (learned.graph.pose(NAME, time)[0].inverse() @ p_world).float()
         found[t] = float(field.field.sdf(field.canonical(p, torch.full((len(p),), time))).abs().double().mean())
-    return found
+    return found / float(field.bounds.size.max())
