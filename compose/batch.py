@@ -259,9 +259,11 @@ class FieldBatch:
         return self._grids[name]
 
     def grid_values(
-        self, name: str, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"]
+        self, name: str, asset: Int[np.ndarray, "n"], p_obj: Float[np.ndarray, "n 3"], time: Float[np.ndarray, "n"]
     ) -> Float[np.ndarray, "n"]:
         """What the grid of this name, which each asset has, holds in the cell of each point (of what bends: canonical point)."""
+        if any(isinstance(self.fields[a], Warped) for a in np.unique(asset)):
+            p_obj = self.reached(*map(torch.from_numpy, (asset, p_obj, time)))[:, :3].detach().numpy()
         found = np.empty(len(asset), np.float32)
         for a in np.unique(asset):
             field = self.fields[a]

@@ -25,7 +25,6 @@ from compose.types import ClosestSample, Hits, Instance, Rays, SceneSample, Surf
 from objects.aabb import Aabb
 from objects.field import FEATURE, Field, FieldSample
 from objects.pose import SE3
-from objects.warped import Warped
 
 
 class Composite:
@@ -350,10 +349,7 @@ class Composite:
         if len(rows):
             who = owner.numpy()[rows]
             p = cpu.to_object(self.arrays.transforms, p_world[rows].detach().double().numpy(), who)
-            if any(isinstance(batch.fields[a], Warped) for a in np.unique(field[rows])):
-                seconds = torch.from_numpy(np.nan_to_num(self.arrays.seconds[who]))
-                p = batch.reached(torch.from_numpy(field[rows]), torch.from_numpy(p), seconds)[:, :3].detach().numpy()
-            found[rows] = batch.grid_values(name, field[rows], p)
+            found[rows] = batch.grid_values(name, field[rows], p, np.nan_to_num(self.arrays.seconds[who]))
         return torch.from_numpy(found)
 
     def observed(self, p_world: Float[Tensor, "n 3"], owner: Int[Tensor, "n"]) -> Float[Tensor, "n"]:

@@ -100,8 +100,7 @@ def learn_masked(
 @torch.no_grad()
 def residuals(clip: Clip, mask: Bool[np.ndarray, "f h w"], learned: LearnedClip) -> Float[np.ndarray, "f"]:
     """How far what each frame shows of the thing is from its learned surface, mean, a share of the longest edge of its box;
-    NaN where a frame shows nothing. Parts
-    that appear, vanish or grow together make it grow."""
+    NaN where a frame shows nothing. Parts that appear, vanish or grow together make it grow."""
     field, found = learned.graph[NAME].field, np.full(len(clip), np.nan)
     if not isinstance(field, Warped):
         return found
