@@ -5,6 +5,9 @@ next bit of work by spinning, for about 15 ms at its own defaults. On a machine 
 the cores away from the threads that have the work: a frame of 0.1 s takes seconds. Spinning for 50 us bridges the gaps between
 the parts of a frame, and then a thread sleeps.
 
+A torch that was loaded before has read its own defaults. libgomp waits briefly by itself, though, where it knows of more threads
+than cores (`gomp_managed_threads` in its wait.h), so one more team of threads is made, which only sleeps.
+
 Compiled kernels are kept in the cache folder, not beside the installed sources. What the user has set stays.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +32,8 @@ def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
     """Sets what isn't set: how threads wait, how many there are (`usable_cores` or ``OMP_NUM_THREADS``), numba's cache folder."""
     if not any(environment.get(key) for key in _WAITING):
         environment["GOMP_SPINCOUNT"] = _SPINS
+        if environment is os.environ and "torch" in sys.modules:
+            _add_sleeping_team()
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     wanted = int(first) if first.isdecimal() and int(first) > 0 else usable_cores()
     for key in _COUNTS:
@@ -38,6 +44,22 @@ def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["NUMBA_CACHE_DIR"] = str(cache_root(environment) / "numba")
         if "numba" in sys.modules:  # it has read the old value
             sys.modules["numba"].core.config.reload_config()
+
+
+def _add_sleeping_team() -> None:
+    """One more OpenMP team of torch's, kept by a thread that sleeps for good."""
+    import torch
+
+    ready = threading.Event()
+
+    def keep() -> None:
+        torch.zeros(1 << 18).add_(1)  # large enough for several threads
+        ready.set()
+        threading.Event().wait()
+
+    if torch.get_num_threads() > 1:
+        threading.Thread(target=keep, name="sleeping team", daemon=True).start()
+        ready.wait(timeout=10.0)
 
 
 def cache_root(environment: Mapping[str, str] = os.environ) -> Path:

@@ -47,6 +47,23 @@ print(len(kernels) > 0, all(kernel.stats.cache_path.startswith({str(tmp_path)!r}
     assert run.stdout.splitlines() == [str({"torch": ("1000", cores), "numba": ("1000", cores)}), "True True"]
 
 
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}])
+def test_a_torch_that_was_loaded_before_waits_briefly_too_unless_the_user_said_how(given):
+    code = """
+import threading, torch
+torch.set_num_threads(2)
+before = {task.name for task in threading.enumerate()}
+import objects.environment
+print([task.name for task in threading.enumerate() if task.name not in before])
+"""
+    kept = {k: v for k, v in os.environ.items() if k not in (*COUNTS, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=kept | given, cwd=root, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == ("[]" if given else "['sleeping team']")
+
+
 def test_what_the_user_set_stays_and_omp_num_threads_is_for_all(monkeypatch):
     monkeypatch.delitem(sys.modules, "numba")
     for waiting in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
