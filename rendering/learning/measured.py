@@ -27,6 +27,7 @@ _SPACING, _FINEST = 0.125, 4.0  # of that: between points; and how many of these
 _SLOPE = 0.4  # of the reach, over which normals are taken
 _THIN = 0.1  # of a wall: least distance where nobody knows
 _LOOKS = (0.5, 0.25)  # of the reach, before and behind a point, where its surface is looked for
+_HALVINGS = 3  # of these, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +79,18 @@ class Measured:
         return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12)
 
     def _placed(self, h: float) -> Measured:
-        """With points moved along their normals to where the side changes within ``h``; without those where it doesn't."""
-        front, behind = (self.side(self.points + s * h * self.normals) for s in (1, -1))
-        found = (front > 0) & (behind < 0) & (behind > -self.reach)
-        p, normals, front, behind = self.points[found], self.normals[found], front[found], behind[found]
-        p = p - (h * (front + behind) / (front - behind))[:, None] * normals
-        return dataclasses.replace(self, points=p, normals=normals)
+        """With points moved along their normals to where the side changes within ``h``, or nearer by (rays that graze a surface run far
+        until they are behind it); without those where it doesn't."""
+        p, found, left = self.points.copy(), np.zeros(len(self.points), bool), np.arange(len(self.points))
+        for near in h * 0.5 ** np.arange(_HALVINGS):
+            normal = self.normals[left]
+            front, behind = (self.side(p[left] + s * near * normal) for s in (1, -1))
+            ends = (front > 0) & (behind < 0) & (behind > -self.reach)
+            away = near * (front + behind)[ends] / (front - behind)[ends]
+            p[left[ends]] -= away[:, None] * normal[ends]
+            found[left[ends]] = True
+            left = left[~ends]
+        return dataclasses.replace(self, points=p[found], normals=self.normals[found])
 
     def side(self, p: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, "m"]:
         """Metres along rays to the surface, cut to the reach, negative behind it; minus the reach where nobody knows."""
@@ -103,10 +110,11 @@ class Measured:
         beside = np.maximum(beside - self.spacing, 0)  # a point stands for its surroundings
         distance = np.hypot(along, beside)
         side = self.side(p)
-        # Where nobody knows, walls end: away from them as from a slab behind the nearest point.
-        slab = np.hypot(np.maximum(-along - self.wall, 0), beside)
-        unknown = np.where(along > 0, distance, np.maximum(slab, _THIN * self.wall))
         wall = np.abs(distance - self.wall / 2) - self.wall / 2
+        # Where nobody knows, a wall goes on behind its points; away from it as from a slab behind the nearest point.
+        slab = np.hypot(np.maximum(-along - self.wall, 0), beside)
+        behind = np.where(slab > 0, np.maximum(slab, _THIN * self.wall), wall)
+        unknown = np.where(along > 0, distance, behind)
         return np.where(side > 0, distance, np.where(side > -self.reach, wall, unknown))
 
 

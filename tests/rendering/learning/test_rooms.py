@@ -240,3 +240,18 @@ def test_a_room_is_seen_from_within_and_measured():
         for a in (0.0, 2.0, 4.0)
     ]
     assert not is_room(pictures(outside))
+
+
+def test_what_is_seen_from_the_side_only_is_a_wall_too():
+    """A table top that all cameras see at 20 to 30 degrees: what is taught has no hole in it, 2 cm before it and behind it."""
+    top = Composite([Instance("top", Box((2.0, 2.0, 0.3)), SE3.from_translation((0.0, 0.0, -0.15)))])
+    shots = [Camera.look_at((-1.2, y, 0.35), (1.0, 0.6 * y, 0.0), 160, 120, 60.0) for y in (-0.4, 0.0, 0.4)]
+    ahead = []
+    for camera in shots:
+        depth = render(top, camera, config=RenderConfig(antialias=1), progress=False).depth
+        ahead.append(measured_ahead(View(camera, torch.zeros(120, 160, 3), depth=depth.nan_to_num(posinf=0.0))))
+    found = Measured.of(shots, ahead)
+    x, y = np.meshgrid(np.linspace(-0.6, -0.3, 7), np.linspace(-0.3, 0.3, 13))
+    for z, side in ((0.02, 1), (-0.02, -1)):
+        p = np.stack([x.ravel(), y.ravel(), np.full(x.size, z)], 1)
+        assert (np.sign(found.signed_distance(p)) == side).mean() > 0.99
