@@ -242,6 +242,10 @@ def _fit_images(settings: Settings) -> Report:
     preview = preview_file(path) if single else output_file("out", str(path / "preview.png"))
     with folder_for(preview):
         learned = learn_images(views, settings, preview)
+    if single and len(learned.instances) > 1:
+        raise ValueError(
+            f"out: these photos show a place, which was learned in parts; expected a folder (nothing is learned again), got {out!r}"
+        )
     rows = []
     for instance in learned.instances:
         target = path if single else path / f"{instance.name}.safetensors"

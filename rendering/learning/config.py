@@ -16,7 +16,7 @@ from rendering.learning.voxels import VoxelTraining
 
 @dataclass(frozen=True)
 class RoomConfig(DescentConfig):
-    """How a place is learned from measured depth, in parts (see `rendering.learning.rooms`).
+    """How a place is learned from depth, in parts (see `rendering.learning.rooms`).
 
     Attributes:
         width ... normal_weight: The networks of each part, and a step (see `DescentConfig`).
@@ -57,7 +57,7 @@ class ViewsConfig(NetworkConfig):
         sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
         lattice, refresh: Vertices along the longest edge, and steps after which lattices are made anew.
         voxels: How the voxel field is learned from which pictures without depth get first shapes.
-        room: How places are learned whose pictures hold depth; nothing else here counts for them.
+        room: How places are learned whose pictures hold depth or give it (`stereo`); nothing else here counts for them.
         hull_steps, hull_points, hull_cells: Steps in which networks learn their first shapes, places in each, shared by all
             objects, and cells along the longest edge of a box, on which those shapes are carved.
         polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the

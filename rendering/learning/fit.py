@@ -1,6 +1,7 @@
 """Object fields from posed pictures: all objects of a scene in one run, each a SIREN in its own frame.
 
-Places whose pictures hold depth are learned from it directly (`rendering.learning.rooms`). All else by volumes:
+Places whose pictures hold depth are learned from it directly (`rendering.learning.rooms`); so are opaque photos that match each
+other well enough to find it (`rendering.learning.stereo`). All else by volumes:
 
 Rays of random pixels are rendered as volumes (`rendering.volume`) through the union of all objects; colours, opacity, instance
 ids and depth are compared with what the pictures show. What is hidden gets no gradient, so an object isn't pushed empty where
@@ -51,11 +52,12 @@ from rendering.learning.stages import (
     polish_colors,
 )
 from rendering.learning.state import CHUNK, State, snapshot, start
+from rendering.learning.stereo import NOISE, place_of_photos
 from rendering.render import RenderConfig, render
 from rendering.sampling import route
 from rendering.views import ViewError, Views
 
-_VERSION = 10  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 11  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 
 
@@ -177,13 +179,17 @@ def learn_views(
         CheckpointError: A checkpoint that is damaged or of another run.
     """
     views = align_cameras(views, seed=seed, progress=progress) if refine else views
-    if is_room(views):
+    photos = place_of_photos(views, progress)
+    if photos is not None or is_room(views):
 
         def after(step: int, loss: float) -> str | None:
             return None if on_step is None else on_step(LearnStep(step, loss, math.nan, None))
 
         folder = None if checkpoint is None else _parts_folder(checkpoint)
-        return learn_room(views, config.room, seed=seed, checkpoints=folder, progress=progress, on_step=after)
+        options: dict[str, Any] = {"seed": seed, "checkpoints": folder, "progress": progress, "on_step": after}
+        if photos is not None:
+            return learn_room(photos, config.room, noise=NOISE, **options)
+        return learn_room(views, config.room, **options)
     state = start(views, *boxes_of(views), config, seed=seed)
     state = carve_first_shapes(state, progress)
     state = learn_volumes(state, seed=seed, refine=refine, checkpoint=checkpoint, progress=progress, on_step=on_step)

@@ -135,7 +135,7 @@ def _places(
         behind = torch.tensor([instance.name == BACKDROP for instance in scene.instances])[hits.owner]
         if view.depth is not None:
             z = view.depth.reshape(-1)[pixel]
-            fits &= behind | ~((z - away).abs() > _OFF * z)  # also where depth is missing
+            fits &= behind | ~((z - away).abs() > (_OFF + 2 * measured.noise) * z)  # also where depth is missing
             weight = torch.where(torch.isfinite(z) & behind, _HOLE, weight)
         at = fits.nonzero()[:, 0]
         rgb = view.rgb.reshape(-1, 3)[pixel[at]].double().numpy() / light.gain[k]

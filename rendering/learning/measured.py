@@ -39,6 +39,7 @@ class Measured:
         ahead: Metres along the ray of each pixel, NaN where unknown.
         reach: How far beside a depth it says something.
         spacing: Between points, at least, metres.
+        noise: Share of a depth by which it is usually off, beyond what devices do.
         points, normals: On the surfaces; normals look to where they were seen from.
         tree: The points.
     """
@@ -47,25 +48,27 @@ class Measured:
     ahead: Sequence[Float[Tensor, "h w"]]
     reach: float
     spacing: float
+    noise: float
     points: Float[np.ndarray, "n 3"]
     normals: Float[np.ndarray, "n 3"]
     tree: KDTree
 
     @staticmethod
-    def of(cameras: Sequence[Camera], ahead: Sequence[Float[Tensor, "h w"]]) -> Measured:
+    def of(cameras: Sequence[Camera], ahead: Sequence[Float[Tensor, "h w"]], noise: float = 0.0) -> Measured:
         """Fuses depths.
 
         Args:
             cameras: Of the pictures.
             ahead: For each picture metres along the ray of each pixel (see `hulls.measured_ahead`).
+            noise: See above.
         """
         away = torch.cat([x[torch.isfinite(x)][::7] for x in ahead])
         wide = torch.cat([x[torch.isfinite(x)][::7] / c.fx for x, c in zip(ahead, cameras, strict=True)])
-        reach = _REACH * float(away.median())
+        reach = (_REACH + noise) * float(away.median())
         spacing = max(_SPACING * reach, float(wide.median()))  # pixels of coarse pictures lie further apart
         reach = max(reach, _FINEST * spacing)
         points = _gathered(cameras, ahead, spacing)
-        found = Measured(cameras, ahead, reach, spacing, points, np.zeros_like(points), KDTree(points[:1]))
+        found = Measured(cameras, ahead, reach, spacing, noise, points, np.zeros_like(points), KDTree(points[:1]))
         found = dataclasses.replace(found, normals=found._slopes(_SLOPE * reach))
         for share in _LOOKS:
             found = found._placed(share * reach)
@@ -79,8 +82,8 @@ class Measured:
         return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12)
 
     def _placed(self, h: float) -> Measured:
-        """With points moved along their normals to where the side changes within ``h``, or nearer by (rays that graze a surface run far
-        until they are behind it); without those where it doesn't."""
+        """With points moved along their normals to where the side changes within ``h``, or nearer by (rays that graze a surface run
+        far until they are behind it); without those where it doesn't."""
         p, found, left = self.points.copy(), np.zeros(len(self.points), bool), np.arange(len(self.points))
         for near in h * 0.5 ** np.arange(_HALVINGS):
             normal = self.normals[left]

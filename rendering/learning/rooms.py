@@ -1,4 +1,4 @@
-"""A place whose pictures hold depth: as many small networks as its surfaces need, taught by the depths themselves.
+"""A place whose pictures hold depth, measured or found (`stereo`): as many small networks as its surfaces need, taught by it.
 
 Space is cut where the surfaces are: each part holds an equal share of the points on them, and is a field of its own in a box that
 reaches over its neighbours'. Near its faces a field ends, there the neighbour speaks; the index asks few of them at any place.
@@ -69,6 +69,7 @@ def learn_room(
     views: Views,
     config: RoomConfig,
     *,
+    noise: float = 0.0,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: bool = True,
@@ -77,8 +78,9 @@ def learn_room(
     """Learns a place: surfaces from its depths, then colours from its pixels.
 
     Args:
-        views: Pictures for which `is_room`.
+        views: Pictures for which `is_room`, or photos with depths that `stereo.place_of_photos` found.
         config: How.
+        noise: Share of a depth by which it is usually off, where it wasn't measured.
         seed: Of initial weights and samples.
         checkpoints: A folder for the parts whose shapes have learned, from which a killed run goes on; removed by the caller.
         progress: Show bars.
@@ -88,7 +90,7 @@ def learn_room(
         FitError: Learning failed.
         CheckpointError: A checkpoint that is damaged or of another run.
     """
-    measured = Measured.of(views.cameras, [measured_ahead(view) for view in views])
+    measured = Measured.of(views.cameras, [measured_ahead(view) for view in views], noise)
     light = exposures(views, _PLACE * measured.spacing)
     boxes = parts_of(measured, config.points)
     bar = Bar(boxes, desc="samples", unit="part", disable=not progress)
@@ -132,7 +134,7 @@ def learn_room(
         tuple(views.cameras),
         psnr_of(scene, views, light, mean),
         tuple((r, g, b) for r, g, b in light.gain.tolist()),
-        tuple(_notes(views, light, len(boxes), removed, behind, closed)),
+        tuple(_notes(views, light, measured, len(boxes), removed, behind, closed)),
     )
 
 
@@ -295,8 +297,13 @@ def _unsupported(field: SirenField, box: Aabb, measured: Measured, rng: np.rando
     return (places, np.where(distance > 0, np.maximum(distance, _CLEAR * step.min()), distance)), len(stray)
 
 
-def _notes(views: Views, light: Exposures, n: int, removed: int, behind: bool, closed: bool) -> list[str]:
+def _notes(
+    views: Views, light: Exposures, measured: Measured, n: int, removed: int, behind: bool, closed: bool
+) -> list[str]:
     notes = [f"the place is {n} parts, from measured depth"]
+    if measured.noise:
+        share = sum(int(x.isfinite().sum()) for x in measured.ahead) / sum(x.numel() for x in measured.ahead)
+        notes = [f"the place is {n} parts, from depths found by matching the photos, at {share:.0%} of their pixels"]
     if closed:
         notes.append(
             "what has no depth is painted on a closed backdrop about the place: hide it to look in from outside"
