@@ -159,8 +159,9 @@ def _confirmed(
         )
         count += (there > 0) & (read > 0) & (np.abs(read - there) < _AGREE * there)
     kept = (z > 0) & (count >= _CONFIRMED)
-    label, n = ndimage.label(kept)
-    return kept & (np.bincount(label.ravel(), minlength=n + 1) >= _SPECKLE)[label]
+    label = np.zeros(kept.shape, np.int32)
+    ndimage.label(kept, output=label)
+    return kept & (np.bincount(label.reshape(-1)) >= _SPECKLE)[label]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
