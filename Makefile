@@ -25,7 +25,7 @@ TEST := $(PY) -m pytest -n auto --dist worksteal
 
 DOCS := $(VENV)/bin/sphinx-build -W --keep-going -q -d out/doctrees docs out/site
 
-.PHONY: help demo demo-video thousand test check docs bench test-scatter format
+.PHONY: help demo demo-video demo-bend thousand test check docs bench test-scatter format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ demo: $(INSTALLED) ## learn real objects, build a room, render it, move one, ren
 
 demo-video: $(INSTALLED) ## film things that fall, make a scene of the clip alone, take one out, film again: out/demo-video/
 	$(PY) examples/demo_video.py
+
+demo-bend: $(INSTALLED) ## learn a thing that bends, film twenty of it at different phases beside a skinned glTF file: out/demo-bend/
+	$(PY) examples/demo_bend.py
 
 thousand: $(INSTALLED) ## learn a thousand objects (takes long; goes on after a kill), a stand of them: out/thousand/
 	$(PY) -m examples.thousand

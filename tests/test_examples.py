@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 import trimesh
 
-from examples import demo_video
+from examples import demo_bend, demo_video
 from examples.small_objects import SMALL, find_things, learn_each, learn_things, read_thing
 from examples.stand import Exhibit, build, lift_out
-from objects import Aabb, SirenField, load_field
+from objects import Aabb, Capsule, FitConfig, SirenField, Twist, Warped, load_field
 from rendering import load_png
+from scenes.io import read_scene
 from scenes.video import ClipConfig
 from tests.scenes.video.clips import at, clip_of_boxes, looking
 
@@ -102,6 +104,25 @@ def test_the_film_of_the_demo_shows_three_things_that_fall():
         first, last = (graph.pose(name, float(t))[0].translation[2] for t in (times[0], times[-1]))
         assert 0.01 < float(last) < float(first) - 0.03
     assert len(graph.lights_at(0.0)) == 2
+
+
+def test_the_ducks_of_the_demo_run_at_phases_of_their_own_beside_an_animal_with_a_skin(tmp_path):
+    small = FitConfig(width=24, color_width=8, steps=300, spread=1, pool=8192, batch=512, mend_rounds=0)
+    demo_bend.write_walker(tmp_path / "walker.glb")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few steps make a draft at most
+        walker, notes = read_scene(tmp_path / "walker.glb", config=small)
+    assert notes == []
+    rod = Capsule(0.05, 0.2)
+    scene = demo_bend.build(Warped(rod, Twist(rod.bounds, (0, 0, 1), (0, 0, 0), (0, 2), (0, 3))), walker)
+    bending = [scene[path] for path in scene if scene[path].field is not None and scene[path].field.deforms]
+    assert len(bending) == 23
+    assert len({node.clock.offset for node in bending if node.path.startswith("pond/")}) == 20
+    (animal,) = [node for node in bending if node.path.startswith("walker")]
+    assert animal.clock.loop
+    assert animal.field.span == (0.0, 1.0)
+    legs = [scene.mesh(animal.path, time).vertices for time in (0.0, 0.25)]
+    assert np.abs(legs[1] - legs[0]).max() > 0.05
 
 
 URDF = """<robot name="x"><link name="baseLink"><visual><geometry><mesh filename="{name}.obj" scale="0.1 0.1 0.1"/></geometry>
