@@ -41,10 +41,12 @@ def decompose(settings: Settings) -> Report:
 
     preload("scenes.video.decomposition")
     from scenes.video.clip import load_clip
-    from scenes.video.learning import find_motion
+    from scenes.video.learning import find_motion, refined_motion
 
     clip = load_clip(source)
     found = find_motion(clip)
+    if settings["until"] == "scene":
+        found = refined_motion(clip, found)
     with folder_for(target / "objects.json"):
         found.save(target)
     notes, details, next_step, where = list(found.notes), {}, "", target

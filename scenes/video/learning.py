@@ -22,12 +22,14 @@ from scenes.video.backdrop import add_backdrop, backdrop_part
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
 from scenes.video.looks import learn_looks, look, mark_seen
+from scenes.video.refinement import refine_motion
 from scenes.video.scene import graph_of
 from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, nearest_rigid, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 3  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 2  # likewise of what moves
+_REFINED_VERSION = 1  # likewise of its refinement
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def learn_clip(
 
     Args:
         clip: The frames.
-        found: What moves, where that is known; else `decompose` finds it.
+        found: What moves, where that is known; else `find_motion` and `refined_motion` find it.
         learned: Frames that shapes and colours are learned from; else all but those that ``config`` holds out.
         alone: Whether only the objects are learned: no background, no lights.
         seed: Of initial weights and samples.
@@ -114,7 +116,7 @@ def learn_clip(
     """
     config = ClipConfig() if config is None else config
     if found is None:
-        found = find_motion(clip)
+        found = refined_motion(clip, find_motion(clip))
     found = replace(found, cameras=nearest_rigid(found.cameras))
     taught = np.arange(len(clip)) % config.hold_out != config.hold_out // 2 if learned is None else learned
     shapes, sun, notes = _learned(clip, found, taught, alone, seed, config)
@@ -134,6 +136,18 @@ def find_motion(clip: Clip) -> Decomposition:
     with contextlib.suppress(OSError):
         _write(found, file)
     return found
+
+
+def refined_motion(clip: Clip, found: Decomposition) -> Decomposition:
+    """`refine_motion` of what was found, or what it gave before."""
+    key = content_key("refined", _REFINED_VERSION, content_of(clip), _content(found))
+    file = cache_folder("clips") / f"{key}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _read(file)
+    refined = refine_motion(clip, found)
+    with contextlib.suppress(OSError):
+        _write(refined, file)
+    return refined
 
 
 def _learned(

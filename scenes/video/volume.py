@@ -88,7 +88,7 @@ def _fuse(first, cell, reach, behind, depth, mine, trust, to_cam, lens, value, w
                     u, v = lens[0] * a / c + lens[2], lens[1] * b / c + lens[3]
                     if not (0 <= u < width and 0 <= v < height):
                         continue
-                    p, w = _said(depth[t], mine[t], trust[t], u, v, c, reach, behind)
+                    p, w = said(depth[t], mine[t], trust[t], u, v, c, reach, behind)
                     total += w * p
                     seen += w
                 if seen > 0:
@@ -126,7 +126,7 @@ def _fuse_at(places, reach, behind, depth, mine, trust, lens, value, weight):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _said(depth, mine, trust, u, v, z, reach, behind):
+def said(depth, mine, trust, u, v, z, reach, behind):
     """What a frame says of a place at column u, row v and depth z: a distance in reaches, and its weight."""
     height, width = depth.shape
     row, column = int(v), int(u)

@@ -1,0 +1,268 @@
+"""Poses of things found again by what their own models look like, and labels by what explains each pixel best.
+
+A model is fused outwards from the frame that shows most of a thing: in each next frame the pose is sought at which what the model
+looks like agrees with what was observed, then the frame is added to the model. Hidden parts and wrong labels so do no harm, and
+errors don't add up along the clip, since each frame is compared with all of those before it.
+
+Newcombe et al., "KinectFusion" (ISMAR 2011); a model that grows with its track: Wen et al., "BundleSDF" (CVPR 2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+from scipy import ndimage
+
+from objects.progress import Bar
+from scenes.video.camera import points_of
+from scenes.video.clip import Clip
+from scenes.video.confidence import confidence, turn_deviations
+from scenes.video.decomposition import Decomposition, FoundObject
+from scenes.video.filling import fill
+from scenes.video.maps import Maps, fewer, flow_of, halved, measure
+from scenes.video.matching import Match, compare, find_pose, window
+from scenes.video.model import Model
+from scenes.video.motion import rested
+from scenes.video.regions import parts_in_space
+from scenes.video.rigid import inverse
+from scenes.video.shapes import nearest_rigid, trust_of
+from scenes.video.state import State
+from scenes.video.tracks import prune
+from scenes.video.volume import Grid
+
+_CELLS, _CELL, _ROOM = (
+    (48, 96),
+    0.8,
+    0.75,
+)  # along an edge, which is twice _ROOM times the thing's extent; pixels a cell
+_LEAST = 20  # pixels
+_WORK_WIDTH = 160  # pixels to which frames are reduced while poses are sought
+_SHARE = 0.5  # of what isn't hidden that must agree
+_OWN = 0.8  # cost of the colour up to which a pixel that agrees is the thing's
+_GAP = 5  # frames over which a thing is sought
+_LOST = 0.4  # confidence at most of a pose that doesn't agree with the model
+
+
+class Retracked(NamedTuple):
+    """A thing found again: poses, where they are known, and its pixels."""
+
+    to_cam: Float[np.ndarray, "f 4 4"]
+    known: Bool[np.ndarray, "f"]
+    mine: Bool[np.ndarray, "f h w"]
+    cost: float
+    """Mean of its pixels under the model of all frames, 0 to 1."""
+
+
+def retrack(
+    maps: Maps,
+    trust: Float32[np.ndarray, "f h w"],
+    masks: Bool[np.ndarray, "f h w"],
+    to_cam: Float[np.ndarray, "f 4 4"],
+    have: Bool[np.ndarray, "f"],
+) -> Retracked | None:
+    """Finds a thing again in all frames by a model that grows outwards from one of them; None where too little of it is seen, or
+    where the poses that were given agree better with each other.
+
+    Args:
+        trust: Weights of depths.
+        masks: Its pixels, as far as they are known.
+        to_cam: Object to camera where ``have``; only how it moves from frame to frame counts, and only as a guess.
+    """
+    size = masks.sum((1, 2)) * have
+    anchor = int(np.argmax(ndimage.minimum_filter1d(ndimage.median_filter(size, 3), 3)))
+    if size[anchor] < 2 * _LEAST:
+        return None
+    clouds = [points_of(maps, t, *np.nonzero(masks[t])) for t in np.flatnonzero(size >= _LEAST)]
+    spans = [np.linalg.norm(np.ptp(np.quantile(p, [0.02, 0.98], axis=0), axis=0)) for p in clouds]
+    extent = float(np.quantile(spans, 0.7))
+    half = _ROOM * extent
+    middle = np.median(points_of(maps, anchor, *np.nonzero(masks[anchor])), axis=0)
+    cells = np.clip(2 * half / (_CELL * middle[2] / maps.lens[0]), *_CELLS)
+    grid = Grid.around(np.full(3, -half), np.full(3, half), 2 * half / cells, 2)
+    home = np.eye(4)
+    home[:3, 3] = middle * (1 + 0.15 * extent / np.linalg.norm(middle))
+    # Poses that were given, in the frame of the model.
+    old = Retracked(nearest_rigid(to_cam) @ (inverse(to_cam[anchor]) @ home), have & (size >= _LEAST), masks, 1.0)
+    new = _grown(maps, trust, old, anchor, grid, extent / 2)
+    new = _polished(maps, trust, new, grid, extent / 2)
+    before = _costs(maps, fused(maps, trust, old, grid), old, extent / 2)
+    after = _costs(maps, fused(maps, trust, new, grid), new, extent / 2)
+    both = np.isfinite(before) & np.isfinite(after)
+    if not both.any() or after[both].mean() > before[both].mean():
+        return None
+    # Where the model wasn't found, the thing goes on as it was thought to.
+    for t in np.flatnonzero(have & ~new.known):
+        a = min(np.flatnonzero(new.known & have), key=lambda s: (abs(s - t), s), default=None)
+        if a is not None:
+            new.to_cam[t] = old.to_cam[t] @ inverse(old.to_cam[a]) @ new.to_cam[a]
+    return new._replace(cost=float(after[both].mean()))
+
+
+def _grown(
+    maps: Maps, trust: Float32[np.ndarray, "f h w"], old: Retracked, anchor: int, grid: Grid, radius: float
+) -> Retracked:
+    """The thing found by a model that grows from the frame ``anchor`` on, nearest frames first."""
+    n = len(maps.depth)
+    model = Model(grid)
+    new, known, mine = np.tile(np.eye(4), (n, 1, 1)), np.arange(n) == anchor, old.mine.copy()
+    new[anchor] = old.to_cam[anchor]
+    model.add(maps.depth[anchor], mine[anchor], trust[anchor], maps.rgb[anchor], new[anchor], maps.lens)
+    for t in sorted((t for t in range(n) if t != anchor), key=lambda t: (abs(t - anchor), t)):
+        way = 1 if t > anchor else -1
+        before = [s for s in range(t - way, anchor - way, -way) if known[s]]
+        a = before[0]
+        if abs(t - a) > _GAP:
+            continue
+        guesses = [new[a]]
+        if old.known[t] and old.known[a]:
+            guesses.insert(0, old.to_cam[t] @ inverse(old.to_cam[a]) @ new[a])
+        if len(before) > 1:
+            times = max(1, round(abs((t - a) / (a - before[1]))))
+            guesses.insert(0, np.linalg.matrix_power(new[a] @ inverse(new[before[1]]), times) @ new[a])
+        there = window(maps, t, mine[t], guesses, radius)
+        if there is None:
+            continue
+        match = find_pose(there, model, guesses)
+        if match.share < _SHARE or match.agrees.sum() < _LEAST:
+            continue
+        new[t], known[t] = nearest_rigid(match.to_cam[None])[0], True
+        mine[t] = _own(old.mine[t], maps.depth[t], there.box, match)
+        model.add(maps.depth[t], mine[t], trust[t], maps.rgb[t], new[t], maps.lens)
+    return Retracked(new, known, mine, 1.0)
+
+
+def _own(
+    mask: Bool[np.ndarray, "h w"], depth: Float32[np.ndarray, "h w"], box: tuple[slice, slice], match: Match
+) -> Bool[np.ndarray, "h w"]:
+    """Pixels of a thing: what agrees with its model, and what else was taken for it and hangs together with that."""
+    good, free = np.zeros(mask.shape, bool), np.ones(mask.shape, bool)
+    good[box] = match.agrees & (match.color < _OWN)
+    free[box] = match.view.depth == 0
+    parts, _ = parts_in_space(good | (mask & free), depth)
+    return good | (mask & free & np.isin(parts, np.unique(parts[good & (parts > 0)])))
+
+
+def fused(maps: Maps, trust: Float32[np.ndarray, "f h w"], track: Retracked, grid: Grid) -> Model:
+    """The model of all frames in which a thing is known."""
+    model = Model(grid)
+    for t in np.flatnonzero(track.known):
+        model.add(maps.depth[t], track.mine[t], trust[t], maps.rgb[t], track.to_cam[t], maps.lens)
+    return model
+
+
+def _polished(
+    maps: Maps, trust: Float32[np.ndarray, "f h w"], track: Retracked, grid: Grid, radius: float
+) -> Retracked:
+    """The same with each frame aligned to the model of all."""
+    model = fused(maps, trust, track, grid)
+    new = track.to_cam.copy()
+    for t in np.flatnonzero(track.known):
+        there = window(maps, t, track.mine[t], [new[t]], radius)
+        if there is not None:
+            new[t] = find_pose(there, model, [new[t]], turned=False).to_cam
+    return track._replace(to_cam=nearest_rigid(new))
+
+
+def _costs(maps: Maps, model: Model, track: Retracked, radius: float) -> Float[np.ndarray, "f"]:
+    """Cost of each known frame under a model; NaN elsewhere."""
+    cost = np.full(len(track.known), np.nan)
+    for t in np.flatnonzero(track.known):
+        there = window(maps, t, track.mine[t], [track.to_cam[t]], radius)
+        if there is not None:
+            cost[t] = compare(there, model, track.to_cam[t]).cost
+    return cost
+
+
+def refine_motion(clip: Clip, found: Decomposition) -> Decomposition:
+    """The decomposition with poses found again by models of the things, and labels by these poses.
+
+    Twice: in frames of about 160 columns, then in all pixels, from better labels. What bends keeps its pixels and its poses, and so
+    do the cameras. A thing that others explain as well goes.
+    """
+    if not any(thing.rigid for thing in found.objects):
+        return found
+    step = max(1, round(clip.depth.shape[2] / _WORK_WIDTH))
+    flows = flow_of(clip.rgb)
+    rgb, depth, lens = halved(clip.rgb, clip.depth, clip.lens, step)
+    height, width = (n // step * step for n in clip.depth.shape[1:])
+    ids = np.ascontiguousarray(found.ids[:, step // 2 : height : step, step // 2 : width : step])
+    few = replace(clip, rgb=rgb, depth=depth, lens=lens)
+    coarse = _round(few, fewer(flows, step), replace(found, ids=ids))
+    sizes = zip(clip.depth.shape[1:], depth.shape[1:], strict=True)
+    rows, columns = (np.minimum(np.arange(n) // step, m - 1) for n, m in sizes)
+    full = coarse.ids[:, rows[:, None], columns]
+    for thing in found.objects:
+        if not thing.rigid:
+            full = np.where(full == thing.id, 0, full)
+            full[found.ids == thing.id] = thing.id
+    return _round(clip, flows, replace(coarse, ids=full))
+
+
+def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposition) -> Decomposition:
+    """Poses by models, then labels by poses."""
+    maps, trust = measure(clip.rgb, clip.depth, clip.lens, flows), trust_of(clip)
+    state = State.start(maps, inverse(found.cameras))
+    things = {}
+    for thing in Bar(found.objects, desc="refining", unit="object"):
+        have = np.array([pose is not None for pose in thing.poses])
+        if not thing.rigid or not have.any():
+            continue
+        poses = np.stack([np.eye(4) if pose is None else pose for pose in thing.poses])
+        to_cam, masks = inverse(found.cameras) @ poses, (found.ids == thing.id) & (maps.depth > 0)
+        track = retrack(maps, trust, masks, to_cam, have)
+        if track is None:
+            track = Retracked(to_cam, have, masks, 1.0)
+        state.add(track.to_cam, have | track.known, track.mine)
+        things[thing.id] = thing, state.to_cam[-1].copy(), track.known
+    state.relabel()
+    prune(state)
+    order = {
+        k: row for row, T in enumerate(state.to_cam) for k, (_, poses, _) in things.items() if np.array_equal(T, poses)
+    }
+    return _finished(clip, found, state, things, order)
+
+
+def _finished(
+    clip: Clip,
+    found: Decomposition,
+    state: State,
+    things: dict[int, tuple[FoundObject, np.ndarray, np.ndarray]],
+    order: dict[int, int],
+) -> Decomposition:
+    """The decomposition of refined tracks.
+
+    Args:
+        things: Those that were refined by their numbers: as they were found, their poses, and frames that agree with their models.
+        order: Rows of the tracks of those that are left, by their numbers.
+    """
+    ids = np.where(state.ids < 0, -1, 0).astype(np.int32)
+    for k, row in order.items():
+        ids[state.ids == row] = k
+    camera = np.zeros(state.n_frames)
+    if clip.cameras is None:
+        still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2)
+        camera = turn_deviations(state.maps, still, state.to_cam[0], state.have[0], 1200)
+    world, kept = found.cameras @ state.to_cam, []
+    for thing in found.objects:
+        if thing.id not in things:
+            ids[found.ids == thing.id] = thing.id
+            kept.append(thing)
+        elif thing.id in order:
+            row, agrees = order[thing.id], things[thing.id][2]
+            mine = ids == thing.id
+            known = state.have[row] & (mine.sum((1, 2)) >= _LEAST // 2)
+            if known.any():
+                sure = confidence(turn_deviations(state.maps, mine, state.to_cam[row], known), camera)
+                sure = np.where(known, np.where(agrees, sure, np.minimum(sure, _LOST)), 0.0)
+                poses = rested(state, world, row)
+                poses = poses @ inverse(poses[np.argmax(known)])
+                placed = tuple(pose if there else None for pose, there in zip(poses, known, strict=True))
+                kept.append(replace(thing, poses=placed, confidence=sure))
+    soft = clip.rgb.astype(np.float32) / 255
+    full = np.stack([fill(frame, rgb) for frame, rgb in zip(ids, soft, strict=True)]).astype(np.uint8)
+    there = {thing.id for thing in kept}
+    carryings = tuple(c for c in found.carryings if {c.child, c.parent} <= there)
+    return replace(found, ids=full, objects=tuple(kept), carryings=carryings)
