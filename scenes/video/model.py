@@ -64,8 +64,17 @@ class Model:
             to_cam: Object to camera, OpenCV axes.
             lens: fx, fy, cx, cy in pixels.
         """
-        args: Any = (self.grid.first, self.grid.cell, REACH * self.grid.cell, depth, mine, trust, rgb, to_cam, lens)
-        _add(*args, self.value, self.color, self.weight)
+        frame = depth, mine, trust, rgb, to_cam, lens
+        args: Any = (
+            self.grid.first,
+            self.grid.cell,
+            REACH * self.grid.cell,
+            *frame,
+            self.value,
+            self.color,
+            self.weight,
+        )
+        _add(*args)
 
     def seen_by(self, to_cam: Float[np.ndarray, "4 4"], lens: Float[np.ndarray, "4"], shape: tuple[int, int]) -> View:
         """What a camera with ``shape`` rows and columns sees: first changes of sign along the rays of pixel centres."""

@@ -75,7 +75,7 @@ def retrack(
     anchor = int(np.argmax(ndimage.minimum_filter1d(ndimage.median_filter(size, 3), 3)))
     if size[anchor] < 2 * _LEAST:
         return None
-    clouds = [points_of(maps, t, *np.nonzero(masks[t])) for t in np.flatnonzero(size >= _LEAST)]
+    clouds = [points_of(maps, t, *np.nonzero(masks[t])) for t in np.flatnonzero(size >= _LEAST).tolist()]
     spans = [np.linalg.norm(np.ptp(np.quantile(p, [0.02, 0.98], axis=0), axis=0)) for p in clouds]
     extent = float(np.quantile(spans, 0.7))
     half = _ROOM * extent
@@ -148,7 +148,7 @@ def _own(
 def fused(maps: Maps, trust: Float32[np.ndarray, "f h w"], track: Retracked, grid: Grid) -> Model:
     """The model of all frames in which a thing is known."""
     model = Model(grid)
-    for t in np.flatnonzero(track.known):
+    for t in np.flatnonzero(track.known).tolist():
         model.add(maps.depth[t], track.mine[t], trust[t], maps.rgb[t], track.to_cam[t], maps.lens)
     return model
 
@@ -159,7 +159,7 @@ def _polished(
     """The same with each frame aligned to the model of all."""
     model = fused(maps, trust, track, grid)
     new = track.to_cam.copy()
-    for t in np.flatnonzero(track.known):
+    for t in np.flatnonzero(track.known).tolist():
         there = window(maps, t, track.mine[t], [new[t]], radius)
         if there is not None:
             new[t] = find_pose(there, model, [new[t]], turned=False).to_cam
@@ -169,7 +169,7 @@ def _polished(
 def _costs(maps: Maps, model: Model, track: Retracked, radius: float) -> Float[np.ndarray, "f"]:
     """Cost of each known frame under a model; NaN elsewhere."""
     cost = np.full(len(track.known), np.nan)
-    for t in np.flatnonzero(track.known):
+    for t in np.flatnonzero(track.known).tolist():
         there = window(maps, t, track.mine[t], [track.to_cam[t]], radius)
         if there is not None:
             cost[t] = compare(there, model, track.to_cam[t]).cost

@@ -118,7 +118,7 @@ def _fuse_at(places, reach, behind, depth, mine, trust, lens, value, weight):
             u, v = lens[0] * a / c + lens[2], lens[1] * b / c + lens[3]
             if not (0 <= u < width and 0 <= v < height):
                 continue
-            p, w = _said(depth[t], mine[t], trust[t], u, v, c, reach, behind)
+            p, w = said(depth[t], mine[t], trust[t], u, v, c, reach, behind)
             total += w * p
             seen += w
         if seen > 0:
