@@ -4,7 +4,8 @@ Each pixel's colours about it are compared, by normalised correlation (exposure 
 suit it best, for planes across its optical axis at depths whose inverses are evenly spread; the better half of the pictures
 counts, as something may hide the place in the others (Kang, Szeliski, Chai, "Handling Occlusions in Dense Multi-view Stereo", CVPR
 2001). Neighbouring pixels then agree on a smooth surface (Hirschmüller, "Stereo Processing by Semiglobal Matching and Mutual
-Information", PAMI 2008). A depth is kept where other pictures' depths confirm it.
+Information", PAMI 2008). A depth is kept where other pictures' depths confirm it, and no more of them
+contradict it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rendering.learning.overlap import Overlap, Sight, overlap_of
 from rendering.views import View, Views
 
 NOISE = 0.02  # share of a depth by which it is usually off
+_FEWEST = 3  # photos
 _LEAST_SHARE = 0.3  # of the pixels have a depth, in a place that is learned from it
 _PIXELS = 120_000  # of a picture, at most; larger ones are matched smaller
 _OTHERS = 8  # pictures to compare with
@@ -40,14 +42,17 @@ _STEP, _JUMP, _EDGE = (
     2.0,
     10.0,
 )  # cost of one plane further, and of more; difference of grey that halves the latter
-_AGREE, _CONFIRMED = 0.03, 2  # share of a depth, and pictures that must agree with it to so much
+_AGREE, _CONTRADICT = (
+    0.03,
+    0.1,
+)  # shares of a depth, to which another picture confirms it, and from which on it contradicts
 _SPECKLE = 40  # pixels of a lone patch of depths, which is dropped
 
 
 def place_of_photos(views: Views, progress: bool = True) -> Views | None:
     """Opaque photos without depth and ids, with the depths that are found in them; None for other pictures, and where too few
     are found to learn from."""
-    if len(views) < _CONFIRMED + 1 or any({"alpha", "depth", "ids"} & view.stored.keys() for view in views):
+    if len(views) < _FEWEST or any({"alpha", "depth", "ids"} & view.stored.keys() for view in views):
         return None
     depths = depths_of_photos(views, progress)
     share = sum((depth > 0).sum() for depth in depths) / sum(depth.size for depth in depths)
@@ -145,20 +150,22 @@ def _unlike(
 def _confirmed(
     i: int, sights: Sequence[Sight], depth: Sequence[Float[np.ndarray, "h w"]], others: Sequence[int]
 ) -> Bool[np.ndarray, "h w"]:
-    """Where enough other pictures have the same depths as this one."""
+    """Where other pictures have the same depths as this one, and not more of them nearer or farther ones."""
     z, sight = depth[i], sights[i]
     rows, columns = np.indices(z.shape)
     at = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(sight.lens).T
     p_world = (at * z[..., None] - sight.shift) @ sight.turn
-    count = np.zeros(z.shape, np.int64)
+    confirm, contradict = np.zeros(z.shape, np.int64), np.zeros(z.shape, np.int64)
     for j in others:
         x, there = sights[j].seen(p_world)
         x = x.clip(-1e4, 1e4).astype(np.float32)
         read = cv2.remap(
             depth[j], x[..., 0], x[..., 1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0
         )
-        count += (there > 0) & (read > 0) & (np.abs(read - there) < _AGREE * there)
-    kept = (z > 0) & (count >= _CONFIRMED)
+        off, both = np.abs(read - there), (there > 0) & (read > 0)
+        confirm += both & (off < _AGREE * there)
+        contradict += both & (off > _CONTRADICT * there)
+    kept = (z > 0) & (confirm > 0) & (contradict <= confirm)
     label = np.zeros(kept.shape, np.int32)
     ndimage.label(kept, output=label)
     return kept & (np.bincount(label.reshape(-1)) >= _SPECKLE)[label]

@@ -16,7 +16,7 @@ from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
 from rendering.learning.bundle import thinned
 from rendering.learning.first_shapes import boxes_of
-from rendering.learning.fit import finish_views
+from rendering.learning.fit import finish_views, lost_by_tracing
 from rendering.learning.hulls import Carver, distance_from_fused, fused, measured_ahead
 from rendering.learning.losses import depth_loss, id_loss, overlap_loss
 from rendering.learning.stages import carve_first_shapes, learn_volumes, polish_colors
@@ -401,6 +401,28 @@ def test_the_preview_shows_the_learned_beside_the_wanted(tmp_path):
     picture = load_png(tmp_path / "preview.png")
     assert picture.shape == (30, 80, 3)
     torch.testing.assert_close(picture[:, 40:], views[3].composited((1, 1, 1)), atol=0.01, rtol=0)
+
+
+def test_what_tracing_loses_against_the_volume_is_measured():
+    """Pixels that show just what fog of a state shows: tracing loses much; where fog has become sharp, little."""
+    config = dataclasses.replace(SMALL, hull_steps=60, sharpness=(2.0, 2.0))
+    views = seen_by(things()[1:2], cameras(6), depth=True, ids=False, alpha=True)
+    state = carve_first_shapes(start(views, *boxes_of(views), config), progress=False)
+    rows = torch.arange(len(state.pixels))
+    half = torch.full((len(rows), config.n_uniform + config.n_fine), 0.5)
+    lost = []
+    for sharpness in (2.0, 2000.0):
+        now = dataclasses.replace(state, config=dataclasses.replace(config, sharpness=(sharpness, sharpness)))
+        with torch.no_grad():
+            seen = now.nets.render(now.rays(rows)[0], now.sharpness(config.steps), half)
+        rgb = (255 * (seen.rgb + 1 - seen.opacity[:, None])).round().clamp(0, 255).to(torch.uint8)
+        opaque = torch.full((len(rows),), 255, dtype=torch.uint8)
+        lost.append(
+            lost_by_tracing(
+                dataclasses.replace(now, pixels=dataclasses.replace(now.pixels, rgb=rgb, alpha=opaque)), now
+            )
+        )
+    assert lost[0] > 10 and lost[1] < lost[0] - 5
 
 
 def test_colours_that_change_with_the_direction_of_view_are_learned():
