@@ -19,11 +19,11 @@ from objects.warp_surface import Surface, part_of
 from objects.warp_tracking import Motion, Pairs, Stage, Template, composed, moved, rebased, register, template_of
 
 # From where things would be; then with the first frame's shape at rest.
-_NEXT = (Stage(0.2, 0.05, 0.1, 0.08, 0.3, 5, 1.0), Stage(0.1, 0.05, 0.1, 0.05, 0.2, 5, 1.0))
-_CLOSER = (Stage(0.1, 0.05, 0.1, 0.04, 0.1, 6),)
+_NEXT = (Stage(0.2, 0.05, 0.1, 0.08, 0.3, 5, 1.0), Stage(0.1, 0.05, 0.1, 0.05, 0.2, 5, 1.0, 3e-2))
+_CLOSER = (Stage(0.1, 0.05, 0.1, 0.04, 0.1, 6, 0.0, 3e-2),)
 _NEAR = 1.5  # distance up to which points of a frame belong to the moved surface, in units of the nodes' spacing
 _KNOWN = 0.5  # distance up to which the motion of a frame's point is that of a point of the template, in the same units
-_FIRM = 2  # points that must fall into a cell of the fused surface
+_FIRM = 2  # points that must fall into a cell of the fused surface, if the first frame shows none there
 _CELL = 1 / 120  # edge of these cells, a share of the extent
 _SHOWN = 0.95  # share of the most points that a frame shows from which it shows about the most
 
@@ -73,17 +73,18 @@ def follow_parts(
     surfaces = [surface(frame, i) for i, frame in enumerate(frames)]
     template = template_of(surfaces[first], n_nodes)
     motions = _through(template, surfaces, frames, times, first, lambda frame: None)
-    whole = fused(template, motions, frames)
+    whole = fused(template, motions, frames, first)
     template = template_of(surface(whole, 0), n_nodes)
     motions = _through(template, surfaces, frames, times, first, on_frame)
     misfits = [_unexplained(template, m, s) for m, s in zip(motions, surfaces, strict=True)]
-    return template, Followed(motions, misfits), fused(template, motions, frames)
+    return template, Followed(motions, misfits), fused(template, motions, frames, first)
 
 
-def fused(template: Template, motions: Sequence[Motion], frames: Sequence[Seen]) -> Seen:
-    """All frames carried back to where the template is at rest, one point for each small cell that several points fall into."""
+def fused(template: Template, motions: Sequence[Motion], frames: Sequence[Seen], first: int) -> Seen:
+    """All frames carried back to where the template is at rest, one point for each small cell that several points fall into, with
+    the colour that the frame nearest to the first one shows: a mean over frames would be blurred by how they drift."""
     parts = []
-    for motion, frame in zip(motions, frames, strict=True):
+    for number, (motion, frame) in enumerate(zip(motions, frames, strict=True)):
         places, normals = moved(template, motion)
         distance, at = map(np.asarray, KDTree(places).query(frame.points))
         kept = (distance < _NEAR * template.spacing) & ((normals[at] * frame.normals).sum(1) > 0)
@@ -91,17 +92,20 @@ def fused(template: Template, motions: Sequence[Motion], frames: Sequence[Seen])
         back = np.einsum("nm,nmab->nba", template.weight[at], motion.rotation[template.index[at]])
         parts.append((
             template.points[at] + (back @ (p - places[at])[..., None])[..., 0], (back @ n[..., None])[..., 0], c,
+            np.full(len(p), abs(number - first)),
         ))  # fmt: skip
-    p, n, c = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    p, n, c, away = (np.concatenate([part[k] for part in parts]) for k in range(4))
+    order = np.argsort(away, kind="stable")
+    p, n, c, away = p[order], n[order], c[order], away[order]
     n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9)
     axis = np.argmax(np.abs(n), axis=1)
     side = 2 * axis + (np.take_along_axis(n, axis[:, None], 1)[:, 0] > 0)  # both faces of something thin are two cells
     cell = np.concatenate([np.floor(p / (_CELL * template.extent)).astype(int), side[:, None]], 1)
-    _, which, count = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
+    _, nearest, which, count = np.unique(cell, axis=0, return_index=True, return_inverse=True, return_counts=True)
     which = which.ravel()
-    mean = [np.stack([np.bincount(which, x[:, k]) for k in range(3)], 1) / count[:, None] for x in (p, n, c)]
-    firm = count >= _FIRM
-    p, n, c = (x[firm] for x in mean)
+    mean = [np.stack([np.bincount(which, x[:, k]) for k in range(3)], 1) / count[:, None] for x in (p, n)]
+    firm = (count >= _FIRM) | (away[nearest] == 0)
+    p, n, c = mean[0][firm], mean[1][firm], c[nearest][firm]
     return Seen(p, n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9), c)
 
 

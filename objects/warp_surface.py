@@ -32,6 +32,7 @@ _RIM_NEIGHBOURS, _ONE_SIDED = (
     24,
     0.4,
 )  # by which the edge of a surface is told: the mean of neighbours is so far, in mean distances
+_SLOPE_NEIGHBOURS = 10
 _NORMAL = 0.03  # what normals weigh where the nearest point is looked for, a share of the extent
 
 
@@ -47,6 +48,7 @@ class Surface:
         dense, dense_normals, dense_shape: The same for more points, which describe the surface closely.
         extent: Longest edge of the box.
         rim, dense_rim: Points at the edge of what is known of the surface; none where all of it is.
+        dense_slope: Derivatives of ``dense_shape`` along the surface, None where it isn't to be followed by them.
     """
 
     points: Float[np.ndarray, "n 3"]
@@ -59,6 +61,7 @@ class Surface:
     extent: float
     rim: Bool[np.ndarray, "n"]
     dense_rim: Bool[np.ndarray, "m"]
+    dense_slope: Float[np.ndarray, "m q 3"] | None = None
 
 
 class Oriented(Protocol):
@@ -87,10 +90,25 @@ def part_of(source: Colored, *, n_points: int, n_dense: int, seed: int) -> Surfa
     extent = float(np.ptp(source.points[dense], 0).max())
     rim = _rim(source.points[dense])
     nearest = KDTree(source.points[dense]).query(points[chosen])[1]
+    colors, places, ways = extent * source.colors[dense], source.points[dense], source.normals[dense]
     return Surface(
         points[chosen], normals[chosen], extent * source.colors[fine[chosen]], _coarse_graph(points, edges, chosen),
-        source.points[dense], source.normals[dense], extent * source.colors[dense], extent, rim[nearest], rim,
+        places, ways, colors, extent, rim[nearest], rim, _slopes(places, ways, colors),
     )  # fmt: skip
+
+
+def _slopes(
+    points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], values: Float[np.ndarray, "n q"]
+) -> Float[np.ndarray, "n q 3"]:
+    """Derivatives of values along a surface: of the linear function that fits best among the neighbours."""
+    near = np.asarray(KDTree(points).query(points, k=min(_SLOPE_NEIGHBOURS + 1, len(points)))[1])[:, 1:]
+    off = points[near] - points[:, None]
+    off -= (off * normals[:, None]).sum(2, keepdims=True) * normals[:, None]
+    square = (off**2).sum((1, 2))[:, None, None] / 2
+    # Nothing is known along the normal: it gets a large square of its own, and so the derivative 0.
+    system = np.einsum("nka,nkb->nab", off, off) + square * (0.05 * np.eye(3) + normals[:, :, None] * normals[:, None])
+    right = np.einsum("nka,nkq->naq", off, values[near] - values[:, None])
+    return np.linalg.solve(system, right).transpose(0, 2, 1)
 
 
 def surface_of(source: MeshSource | Oriented, *, n_points: int, n_dense: int, seed: int) -> Surface:

@@ -29,6 +29,7 @@ _TWIST = 0.3  # what a difference of rotations between neighbours weighs beside 
 _LOOP = 0.04  # a pair counts a quarter where the way there and back leads so far away, a share of the extent
 _NEARLY = 1e-4  # squares of distances of neighbours are at least this share of the squared spacing
 _DAMPING = 1e-6
+_UNLIKE = 0.15  # difference of what is compared by its slope at which it counts a quarter, a share of the extent
 _STOP = 2e-4  # the last step of a stage moves no node by more, a share of the extent
 
 
@@ -43,6 +44,8 @@ class Stage(NamedTuple):
         toward: Weight of the distance along the surface beside that along the normal.
         rounds: Gauss-Newton steps, at most.
         pairs: Weight of pairs that are known (`Pairs`).
+        slope: Weight of how the target's shape differs, as its slope tells (Park, Zhou, Koltun, "Colored Point Cloud Registration
+            Revisited", ICCV 2017).
     """
 
     stiffness: float
@@ -52,6 +55,7 @@ class Stage(NamedTuple):
     toward: float
     rounds: int
     pairs: float = 0.0
+    slope: float = 0.0
 
 
 class Pairs(NamedTuple):
@@ -268,6 +272,25 @@ def _round(
     k = len(template.nodes)
     band, gradient = np.zeros((6 * k, 6 * template.reach + 6)), np.zeros(6 * k)
     _add_pairs(template.index, template.weight, arms, rows, off, facing, pull, stage.toward, band, gradient)
+    if target.dense_slope is not None and stage.slope > 0:
+        slope = target.dense_slope[there]
+        left = template.shape - target.dense_shape[there] + np.einsum("nqa,na->nq", slope, goal[: len(there)] - places)
+        firm = stage.slope * pull[: len(there), None] * (_UNLIKE**2 / (_UNLIKE**2 + (left / template.extent) ** 2)) ** 2
+        length = np.maximum((slope**2).sum(2), 1e-9)
+        for q in range(slope.shape[1]):
+            off = slope[:, q] * (left[:, q] / length[:, q])[:, None]
+            _add_pairs(
+                template.index,
+                template.weight,
+                arms,
+                np.arange(len(there)),
+                off,
+                slope[:, q],
+                firm[:, q],
+                0.0,
+                band,
+                gradient,
+            )
     if pairs is not None and stage.pairs > 0:
         off = pairs.goal - places[pairs.rows]
         pull = stage.pairs * (reach / (reach + (off**2).sum(1))) ** 2

@@ -27,17 +27,18 @@ from objects.warp_tracking import blend_weights
 from objects.warped import Warped, measure_warp
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Decomposition
-from scenes.video.maps import Maps
+from scenes.video.maps import measure
 from scenes.video.rigid import inverse
 from scenes.video.volume import Grid, Sight, closed, fuse_at, hull, surface
 
-_LEAST = 100  # points of a frame that can be followed
+_LEAST, _FEW = 120, 32  # pixels of a frame that can be followed, and points that are left of them
 _GRAZING = 0.15  # cosine of the angle of view below which a depth says little
 _LOST = 0.01  # mean distance of what a frame shows from where it was carried, a share of the extent: more is told of
 _CELLS, _PIXELS = 96, 0.35  # along the longest edge, at most; size of a cell in pixels, at least
 _FOLDED = 0.02  # share of the places in a thing or close to it at which its warp folds space: more is told of
 _CHUNK = 1 << 16  # cells at a time
 _SMALL = 0.01  # nodes of less weight are left out where cells are carried
+_AIR = 0.25  # weight of pixels that show other things: thin parts are not always where they were carried
 _BLUR = 0.8  # cells
 _SPECK = 0.1  # of the largest piece: smaller ones are left out
 
@@ -61,39 +62,37 @@ class Bending(NamedTuple):
     misfit: Float[np.ndarray, "f"]
 
 
-def shown(
-    maps: Maps, clip: Clip, found: Decomposition, number: int, frames: Int[np.ndarray, "k"]
-) -> tuple[list[Seen], Int[np.ndarray, "k"]]:
-    """What frames show of an object, world frame, and the frames that show enough to be followed."""
+def shown(clip: Clip, found: Decomposition, number: int, frames: Int[np.ndarray, "k"]) -> list[Seen]:
+    """What some frames show of an object, world frame, and where it goes from each of them to the one before and after."""
+    maps = measure(clip.rgb[frames], clip.depth[frames], clip.lens)
     fx, fy, cx, cy = clip.lens
     height, width = clip.depth.shape[1:]
-    mine = (found.ids == number) & (maps.depth > 0) & (maps.normal != 0).any(-1) & (clip.depth > 0)
+    mine = (found.ids[frames] == number) & (maps.depth > 0) & (maps.normal != 0).any(-1) & (clip.depth[frames] > 0)
     v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
     ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1)
     points = ray * maps.depth[..., None].astype(float)
     mine &= -(maps.normal * ray).sum(-1) > _GRAZING * np.linalg.norm(ray, axis=-1)
-    frames = np.array([t for t in frames if mine[t].sum() >= _LEAST], int)
     every = []
-    for t in frames:
-        T, (y, x) = found.cameras[t], np.nonzero(mine[t])
+    for k, T in enumerate(found.cameras[frames]):
+        y, x = np.nonzero(mine[k])
         ways: list[np.ndarray | None] = []
-        for there, flow in ((t - 1, maps.flows[1, t]), (t + 1, maps.flows[0, t])):
-            if there not in frames:
+        for there, flow in ((k - 1, maps.flows[1, k]), (k + 1, maps.flows[0, k])):
+            if not 0 <= there < len(frames):
                 ways.append(None)
                 continue
             to = np.floor(np.stack([u, v], -1)[y, x] + np.nan_to_num(flow[y, x], nan=-1e6)).astype(int)
             within = ((to >= 0) & (to < [width, height])).all(1)
             at = np.where(within[:, None], to, 0)
             within &= mine[there, at[:, 1], at[:, 0]]
-            p = points[there, at[:, 1], at[:, 0]] @ found.cameras[there][:3, :3].T + found.cameras[there][:3, 3]
+            to_world = found.cameras[frames[there]]
+            p = points[there, at[:, 1], at[:, 0]] @ to_world[:3, :3].T + to_world[:3, 3]
             ways.append(np.where(within[:, None], p, np.nan))
-        p, n = points[t, y, x] @ T[:3, :3].T + T[:3, 3], maps.normal[t, y, x].astype(float) @ T[:3, :3].T
-        every.append(Seen(p, n, maps.rgb[t, y, x].astype(float), *ways))
-    return every, frames
+        p, n = points[k, y, x] @ T[:3, :3].T + T[:3, 3], maps.normal[k, y, x].astype(float) @ T[:3, :3].T
+        every.append(Seen(p, n, maps.rgb[k, y, x].astype(float), *ways))
+    return every
 
 
 def followed(
-    maps: Maps,
     clip: Clip,
     found: Decomposition,
     number: int,
@@ -105,7 +104,6 @@ def followed(
     """Follows an object through the frames that show it; None where fewer than two show enough.
 
     Args:
-        maps: Of the clip.
         clip, found: The frames; whose pixels are whose, and where the cameras are.
         number: Which object.
         frames: Frames that may be used; the motion of the others lies between, or is that of the first or last of them.
@@ -113,8 +111,12 @@ def followed(
         config: Numbers of nodes and points, of which half is taken.
     """
     config = SequenceConfig() if config is None else config
-    seen, frames = shown(maps, clip, found, number, frames)
+    enough = ((found.ids[frames] == number) & (clip.depth[frames] > 0)).sum((1, 2)) >= _LEAST
+    frames = frames[enough]
     if len(frames) < 2:
+        return None
+    seen = shown(clip, found, number, frames)
+    if min(len(s.points) for s in seen) < _FEW:
         return None
     template, every, whole = follow_parts(
         seen, clip.times[frames], n_nodes=config.nodes // 2, n_points=config.points // 2, n_dense=config.dense // 2, seed=seed
@@ -208,7 +210,7 @@ def solid_of_bending(
         for k, (rotation, shift) in enumerate(motions):
             args: Any = (places, index, weight, keys.nodes, rotation, shift, to_cam[k], where[k])
             _carry(*args)
-        value[some], seen[some] = fuse_at(where, sight, grid.cell, 0.0)
+        value[some], seen[some] = fuse_at(where, sight, grid.cell, _AIR)
     value, known = value.reshape(grid.shape), seen.reshape(grid.shape) > 0
     value = closed(value, known, hull(grid, value, known))
     return surface(grid, ndimage.gaussian_filter(value, _BLUR), _SPECK)

@@ -24,7 +24,6 @@ from objects.warped import Warped
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Decomposition
 from scenes.video.flexible import followed, misfits, seen_through, solid_of_bending
-from scenes.video.maps import measure
 from scenes.video.planes import local_planes
 from scenes.video.rigid import inverse
 from scenes.video.volume import REACH, Grid, Sight, closed, fuse, hull, surface
@@ -228,11 +227,10 @@ def learn_shapes(
     """Fields of the parts, learned side by side, the solids that they were learned from, and notes on those that couldn't be."""
     notes, kept, meshes, warps = [], [], [], {}
     depth, trust = seen_far(clip, found, trust_of(clip))
-    maps = None if all(part.rigid for part in parts) else measure(clip.rgb, clip.depth, clip.lens)
     for part in Bar(parts, desc="fusing", unit="part"):
         bending = None
-        if not part.rigid and maps is not None:
-            bending = followed(maps, clip, found, part.id, np.flatnonzero(part.known), seed=seed)
+        if not part.rigid:
+            bending = followed(clip, found, part.id, np.flatnonzero(part.known), seed=seed)
             if bending is None:
                 notes.append(f"{part.name}: fewer than two frames show enough of it to tell how it bends")
         if bending is None:

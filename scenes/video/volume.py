@@ -97,17 +97,22 @@ def _fuse(first, cell, reach, behind, depth, mine, trust, to_cam, lens, value, w
 
 
 def fuse_at(
-    places: Float32[np.ndarray, "f n 3"], sight: Sight, cell: float, behind: float
+    places: Float32[np.ndarray, "f n 3"], sight: Sight, cell: float, air: float
 ) -> tuple[Float32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """As `fuse`, for places that move: where each is in each frame, in the frame of its camera."""
+    """As `fuse`, for places that move: where each is in each frame, in the frame of its camera.
+
+    Args:
+        air: Weight of pixels of other things, which say that before them is free: less than 1 where places are known less well than
+            what is seen of them.
+    """
     value, weight = (np.zeros(places.shape[1], np.float32) for _ in range(2))
-    args: Any = (places, REACH * cell, behind, sight.depth, sight.mine, sight.trust, sight.lens, value, weight)
+    args: Any = (places, REACH * cell, air, sight.depth, sight.mine, sight.trust, sight.lens, value, weight)
     _fuse_at(*args)
     return value, weight
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def _fuse_at(places, reach, behind, depth, mine, trust, lens, value, weight):
+def _fuse_at(places, reach, air, depth, mine, trust, lens, value, weight):
     n, height, width = depth.shape
     for i in numba.prange(len(value)):
         total, seen = 0.0, 0.0
@@ -118,7 +123,9 @@ def _fuse_at(places, reach, behind, depth, mine, trust, lens, value, weight):
             u, v = lens[0] * a / c + lens[2], lens[1] * b / c + lens[3]
             if not (0 <= u < width and 0 <= v < height):
                 continue
-            p, w = said(depth[t], mine[t], trust[t], u, v, c, reach, behind)
+            p, w = said(depth[t], mine[t], trust[t], u, v, c, reach, 0.0)
+            if not mine[t, int(v), int(u)]:
+                w *= air
             total += w * p
             seen += w
         if seen > 0:
