@@ -24,14 +24,14 @@ def _bent(p, time):
 
 
 def _shown(time, angle, n=1500):
-    """What is seen of a flat rod from a direction at an angle about its axis; reddish above, bluish below."""
+    """What is seen of a flat rod from a direction at an angle about its axis; with colours that change smoothly."""
     rod = trimesh.creation.capsule(height=0.6, radius=0.1, count=(24, 24)).apply_translation((0, 0, -0.3))
     rod.apply_scale((1.5, 0.7, 1))  # a round one could roll
     rest, face = trimesh.sample.sample_surface(rod, n, seed=int(1000 * time))
     bent = trimesh.Trimesh(_bent(rod.vertices, time), rod.faces, process=False)
     normals = bent.face_normals[face]
     seen = normals @ np.array([np.cos(angle), np.sin(angle), 0.0]) > 0.2
-    colors = np.where(rest[:, 2:] > 0, [[0.9, 0.2, 0.1]], [[0.1, 0.2, 0.9]])
+    colors = 0.5 + 0.3 * np.sin(rest * [15, 15, 12] + 9 * rest[:, [2, 0, 1]])
     return Seen(_bent(rest, time)[seen], normals[seen], colors[seen])
 
 
