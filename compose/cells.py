@@ -22,7 +22,7 @@ from objects.field import Field
 from objects.files import FieldFileError, field_hash, storable, write_atomically
 from objects.progress import Bar
 
-_VERSION = 5  # part of every cache key: raise it when the same field would give another index
+_VERSION = 6  # part of every cache key: raise it when the same field would give another index
 _JOINED = 64  # indices
 KEPT = 512  # so many indices that hold at a time or over an interval only are kept: about 20 MB
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 ROUNDS = 8  # of Newton's method
+HALVINGS = 9  # of the way on which a canonical point is taken back to what its anchor owns
 _LEAF = 8  # anchors in a leaf of the tree, at most
 _CHUNK = 64  # points that a thread takes at a time
 _DEEP = 64  # boxes that wait in a search
@@ -36,7 +37,8 @@ class Rest(NamedTuple):
 
     Args:
         near: ``[k, m]``, the nodes that move what belongs to each.
-        homes: ``[a]``, a node for each anchor; anchors stand in the order of the leaves.
+        order: ``[a]``, the number in the warp of each anchor; here they stand in the order of the leaves.
+        homes: ``[a]``, a node for each anchor.
         anchors: ``[a, 3]``, canonical frame.
         weights: ``[a, m]`` of the nodes that move each anchor.
         starts: ``[leaves + 1]``, where each leaf begins.
@@ -46,6 +48,7 @@ class Rest(NamedTuple):
     """
 
     near: Int[np.ndarray, "k m"]
+    order: Int[np.ndarray, "a"]
     homes: Int[np.ndarray, "a"]
     anchors: Float[np.ndarray, "a 3"]
     weights: Float[np.ndarray, "a m"]
@@ -91,7 +94,7 @@ def rest(
     boxes = np.empty((2 * len(starts) - 3, 6), np.float32)
     _refit(anchors, starts, boxes)
     numbers = (np.float32(2 * width**2), np.float32(step), np.float32(close**2))
-    return Rest(near, homes, anchors, weights, starts, boxes, *numbers)
+    return Rest(near, order, homes, anchors, weights, starts, boxes, *numbers)
 
 
 def posed(
@@ -112,19 +115,34 @@ def posed(
 def canonical(
     rest: Rest, at: Posed, which: Int[np.ndarray, "n"], p: Float[np.ndarray, "n 3"]
 ) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
-    """Where points ``p`` (float32) at the times ``which`` come from, and their homes."""
-    found, home = np.empty((len(p), 3), np.float32), np.empty(len(p), np.int64)
-    _canonical(rest, at, which, p, found, home)
-    return found, home
+    """Where points ``p`` (float32) at the times ``which`` come from, and the anchor nearest to each (its number in the warp)."""
+    found, anchor = np.empty((len(p), 3), np.float32), np.empty(len(p), np.int64)
+    _canonical(rest, at, which, p, found, anchor)
+    return found, rest.order[anchor]
+
+
+def reached(
+    rest: Rest, at: Posed, which: Int[np.ndarray, "n"], p: Float[np.ndarray, "n 3"]
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"], Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """What `NodeWarp.reached` says of points: canonical points, and how far ``p`` are beyond them; then the nearest anchors, and
+    how much of the way from each to the canonical point belongs to it."""
+    found, anchor, share = np.empty((len(p), 3), np.float32), np.empty(len(p), np.int64), np.empty(len(p), np.float32)
+    _canonical(rest, at, which, p, found, anchor)
+    _own(rest, found, anchor, share)
+    beyond, cut = np.zeros(len(p), np.float32), np.flatnonzero(share < 1)
+    mine, left = anchor[cut], share[cut, None]
+    found[cut] = rest.anchors[mine] + left * (found[cut] - rest.anchors[mine])
+    beyond[cut] = (1 - share[cut]) * np.linalg.norm(p[cut] - at.anchors[which[cut], mine], axis=1)
+    return found, beyond, rest.order[anchor], share
 
 
 def deformed(
     rest: Rest, at: Posed, which: Int[np.ndarray, "n"], p: Float[np.ndarray, "n 3"]
 ) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n"]]:
-    """Where canonical points ``p`` (float32) are at the times ``which``, and their homes."""
-    found, home = np.empty((len(p), 3), np.float32), np.empty(len(p), np.int64)
-    _deformed(rest, at, which, p, found, home)
-    return found, home
+    """Where canonical points ``p`` (float32) are at the times ``which``, and the anchor nearest to each."""
+    found, anchor = np.empty((len(p), 3), np.float32), np.empty(len(p), np.int64)
+    _deformed(rest, at, which, p, found, anchor)
+    return found, rest.order[anchor]
 
 
 def _leaves(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +310,7 @@ def _solve(m, v, out):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=_FAST, error_model="numpy")
-def _canonical(rest, at, which, p, found, home):
+def _canonical(rest, at, which, p, found, anchor):
     m, n = rest.near.shape[1], len(p)
     for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
         stack, waits = np.empty(_DEEP, np.int64), np.empty(_DEEP, np.float32)
@@ -307,8 +325,8 @@ def _canonical(rest, at, which, p, found, home):
         for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n)):
             t, to = which[i], p[i]
             a = nearest_anchor(at.anchors[t], rest.starts, at.boxes[t], to[0], to[1], to[2], stack, waits)
-            home[i] = rest.homes[a]
-            _gather(at.nodes[t], rest.near[home[i]], room)
+            anchor[i] = a
+            _gather(at.nodes[t], rest.near[rest.homes[a]], room)
             x[0], x[1], x[2] = rest.anchors[a, 0], rest.anchors[a, 1], rest.anchors[a, 2]
             least = np.float32(np.inf)
             for k in range(ROUNDS + 2):  # at the anchor, at the first guess, and then of the search
@@ -328,8 +346,35 @@ def _canonical(rest, at, which, p, found, home):
                     x[c] += scale * step[c]
 
 
+@numba.njit(cache=True, parallel=True)
+def _own(rest, found, anchor, share):
+    """How much of the way from anchors to canonical points belongs to them: the nearest anchor's home moves what they move."""
+    n = len(found)
+    for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
+        stack, waits = np.empty(_DEEP, np.int64), np.empty(_DEEP, np.float32)
+        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n)):
+            a, least, most, at = anchor[i], np.float32(0), np.float32(1), np.float32(1)
+            near = rest.near[rest.homes[a]]
+            for _ in range(HALVINGS):
+                x = rest.anchors[a, 0] + at * (found[i, 0] - rest.anchors[a, 0])
+                y = rest.anchors[a, 1] + at * (found[i, 1] - rest.anchors[a, 1])
+                z = rest.anchors[a, 2] + at * (found[i, 2] - rest.anchors[a, 2])
+                home = rest.homes[nearest_anchor(rest.anchors, rest.starts, rest.boxes, x, y, z, stack, waits)]
+                mine = False
+                for j in range(len(near)):
+                    mine |= near[j] == home
+                if mine:
+                    least = at
+                else:
+                    most = at
+                if least == most:
+                    break
+                at = np.float32(0.5) * (least + most)
+            share[i] = least
+
+
 @numba.njit(cache=True, parallel=True, fastmath=_FAST, error_model="numpy")
-def _deformed(rest, at, which, p, found, home):
+def _deformed(rest, at, which, p, found, anchor):
     m, n = rest.near.shape[1], len(p)
     for chunk in numba.prange((n + _CHUNK - 1) // _CHUNK):
         stack, waits = np.empty(_DEEP, np.int64), np.empty(_DEEP, np.float32)
@@ -339,8 +384,8 @@ def _deformed(rest, at, which, p, found, home):
         for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n)):
             x, t = p[i], which[i]
             a = nearest_anchor(rest.anchors, rest.starts, rest.boxes, x[0], x[1], x[2], stack, waits)
-            home[i] = rest.homes[a]
-            _gather(at.nodes[t], rest.near[home[i]], room)
+            anchor[i] = a
+            _gather(at.nodes[t], rest.near[rest.homes[a]], room)
             _blend(room, weight, bits, powers, rest.width, x, x, off, slope)
             for c in range(3):
                 found[i, c] = x[c] + off[c]

@@ -34,7 +34,7 @@ _KEPT = 256  # times for which the places of the anchors are kept: about 15 MB
 
 
 AtTime = Callable[[Tensor, Tensor], Tensor]  # points [n, 3] and one time
-Search = Callable[..., tuple[np.ndarray, np.ndarray]]  # of `node_kernel`
+Search = Callable[..., tuple[np.ndarray, ...]]  # of `node_kernel`
 
 
 class NodeKeys(NamedTuple):
@@ -204,6 +204,18 @@ class NodeWarp(Warp):
             return self._compiled(node_kernel.canonical, p_obj, time)[0]
         return self._by_time(self._canonical_at, p_obj, time)
 
+    def reached(
+        self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"]
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+        """As `Warp.reached`. What lies beside a part is taken back with it only as far as that part is the nearest in the canonical
+        frame, too; another that is near there and not here isn't seen."""
+        time = self.clamped(time)
+        if self._compiles(p_obj) and not self._wants_graph(p_obj, time):
+            found, beyond = self._compiled(node_kernel.reached, p_obj, time)[:2]
+            return found, beyond
+        part = self._by_time(self._reached_at, p_obj, time)
+        return part[:, :3], part[:, 3] if len(part) else part[:, 0]
+
     def _compiles(self, p: Tensor) -> bool:
         return p.dtype == self.nodes.dtype == torch.float32 and p.device.type == self.nodes.device.type == "cpu"
 
@@ -211,26 +223,24 @@ class NodeWarp(Warp):
         numbers = (*asked, self.nodes, self.anchors, self.turns, self.shifts)
         return torch.is_grad_enabled() and any(t.requires_grad for t in numbers)
 
-    def _compiled(self, search: Search, p: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """What the compiled search finds for points at times of their own, and their homes."""
-        if not len(p):
-            return p.detach(), torch.zeros(0, dtype=torch.int64)
+    def _compiled(self, search: Search, p: Tensor, time: Tensor) -> list[Tensor]:
+        """What the compiled search finds for points at times of their own."""
         points, seconds = (x.detach().nan_to_num(0.0, 0.0, 0.0).numpy() for x in (p, time))
         times, which = np.unique(seconds.astype(np.float64), return_inverse=True)
-        found, home = search(*self._kept.posed(self, times), which, np.ascontiguousarray(points))
+        rest, at = self._kept.posed(self, times if len(times) else self.seconds[:1].double().numpy())
+        found, *more = map(torch.from_numpy, search(rest, at, which, np.ascontiguousarray(points)))
         sound = torch.isfinite(p.detach()).all(1) & torch.isfinite(time.detach())
-        return torch.where(sound[:, None], torch.from_numpy(found), torch.nan), torch.from_numpy(home)
+        return [torch.where(sound[:, None], found, torch.nan), *more]
 
     def _by_time(self, function: AtTime, p: Tensor, time: Tensor) -> Tensor:
         """Asks for the points of each time together."""
         if not len(p):
             return p
         times, which = torch.unique(time.detach(), return_inverse=True)
-        found = torch.empty_like(p)
-        for i in range(len(times)):
-            mine = (which == i).nonzero()[:, 0]
-            asked = torch.cat([function(part, times[i]) for part in p[mine].split(_CHUNK)])
-            found = asked if len(times) == 1 else found.index_copy(0, mine, asked)
+        order = which.argsort(stable=True)
+        parts = p[order].split(which.bincount(minlength=len(times)).tolist())
+        asked = [function(some, t) for part, t in zip(parts, times, strict=True) for some in part.split(_CHUNK)]
+        found = torch.cat(asked)[order.argsort()]
         if torch.is_grad_enabled() and time.requires_grad:
             step = _TICK * (self.seconds[1] - self.seconds[0]).clamp(min=1e-6).to(time)
             with torch.no_grad():
@@ -248,15 +258,43 @@ class NodeWarp(Warp):
         turn, shift = self._motion(time)
         with torch.no_grad():
             if self._compiles(p):
-                best, home = self._compiled(node_kernel.canonical, p, time.expand(len(p)))
+                best, anchor = self._compiled(node_kernel.canonical, p, time.expand(len(p)))
             else:
-                best, home = self._searched(p, turn, shift)
+                best, anchor = self._searched(p, turn, shift)
         if not torch.is_grad_enabled():
             return best
         # By the implicit function theorem: with respect to the points, and to all that the forward map reads.
-        value, slope = self._blended(best, home, turn, shift)
+        value, slope = self._blended(best, self.homes.long()[anchor], turn, shift)
         back = _solved(slope, value - p)
         return best - (back - back.detach())
+
+    def _reached_at(self, p: Tensor, time: Tensor) -> Float[Tensor, "n 4"]:
+        turn, shift = self._motion(time)
+        with torch.no_grad():
+            if self._compiles(p):
+                _, _, anchor, share = self._compiled(node_kernel.reached, p, time.expand(len(p)))
+            else:
+                best, anchor = self._searched(p, turn, shift)
+                share = self._owned(best, anchor)
+        x, at = self._canonical_at(p, time), self.anchors[anchor]
+        there, _ = self._blended(at, self.homes.long()[anchor], turn, shift)
+        beyond = torch.where(
+            share < 1, (1 - share) * ((p - there).square().sum(1) + 1e-20).sqrt(), torch.zeros_like(share)
+        )
+        kept = torch.where((share < 1)[:, None], at + share[:, None] * (x - at), x)
+        return torch.cat([kept, beyond[:, None]], 1)
+
+    def _owned(self, x: Float[Tensor, "n 3"], anchor: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """How much of the way from anchors to canonical points belongs to them: the nearest anchor's home moves what they move."""
+        homes, at = self.homes.long(), self.anchors[anchor]
+        near, least, most = self.near.long()[homes[anchor]], torch.zeros_like(x[:, 0]), torch.ones_like(x[:, 0])
+        share = most
+        for _ in range(node_kernel.HALVINGS):
+            home = homes[_nearest(self.anchors, at + share[:, None] * (x - at))]
+            mine = (near == home[:, None]).any(1)
+            least, most = torch.where(mine, share, least), torch.where(mine, most, share)
+            share = 0.5 * (least + most)
+        return least
 
     def _searched(
         self, p: Float[Tensor, "n 3"], turn: Float[Tensor, "k 3 3"], shift: Float[Tensor, "k 3"]
@@ -275,7 +313,7 @@ class NodeWarp(Warp):
             # Far from where it was found the slope says nothing.
             step = step * (self.spacing / step.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
             x = torch.where((least > (_EXACT * self.spacing) ** 2)[:, None], x + step, x)
-        return best, home
+        return best, anchor
 
     def _blended(
         self, x: Float[Tensor, "n 3"], home: Int[Tensor, "n"], turn: Float[Tensor, "k 3 3"], shift: Float[Tensor, "k 3"]

@@ -10,8 +10,11 @@ import torch
 
 import objects.node_kernel as node_kernel
 import objects.node_warp as node_warp
+from objects.field import Union
 from objects.files import FieldFileError, load_field, save_field
 from objects.node_warp import NodeKeys, NodeWarp
+from objects.placed import Placed
+from objects.pose import SE3
 from objects.primitives import Capsule
 from objects.warped import Warped, measure_warp
 
@@ -94,6 +97,38 @@ def test_the_compiled_search_finds_what_the_plain_one_does():
         assert ask(p[:0], time[:0]).shape == (0, 3)
         q = p.clone().requires_grad_()  # where torch runs, for gradients
         assert torch.allclose(ask(q, time), found, atol=2e-6)
+
+
+def _legs():
+    """Two rods side by side at rest that are far apart at 1 s, each moved by nodes of its own."""
+    z = np.linspace(-0.3, 0.3, 7)
+    nodes = np.concatenate([np.stack([0 * z + x, 0 * z, z], 1) for x in (-0.1, 0.1)])
+    around = np.linspace(0, 2 * math.pi, 8, endpoint=False)
+    ring = 0.06 * np.stack([np.cos(around), np.sin(around), 0 * around], 1)
+    anchors, homes = (nodes[:, None] + ring).reshape(-1, 3), np.repeat(np.arange(14), 8)
+    near = np.stack([np.argsort(np.abs(z - z[k % 7]))[:5] + 7 * (k // 7) for k in range(14)])
+    apart = np.sign(nodes[:, :1]) * [[0.5, 0, 0]]
+    turns = np.tile([1.0, 0, 0, 0], (2, 14, 1))
+    keys = NodeKeys(nodes, near, anchors, homes, 0.1, np.array([0.0, 1.0]), turns, np.stack([0 * apart, apart]))
+    leg = Capsule(0.06, 0.6)
+    legs = [Placed(leg, SE3.from_translation((x, 0, 0))) for x in (-0.1, 0.1)]
+    return Warped(Union(*legs), NodeWarp(keys), stretch=1.0), leg
+
+
+def test_beside_a_part_stands_no_ghost_of_another_that_was_near_it_at_rest():
+    field, leg = _legs()
+    p = field.box_lo + torch.rand(4000, 3) * field.bounds.size
+    now = torch.ones(len(p))
+    true = torch.minimum(*(leg.sdf(p - torch.tensor([x, 0.0, 0.0])) for x in (-0.6, 0.6)))
+    found = field.sdf(p, now)
+    assert (field.field.sdf(field.warp.canonical(p, now)) < 0)[true > 0.02].any()  # the ghost, in the whole of space
+    assert ((found < 0) == (true < 0))[true.abs() > 0.005].all()
+    assert (found <= true.clamp(min=0) + 0.02).all()  # as far apart as anchors are
+    assert torch.allclose(found[true.abs() < 0.02], true[true.abs() < 0.02], atol=5e-3)
+    warp, plain = field.warp, copy.deepcopy(field.warp).double()
+    for way in ((warp.reached(p.requires_grad_(), now)), plain.reached(p.double().detach(), now.double())):
+        for mine, other in zip(warp.reached(p.detach(), now), way, strict=True):
+            assert (mine - other).abs().float().quantile(0.99) < 1e-5
 
 
 def test_the_nearest_anchor_is_the_nearest_of_all():
