@@ -22,12 +22,13 @@ from scenes.video.clip import Clip
 from scenes.video.confidence import confidence, turn_deviations
 from scenes.video.decomposition import Decomposition, FoundObject
 from scenes.video.filling import fill
+from scenes.video.labels import SILENT_WORLD, references, track_costs
 from scenes.video.maps import Maps, fewer, flow_of, halved, measure
 from scenes.video.matching import Match, compare, find_pose, window
 from scenes.video.model import Model
 from scenes.video.motion import rested
 from scenes.video.regions import parts_in_space
-from scenes.video.rigid import inverse
+from scenes.video.rigid import inverse, solve_track
 from scenes.video.shapes import nearest_rigid, trust_of
 from scenes.video.state import State
 from scenes.video.tracks import prune
@@ -43,6 +44,10 @@ _WORK_WIDTH = 160  # pixels to which frames are reduced while poses are sought
 _SHARE = 0.5  # of what isn't hidden that must agree
 _OWN = 0.8  # cost of the colour up to which a pixel that agrees is the thing's
 _GAP = 5  # frames over which a thing is sought
+_STILL, _CAMERA_PIXELS = (
+    0.25,
+    6000,
+)  # cost of a pixel up to which it tells the camera's path, and how many of a frame do
 _LOST = 0.4  # confidence at most of a pose that doesn't agree with the model
 
 
@@ -179,8 +184,8 @@ def _costs(maps: Maps, model: Model, track: Retracked, radius: float) -> Float[n
 def refine_motion(clip: Clip, found: Decomposition) -> Decomposition:
     """The decomposition with poses found again by models of the things, and labels by these poses.
 
-    Twice: in frames of about 160 columns, then in all pixels, from better labels. What bends keeps its pixels and its poses, and so
-    do the cameras. A thing that others explain as well goes.
+    Twice: in frames of about 160 columns, then in all pixels, from better labels. What bends keeps its pixels, and its
+    poses before the camera. Cameras that weren't given are aligned anew. A thing that others explain as well goes.
     """
     if not any(thing.rigid for thing in found.objects):
         return found
@@ -204,6 +209,8 @@ def refine_motion(clip: Clip, found: Decomposition) -> Decomposition:
 def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposition) -> Decomposition:
     """Poses by models, then labels by poses."""
     maps, trust = measure(clip.rgb, clip.depth, clip.lens, flows), trust_of(clip)
+    if clip.cameras is None:
+        found = with_cameras(maps, found)
     state = State.start(maps, inverse(found.cameras))
     things = {}
     for thing in Bar(found.objects, desc="refining", unit="object"):
@@ -223,6 +230,37 @@ def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposi
         k: row for row, T in enumerate(state.to_cam) for k, (_, poses, _) in things.items() if np.array_equal(T, poses)
     }
     return _finished(clip, found, state, things, order)
+
+
+def with_cameras(maps: Maps, found: Decomposition) -> Decomposition:
+    """The decomposition with its cameras aligned by the pixels of the background, near and far apart in time; frame 0 stays.
+
+    Things stay where they are before the cameras.
+    """
+    n = len(maps.depth)
+    old, have, first = inverse(found.cameras), np.ones(n, bool), np.arange(n) == 0
+    cost = track_costs(maps, old, have, np.arange(n), references(n), silent=SILENT_WORLD)
+    still = (found.ids == 0) & (maps.depth > 0) & (maps.normal[..., 2] != 0) & (np.nan_to_num(cost, nan=1) < _STILL)
+    offsets = sorted({1, 4, *np.linspace(0, n - 1, 7).round().astype(int)[1:].tolist()})
+    new, _ = solve_track(
+        maps,
+        still,
+        old,
+        have,
+        fixed=first,
+        offsets=offsets,
+        gates=(0.006,),
+        rounds=10,
+        most=_CAMERA_PIXELS,
+        outlined=False,
+    )
+    cameras = inverse(nearest_rigid(new))
+    move = cameras @ old
+    things = []
+    for thing in found.objects:
+        poses = tuple(None if pose is None else T @ pose for T, pose in zip(move, thing.poses, strict=True))
+        things.append(replace(thing, poses=poses))
+    return replace(found, cameras=cameras, objects=tuple(things))
 
 
 def _finished(

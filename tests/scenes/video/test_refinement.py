@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from scenes.video.decomposition import Decomposition, FoundObject
+from scenes.video.maps import measure
 from scenes.video.model import Model
-from scenes.video.refinement import refine_motion
-from scenes.video.rigid import inverse
+from scenes.video.refinement import refine_motion, with_cameras
+from scenes.video.rigid import exp, inverse
 from scenes.video.volume import Grid
 from tests.scenes.video.clips import HEIGHT, WIDTH, at, clip_of_boxes, looking
 
@@ -88,3 +89,17 @@ def test_what_bends_keeps_its_pixels_and_its_poses(spin):
     refined = refine_motion(clip, both)
     assert np.array_equal(refined.ids == 1, ids == 1)
     assert refined.objects[0] is bends.objects[0]
+
+
+def test_cameras_that_were_found_are_aligned_by_the_background_and_things_stay_before_them(spin):
+    clip, ids = spin
+    twists = np.random.default_rng(3).normal(size=(N, 6)) * 0.0015
+    twists[0] = 0
+    off = CAMERAS @ exp(twists)
+    found = dataclasses.replace(said(ids, SPINS), cameras=off)
+    aligned = with_cameras(measure(clip.rgb, clip.depth, clip.lens), found)
+    before, after = (np.linalg.norm((c - CAMERAS)[:, :3, 3], axis=1).max() for c in (off, aligned.cameras))
+    assert after < 0.6 * before
+    for t in range(N):
+        seen = [inverse(d.cameras[t]) @ d.objects[0].poses[t] for d in (found, aligned)]
+        assert np.abs(seen[0] - seen[1]).max() < 1e-6
