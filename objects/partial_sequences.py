@@ -1,8 +1,8 @@
 """Follows a thing that bends through frames that show a part of its surface each, such as pictures with depth.
 
-What one frame shows is followed through all others; all frames are carried back and become one surface, as far as it was seen
-(the idea of Newcombe, Fox, Seitz, "DynamicFusion", CVPR 2015); that is followed again. Pairs at the edge of what a frame shows
-don't count: there the nearest point is not the same point.
+What one frame shows is followed through all others; frames that it was carried to are carried back and become one surface, as far
+as it was seen (the idea of Newcombe, Fox, Seitz, "DynamicFusion", CVPR 2015); that is followed again, and reaches more of them.
+Pairs at the edge of what a frame shows don't count: there the nearest point is not the same point.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _NEXT = (Stage(0.2, 0.05, 0.1, 0.08, 0.3, 5, 1.0), Stage(0.1, 0.05, 0.1, 0.05, 0
 _CLOSER = (Stage(0.1, 0.05, 0.1, 0.04, 0.1, 6, 0.0, 3e-2),)
 _NEAR = 1.5  # distance up to which points of a frame belong to the moved surface, in units of the nodes' spacing
 _KNOWN = 0.5  # distance up to which the motion of a frame's point is that of a point of the template, in the same units
+_PASSES = 3  # through the frames, at most
+_APART = 0.02  # share of what a frame shows that may be apart from the moved template in a frame that is put together with others
 _FIRM = 2  # points that must fall into a cell of the fused surface, if the first frame shows none there
 _CELL = 1 / 120  # edge of these cells, a share of the extent
 _SHOWN = 0.95  # share of the most points that a frame shows from which it shows about the most
@@ -72,12 +74,17 @@ def follow_parts(
     first = first_frame(frames)
     surfaces = [surface(frame, i) for i, frame in enumerate(frames)]
     template = template_of(surfaces[first], n_nodes)
-    motions = _through(template, surfaces, frames, times, first, lambda frame: None)
-    whole = fused(template, motions, frames, first)
-    template = template_of(surface(whole, 0), n_nodes)
-    motions = _through(template, surfaces, frames, times, first, on_frame)
+    motions, whole, held = [Motion.none(len(template.nodes))] * len(frames), frames[first], [first]
+    for number in range(_PASSES):
+        motions = _through(template, surfaces, frames, times, first, on_frame if number == 0 else lambda frame: None)
+        apart = [_apart(template, m, s) for m, s in zip(motions, surfaces, strict=True)]
+        reached = [t for t in range(len(frames)) if t == first or apart[t] <= _APART]
+        whole = fused(template, [motions[t] for t in reached], [frames[t] for t in reached], reached.index(first))
+        if number == _PASSES - 1 or (number and len(reached) <= len(held)):
+            break
+        held, template = reached, template_of(surface(whole, number), n_nodes)
     misfits = [_unexplained(template, m, s) for m, s in zip(motions, surfaces, strict=True)]
-    return template, Followed(motions, misfits), fused(template, motions, frames, first)
+    return template, Followed(motions, misfits), whole
 
 
 def fused(template: Template, motions: Sequence[Motion], frames: Sequence[Seen], first: int) -> Seen:
@@ -124,12 +131,18 @@ def _through(
         for frame in range(first + way, end, way):
             last, before = frame - way, frame - 2 * way if frame - way != first else first
             on = 0.0 if before == last else (times[frame] - times[last]) / (times[last] - times[before])
-            guess = evenly(found[before], found[last], 1 + on)
             known = _carried_on(template, found[last], frames[last], way)
+            guess = evenly(found[before], found[last], 1 + on)
             step = register(rebased(template, guess), none, surfaces[frame], _NEXT, known)
             found[frame] = register(template, composed(step, guess), surfaces[frame], _CLOSER)
             on_frame(frame)
     return [found[frame] for frame in range(len(frames))]
+
+
+def _apart(template: Template, motion: Motion, target: Surface) -> float:
+    """Share of what a frame shows that is apart from the moved template."""
+    distance = np.asarray(KDTree(moved(template, motion)[0]).query(target.points)[0])
+    return float((distance > template.spacing).mean())
 
 
 def _carried_on(template: Template, motion: Motion, frame: Seen, way: int) -> Pairs | None:
