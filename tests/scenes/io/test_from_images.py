@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -18,11 +19,10 @@ from scenes.io.from_images import plans_of
 from tests.scenes.helpers import run
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
     """Six pictures with depth and masks of a ball on a board, in ``shots``; the same without masks in ``plain``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path_factory.mktemp("drawn")
     scene = Composite(
         [
             Instance("board", Box((1.5, 1.5, 0.1)), SE3.from_translation((0.0, 0.0, -0.05)), lit=False),
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
         for a in (2 * math.pi * i / 6 for i in range(6))
     ]
     for name in ("shots", "plain"):
-        shots = tmp_path / name
+        shots = folder / name
         shots.mkdir()
         more = []
         for i, camera in enumerate(cameras):
@@ -47,6 +47,16 @@ def folder(tmp_path, monkeypatch):
         files = [f"{i}.png" for i in range(len(cameras))]
         entries = {"depth_unit_scale_factor": 0.001}
         save_transforms(shots / "transforms.json", cameras, files, frame_entries=more, entries=entries)
+    return folder
+
+
+@pytest.fixture
+def folder(drawn, tmp_path, monkeypatch):
+    """A folder of its own for each test with the pictures in it. What is learned of them is kept for the tests that follow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIRENSCAPE_CACHE", str(drawn / "cache"))
+    for name in ("shots", "plain"):
+        shutil.copytree(drawn / name, tmp_path / name)
     return tmp_path
 
 
