@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from scenes.video.camera import points_of
-from scenes.video.regions import parts_in_space, widened
+from scenes.video.flats import plane_pixels
+from scenes.video.regions import nearest, parts_in_space, widened
 from scenes.video.rigid import inverse
 from scenes.video.state import State
 
@@ -22,11 +23,18 @@ _SLIDES = 0.7  # share of the motion that a seam may open by
 _MOVES = 0.004  # metres from frame to frame: slower is rest, which tells nothing
 _TOLD = 12  # of the noise, that things must move by for a seam to tell
 _LEAST_FRAMES = 3
-_PLANE, _MOST_PLANES, _TRIALS = 0.04, 10, 60  # share of the still points that a plane holds
-_THICK, _PARALLEL = 0.02, 0.9  # metres, beside the noise, and cosine, within which pixels are on a plane
+_LEFT, _THERE = 0.03, 0.5  # metres, beside the noise, that two things are apart; share of one that is seen at rest
 _SHARE = 0.6  # share of the visible pixels that agree, below which a track is no rigid thing
 _SEEN_THROUGH = 0.45  # cost under the still world that colour alone doesn't reach
-_LEAST, _LASTING = 40, 4  # pixels and frames of something that no track explains
+_LEAST, _THICKNESS = (
+    40,
+    0.012,
+)  # pixels of something that no track explains; half its width, as a share of the picture's
+_LASTING, _LASTING_SHARE = (
+    4,
+    1 / 3,
+)  # frames, and share of the clip, that it lasts: rims of what stands still come and go
+_UNEXPLAINED = 0.08  # share of a thing that its motion doesn't explain, above which it is no rigid thing
 
 
 def bending_groups(state: State, kept: Sequence[int]) -> tuple[list[list[int]], list[np.ndarray]]:
@@ -50,7 +58,7 @@ def bending_groups(state: State, kept: Sequence[int]) -> tuple[list[list[int]], 
             if root(a) == root(b):
                 continue
             trunk = a in still and b in still and _same(still[a], still[b])
-            if trunk or _one_thing(state, ids, a, b):
+            if trunk or (_one_thing(state, ids, a, b) and not _came_together(state, ids, a, b)):
                 parent[root(b)] = root(a)
     groups: dict[int, list[int]] = {}
     for k in kept:
@@ -63,44 +71,6 @@ def bending_groups(state: State, kept: Sequence[int]) -> tuple[list[list[int]], 
                 mask |= still.get(k, False)
         masks.append(mask)
     return list(groups.values()), masks
-
-
-def plane_pixels(state: State) -> np.ndarray:
-    """[F H W] pixels of the still world on large planes: floor, walls, tables."""
-    rng = np.random.default_rng(0)
-    maps, F = state.maps, state.n_frames
-    back = inverse(state.to_cam[0])
-    found, normals = [], []
-    for t in np.unique(np.linspace(0, F - 1, min(F, 6)).astype(int)).tolist():
-        y, x = np.nonzero((state.ids[t] == 0) & (maps.normal[t, ..., 2] != 0))
-        pick = rng.permutation(len(y))[:1000]
-        y, x = y[pick], x[pick]
-        found.append(points_of(maps, t, y, x) @ back[t, :3, :3].T + back[t, :3, 3])
-        normals.append(maps.normal[t, y, x] @ back[t, :3, :3].T)
-    p, n = np.concatenate(found), np.concatenate(normals)
-    rest, planes = np.ones(len(p), bool), []
-    while len(planes) < _MOST_PLANES and rest.sum() > _PLANE * len(p):
-        start = rng.choice(np.flatnonzero(rest), _TRIALS)
-        d = np.einsum("ij,ij->i", n[start], p[start])
-        on = (abs(p[rest] @ n[start].T - d) < _THICK) & (n[rest] @ n[start].T > _PARALLEL)
-        best = int(on.sum(0).argmax())
-        if on[:, best].sum() < _PLANE * len(p):
-            break
-        mine = np.flatnonzero(rest)[on[:, best]]
-        normal = n[mine].mean(0)
-        normal /= np.linalg.norm(normal)
-        planes.append((normal, float(np.median(p[mine] @ normal))))
-        rest[mine] = False
-    out = np.zeros(state.ids.shape, bool)
-    grid = np.indices(state.ids.shape[1:])
-    y, x = grid[0], grid[1]
-    for t in range(F):
-        q = points_of(maps, t, y, x) @ back[t, :3, :3].T + back[t, :3, 3]
-        z = maps.depth[t]
-        thick = _THICK + 3 * (maps.noise[0] + maps.noise[1] * z * z)
-        for normal, d in planes:  # whatever its side: noise turns normals
-            out[t] |= abs(q @ normal - d) < thick
-    return out
 
 
 def _hanging_together(state: State, ids: np.ndarray, k: int) -> np.ndarray:
@@ -152,6 +122,48 @@ def _one_thing(state: State, ids: np.ndarray, a: int, b: int) -> bool:
     return touching >= _TOGETHER * len(both) and moving >= _LEAST_FRAMES and closed >= _CLOSED * moving
 
 
+def _came_together(state: State, ids: np.ndarray, a: int, b: int) -> bool:
+    """Whether one of two tracks that touch comes to the other, or leaves it, where that rests: a thing and what it pushes.
+
+    Before a thing is pushed it is a part of the still world. Where it begins or ends to be a track it is held still in the
+    world, and counts in the frames in which it is seen there.
+    """
+    for mover, rests in ((a, b), (b, a)):
+        known = np.flatnonzero(state.have[rests] & (ids == rests).any((1, 2)))
+        moving = np.flatnonzero(state.have[mover] & (ids == mover).any((1, 2)))
+        for way, others in ((1, moving[moving < known[0]]), (-1, moving[moving > known[-1]])):
+            near = known[::way][: _LEAST_FRAMES + 1]
+            seams = [(t, _seam(state, ids, t, mover, rests)) for t in near.tolist()]
+            seams = [(t, at) for t, at in seams if len(at[0]) >= _SEAM]
+            if not seams or len(others) == 0:
+                continue
+            (t, at), edge = seams[0], near[0]
+            seam = points_of(state.maps, t, *at)
+            mine = points_of(state.maps, edge, *np.nonzero(ids[edge] == rests))
+            noise = state.maps.noise[0] + state.maps.noise[1] * float(np.nanmedian(seam[:, 2])) ** 2
+            for s in others.tolist():
+                moved = state.to_cam[mover, s] @ inverse(state.to_cam[mover, t])
+                still = state.to_cam[0, s] @ inverse(state.to_cam[0, edge])
+                held = still @ state.to_cam[rests, edge] @ inverse(state.to_cam[rests, t])
+                if _apart(moved, held, seam) > _LEFT + 6 * noise and _is_there(state, mine, still, s):
+                    return True
+    return False
+
+
+def _is_there(state: State, points: np.ndarray, motion: np.ndarray, s: int) -> bool:
+    """Whether points [n 3] of another frame are mostly seen in frame s after a motion."""
+    q = points @ motion[:3, :3].T + motion[:3, 3]
+    fx, fy, cx, cy = state.maps.lens
+    height, width = state.maps.depth.shape[1:]
+    with np.errstate(invalid="ignore"):
+        u, v = fx * q[:, 0] / q[:, 2] + cx, fy * q[:, 1] / q[:, 2] + cy
+        inside = (q[:, 2] > 0.05) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    d = state.maps.depth[s, v[inside].astype(int), u[inside].astype(int)]
+    z = q[inside, 2]
+    near = abs(d - z) < 0.005 + 4 * (state.maps.noise[0] + state.maps.noise[1] * z * z)
+    return bool((near & (d > 0)).sum() > _THERE * max((d > 0).sum(), 1))
+
+
 def _apart(A: np.ndarray, B: np.ndarray, points: np.ndarray) -> float:
     """Median distance of points [n 3] under two motions."""
     off = np.linalg.norm(points @ (A - B)[:3, :3].T + (A - B)[:3, 3], axis=-1)
@@ -169,7 +181,7 @@ def _seam(state: State, ids: np.ndarray, t: int, a: int, b: int) -> tuple[np.nda
 
 
 def join_unexplained(state: State, masks: np.ndarray) -> np.ndarray:
-    """A mask [F H W] of something that bends, with what no track explains and hangs together with it in space."""
+    """A mask [F H W] with what no track explains and hangs together with it in space."""
     out = masks.copy()
     bad = state.unexplained() & (state.ids == 0)
     for t in np.flatnonzero(masks.any((1, 2)) & bad.any((1, 2))).tolist():
@@ -196,7 +208,7 @@ def unexplained_things(state: State, taken: np.ndarray) -> list[np.ndarray]:
         still_open = []
         for k in range(1, n + 1):
             mask = parts == k
-            if mask.sum() < _LEAST:
+            if mask.sum() < _LEAST or nearest(~mask)[0].max() < _THICKNESS * mask.shape[1]:
                 continue
             shared = [float((mask & a).sum()) for a in ahead]
             best = int(np.argmax(shared)) if shared else -1
@@ -208,7 +220,8 @@ def unexplained_things(state: State, taken: np.ndarray) -> list[np.ndarray]:
             chains[c][t] |= mask
             still_open.append(c)
         open_ = sorted(set(still_open))
-    return [c for c in chains if c.any((1, 2)).sum() >= _LASTING]
+    lasting = max(_LASTING, _LASTING_SHARE * state.n_frames)
+    return [c for c in chains if c.any((1, 2)).sum() >= lasting]
 
 
 def _carried(state: State, mask: np.ndarray, t: int) -> np.ndarray:
@@ -223,12 +236,16 @@ def _carried(state: State, mask: np.ndarray, t: int) -> np.ndarray:
 
 
 def is_bending(state: State, group: Sequence[int]) -> bool:
-    """Whether a group of tracks is no rigid thing."""
+    """Whether a group of tracks is no rigid thing: several tracks, or one that doesn't explain what hangs together with it."""
     if len(group) > 1:
         return True
     (k,) = group
-    known = state.have[k] & (state.ids == k).any((1, 2))
-    return bool(np.median(state.share[k][known]) <= _SHARE) if known.any() else True
+    mine = (state.ids == k) & state.have[k][:, None, None]
+    if not mine.any():
+        return True
+    left = join_unexplained(state, mine) & ~mine | mine & state.unexplained()
+    known = mine.any((1, 2))
+    return bool(left.sum() > _UNEXPLAINED * mine.sum() or np.median(state.share[k][known]) <= _SHARE)
 
 
 def middles(state: State, world_to_cam: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,13 @@ import numpy as np
 
 from objects.progress import Bar
 from scenes.video.labels import SILENT_WORLD, track_costs
-from scenes.video.maps import Maps
-from scenes.video.rigid import align, kabsch, solve_track
+from scenes.video.maps import Maps, noise_of
+from scenes.video.rigid import align, inverse, kabsch, solve_track
 
 _TRIALS = 200
 _NEAR, _DRAWS = 12, 16  # pixels within which pairs are neighbours, and how many of them are drawn
+_EVERY, _ENOUGH = 7, 1000  # of the pixels one is compared between frames; so many have to be there
+_EDGE = 0.05  # of the depth: what is farther apart is another surface
 _STILL = 0.25  # cost of a pixel up to which it is taken for a part of the still world
 
 
@@ -106,3 +108,33 @@ def find_cameras(maps: Maps, refs: np.ndarray) -> np.ndarray:
         fixed = np.arange(n) == 0
         poses, _ = solve_track(maps, still, poses, have, fixed=fixed, most=1500, outlined=False)
     return poses
+
+
+def noise_between(maps: Maps, world_to_cam: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The noise of the depth (`Maps.noise`), at least what the still world shows between frames.
+
+    Errors of a sensor that neighbouring pixels share, such as steps of a disparity or a calibration that is off, don't show within
+    a frame. Frames are compared along normals, by medians, so that what moves doesn't count.
+
+    Args:
+        world_to_cam: [F 4 4]
+        pairs: [n 2] frames that are compared.
+    """
+    depths, offs = [], []
+    fx, fy, cx, cy = maps.lens
+    height, width = maps.depth.shape[1:]
+    for t, s in pairs.tolist():
+        y, x = np.nonzero((maps.depth[t] > 0) & (maps.normal[t, ..., 2] != 0))
+        y, x = y[::_EVERY], x[::_EVERY]
+        T = world_to_cam[s] @ inverse(world_to_cam[t])
+        q = points_of(maps, t, y, x) @ T[:3, :3].T + T[:3, 3]
+        q = q[q[:, 2] > 0.05]
+        u, v = np.floor(fx * q[:, 0] / q[:, 2] + cx).astype(int), np.floor(fy * q[:, 1] / q[:, 2] + cy).astype(int)
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        u, v, q = u[inside], v[inside], q[inside]
+        r = ((q - points_of(maps, s, v, u)) * maps.normal[s, v, u]).sum(-1)
+        there = (maps.depth[s, v, u] > 0) & (maps.normal[s, v, u, 2] != 0) & (abs(r) < _EDGE * q[:, 2])
+        depths.append(q[there, 2])
+        offs.append(r[there] / np.sqrt(2))
+    depth, off = np.concatenate(depths), np.concatenate(offs)
+    return np.maximum(maps.noise, noise_of(depth, off)) if len(off) > _ENOUGH else maps.noise

@@ -22,7 +22,8 @@ def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, s
         refs: [n r] frames that they are compared with, -1 for none.
         to_cam: [F 4 4] object to camera; ``have`` [F] where the track is known.
         region: [n H W] pixels that are asked; all others cost 1.
-        slack: least depth difference of a violation (metres), colour difference that costs all, cost of a frame that says nothing.
+        slack: least depth difference of a violation (metres), colour difference that costs all, cost of a frame that says nothing,
+            pixels by which colours may be displaced.
 
     Returns:
         ``cost`` [n H W] in 0..1 (NaN without depth), ``violated`` [n H W] number of frames in which free space is violated, and
@@ -105,22 +106,11 @@ def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, sky, fx, fy, cx, cy
                 known += 1
                 lo = min(lo, d)
                 hi = max(hi, d)
-    sample(rgb, s, u, v, color)
-    # Shadows and shading multiply: a common factor costs less than another colour.
-    dot, square = 0.0, 1e-4
-    for ch in range(3):
-        dot += color[ch] * rgb[t, y, x, ch]
-        square += color[ch] * color[ch]
-    gain = min(max(dot / square, 0.5), 2.0)
-    far, plain = 0.0, 0.0
-    for ch in range(3):
-        spread = 0.4 * (abs(slope[s, iv, iu, ch, 0]) + abs(slope[s, iv, iu, ch, 1]))
-        far = max(far, abs(gain * color[ch] - rgb[t, y, x, ch]) - spread)
-        plain = max(plain, abs(color[ch] - rgb[t, y, x, ch]) - spread)
-    plain = max(plain, 0.0) / slack[1]
-    far = max(far, 0.0) / slack[1] * 2.0 + 0.3 * min(plain, 1.0)
     if known == 0:  # sky, which speaks if its colour is another one, or lost
-        return (0.5, 0.5, 1.0) if sky[s, iv, iu] and plain * slack[1] > 0.25 else (silent, 0.0, 0.0)
+        if not sky[s, iv, iu]:
+            return silent, 0.0, 0.0
+        far, plain = _differs(t, s, x, y, u, v, rgb, slope, slack, color)
+        return (0.5, 0.5, 1.0) if plain > 0.25 else (silent, 0.0, 0.0)
     # Errors of poses move surfaces along their normals: what is seen at a grazing angle may be off by more along the ray.
     facing = abs(normal[s, iv, iu, 0] * qx + normal[s, iv, iu, 1] * qy + normal[s, iv, iu, 2] * qz)
     facing = facing / math.sqrt(qx * qx + qy * qy + qz * qz)
@@ -140,4 +130,27 @@ def _compare(t, s, x, y, z, R, p, depth, normal, rgb, slope, sky, fx, fy, cx, cy
     cosine = nx * normal[s, iv, iu, 0] + ny * normal[s, iv, iu, 1] + nz * normal[s, iv, iu, 2]
     blank = normal[s, iv, iu, 2] == 0
     turned = 0.0 if blank or cosine > 0.7 else min(1.0, (0.7 - cosine) / 0.7)
+    far, plain = _differs(t, s, x, y, u, v, rgb, slope, slack, color)
+    far = far / slack[1] * 2.0 + 0.3 * min(plain / slack[1], 1.0)
     return min(1.0, 0.45 * min(1.0, far) + 0.5 * turned), 0.0, 1.0
+
+
+@numba.njit(cache=True)
+def _differs(t, s, x, y, u, v, rgb, slope, slack, color):
+    """How far the colour of a pixel is from that at a place of another frame, at best under another light and as it is.
+
+    Shadows and shading multiply: a common factor is free in the first.
+    """
+    iu, iv = int(u), int(v)
+    sample(rgb, s, u, v, color)
+    dot, square = 0.0, 1e-4
+    for ch in range(3):
+        dot += color[ch] * rgb[t, y, x, ch]
+        square += color[ch] * color[ch]
+    gain = min(max(dot / square, 0.5), 2.0)
+    far, plain = 0.0, 0.0
+    for ch in range(3):
+        spread = slack[3] * (abs(slope[s, iv, iu, ch, 0]) + abs(slope[s, iv, iu, ch, 1]))
+        far = max(far, abs(gain * color[ch] - rgb[t, y, x, ch]) - spread)
+        plain = max(plain, abs(color[ch] - rgb[t, y, x, ch]) - spread)
+    return far, plain

@@ -13,18 +13,20 @@ from PIL import Image
 from objects.progress import Bar
 from rendering.atomic import replacing
 from scenes.video.bending import bending_groups, is_bending, join_unexplained, middles, unexplained_things
-from scenes.video.camera import find_cameras
+from scenes.video.camera import find_cameras, noise_between
 from scenes.video.clip import Clip, check_for_cuts
 from scenes.video.confidence import confidence, turn_deviations
 from scenes.video.filling import fill
 from scenes.video.labels import references
 from scenes.video.maps import fewer, flow_of, halved, measure
 from scenes.video.motion import carried, rested, steady
+from scenes.video.parting import keep_together
 from scenes.video.rigid import inverse
 from scenes.video.state import State
 from scenes.video.tracks import find_tracks, mend, merge, refine, splice
 
 _LOST = 0.5  # confidence below which a frame is marked as lost
+_BRIEF = 1 / 6  # share of the clip: what is seen for less is no object
 _LEAST = 8  # pixels of an object in a frame in which it has a pose
 _WORK_WIDTH = 160  # pixels to which frames are reduced while tracks are sought
 _OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -112,21 +114,27 @@ def decompose(clip: Clip) -> Decomposition:
     maps = measure(rgb, depth, lens, fewer(flows, step))
     check_for_cuts(clip, maps.flows)
     notes = list(clip.notes)
+    refs = references(len(clip))
+    pairs = np.stack([np.repeat(np.arange(len(clip)), refs.shape[1]), refs.ravel()], -1)[refs.ravel() >= 0]
     if clip.cameras is None:
-        world_to_cam = find_cameras(maps, references(len(clip)))
+        world_to_cam = find_cameras(maps, refs)
         notes.append("the cameras were found from the pictures; the world is the frame of the first one")
     else:
         world_to_cam = inverse(clip.cameras)
+    maps = maps._replace(noise=noise_between(maps, world_to_cam, pairs))
     state = State.start(maps, world_to_cam)
     find_tracks(state)
     refine(state, rounds=1, camera=clip.cameras is None)
     merge(state)
     mend(state)
     splice(state)
+    mend(state)
     find_tracks(state)
     refine(state, camera=clip.cameras is None)
     if step > 1:
-        fine = State.start(measure(clip.rgb, clip.depth, clip.lens, flows), state.to_cam[0])
+        maps = measure(clip.rgb, clip.depth, clip.lens, flows)
+        maps = maps._replace(noise=noise_between(maps, state.to_cam[0], pairs))
+        fine = State.start(maps, state.to_cam[0])
         for k in range(1, len(state.to_cam)):
             fine.add(state.to_cam[k], state.have[k], _enlarged(state.ids == k, fine.ids.shape))
         fine.relabel()
@@ -142,12 +150,16 @@ def _enlarged(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
+    brief = [k for k in range(1, len(state.to_cam)) if _frames(state, k).sum() < _BRIEF * state.n_frames]
+    if brief:
+        state.drop(brief)
+    keep_together(state)
     cameras = inverse(state.to_cam[0])
     world = cameras @ state.to_cam
     kept = []
     for k in range(1, len(world)):
         mine = state.ids == k
-        seen = state.have[k] & mine.any((1, 2))
+        seen = _frames(state, k)
         if steady(state, world, k, seen):
             state.ids[mine] = 0
         elif seen.any():
@@ -178,6 +190,11 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     if not objects:
         notes.append("nothing moves: everything is background")
     return Decomposition(full.astype(np.uint8), tuple(objects), cameras, carryings, tuple(notes))
+
+
+def _frames(state: State, k: int) -> np.ndarray:
+    """[F] where a track is known and has pixels."""
+    return state.have[k] & (state.ids == k).any((1, 2))
 
 
 def _object(

@@ -9,6 +9,7 @@ from scenes.video.costs import pixel_costs
 from scenes.video.maps import Maps
 from scenes.video.smoothing import mean_field, neighbour_weights
 
+_DISPLACED = 0.5  # pixels by which colours may be displaced
 _SLACK = (0.003, 0.15)  # metres, beside the noise, that violate free space; difference of colour that costs all
 SILENT_WORLD, SILENT = (
     0.06,
@@ -44,7 +45,7 @@ def track_costs(
     """
     frames = np.asarray(frames, np.int64)
     region = np.ones((len(frames), *maps.depth.shape[1:]), bool) if region is None else region
-    slack = np.array([*_SLACK, silent])
+    slack = np.array([*_SLACK, silent, _DISPLACED])
     cost, _, _ = pixel_costs(
         frames, refs, to_cam, have, region, maps.depth, maps.normal, maps.rgb, maps.slope, maps.sky, maps.lens, maps.noise,
         slack,

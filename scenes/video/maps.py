@@ -55,7 +55,7 @@ def measure(rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray, flows: np.ndar
         flows: `flow_of` the frames, if it is known.
     """
     smooth, normal, off = local_planes(depth, lens, 2, 0.02)
-    noise = _noise(depth, off)
+    noise = noise_of(depth, off)
     typical = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
     kept = depth
     if noise[0] + noise[1] * typical**2 > _CLEAN:
@@ -63,10 +63,10 @@ def measure(rgb: np.ndarray, depth: np.ndarray, lens: np.ndarray, flows: np.ndar
         kept = np.where(smooth > 0, smooth, depth)
         noise = noise * _SMOOTHED
     soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 0.8) for frame in rgb.astype(np.float32) / 255])
-    slope = np.stack([ndimage.sobel(soft, axis=2) / 8, ndimage.sobel(soft, axis=1) / 8], -1)
+    slope = slopes_of(soft)
     flows = flow_of(rgb) if flows is None else flows
     return Maps(
-        kept.astype(np.float32), _smoothed(normal), soft, slope.astype(np.float32), flows, tensor_of(slope), sky_of(depth),
+        kept.astype(np.float32), _smoothed(normal), soft, slope, flows, tensor_of(slope), sky_of(depth),
         lens, noise,
     )  # fmt: skip
 
@@ -95,8 +95,13 @@ def sky_of(depth: np.ndarray) -> np.ndarray:
     return out
 
 
-def _noise(depth: np.ndarray, off: np.ndarray) -> np.ndarray:
-    """Deviation of depth from local planes as ``a + b z^2``, from the medians of slices of equal numbers of pixels."""
+def noise_of(depth: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """Deviation of depths from what they should be as ``a + b z^2``, from the medians of slices of equal numbers of pixels.
+
+    Args:
+        depth: Metres, any shape.
+        off: How far each is off, metres; NaN where unknown.
+    """
     known = np.isfinite(off)
     z, e = depth[known], np.abs(off[known])
     if len(z) < 100:
@@ -104,13 +109,20 @@ def _noise(depth: np.ndarray, off: np.ndarray) -> np.ndarray:
     order = np.argsort(z, kind="stable")
     slices = np.array_split(order, 12)
     zs = np.array([np.median(z[s]) for s in slices])
-    es = np.array([1.48 * np.median(e[s]) for s in slices]) * 1.05  # the plane takes some of the noise
+    es = np.array([1.48 * np.median(e[s]) for s in slices]) * 1.05 + 1e-5  # the plane takes some of the noise
     a, b = np.linalg.lstsq(np.stack([np.ones(12), zs**2], -1) / es[:, None], np.ones(12), rcond=None)[0]
     if b < 0:
         a, b = np.median(es), 0.0
     elif a < 0:
         a, b = 0.0, float(np.median(es / zs**2))
     return np.array([max(a, 0.0005), b])
+
+
+def slopes_of(rgb: np.ndarray) -> np.ndarray:
+    """Derivatives of colours [F H W 3] along x and y, per pixel, float32 [F H W 3 2] (Sobel, each frame and channel alone)."""
+    return np.stack(
+        [np.stack([cv2.Sobel(frame, cv2.CV_32F, *way, scale=0.125) for way in ((1, 0), (0, 1))], -1) for frame in rgb]
+    )
 
 
 def tensor_of(slope: np.ndarray) -> np.ndarray:

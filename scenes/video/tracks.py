@@ -6,55 +6,75 @@ import numpy as np
 
 from objects.progress import Bar
 from scenes.video.camera import points_of
+from scenes.video.flats import plane_pixels
 from scenes.video.following import LEAST, extend, follow, guesses_of, moved_guesses, seed_of
 from scenes.video.maps import Maps
 from scenes.video.regions import parts_in_space, widened
-from scenes.video.rigid import align, inverse, judge, solve_track
+from scenes.video.rigid import Fit, align, inverse, judge, solve_track
 from scenes.video.state import State
 
+_SAME = 0.04  # difference of costs that says nothing
 _GAIN, _GAIN_PIXEL = 60.0, 0.12  # cost that a track must save, over the clip (pixels) and for each of its pixels
 _MOST_TRACKS = 24
+_CREEPS, _LARGE = 1.5, 0.15  # times the part that fails, and share of the picture: what may creep as a whole
 _TRIES = 12  # regions from which nothing comes, one after the other, until the search ends
 _GAP = 6  # frames over which a lost track is sought
 _OVERLAP = 6  # frames that two parts of one thing may share
+_POSES, _TURNED = 3, 2.97  # poses that are tried, and the trace of a turn by 10 degrees
+_WEAK = 0.25  # of a track's usual pixels
 _DRIFT = 0.08  # metres by which two parts of one thing may seem to move differently
-_MERGE = 0.12  # cost a pixel that one motion for two tracks may add
+_MERGE, _JOIN = 0.06, 0.12  # cost a pixel that one motion may add for two tracks at one time, one after the other
 _SPLICE = 0.65  # share of what is visible that must agree where two tracks are joined
 
 
 def find_tracks(state: State) -> None:
     """Adds tracks until nothing of some size is left unexplained."""
     rng = np.random.default_rng(1)
+    planes = plane_pixels(state)
     bar = Bar(range(_MOST_TRACKS), desc="tracks", unit="track")
     for _ in bar:
-        if not _grow_one(state, rng):
+        if not _grow_one(state, planes, rng):
             break
 
 
-def _grow_one(state: State, rng: np.random.Generator) -> bool:
-    """Tries the largest unexplained regions until one gives a track; False if none is left."""
+def _grow_one(state: State, planes: np.ndarray, rng: np.random.Generator) -> bool:
+    """Tries the largest unexplained regions until one gives a track; False if none is left.
+
+    Where a region alone gives none, what hangs together with it in space is tried: of a thing that creeps, little fails.
+    """
     for _ in range(_TRIES):
-        bad = state.failing()
-        region = _largest_region(state.maps, bad)
+        region = _largest_region(state.maps, state.failing())
         if region is None:
             return False
         t, mask = region
-        seed = seed_of(state, t, mask, rng)
-        if seed is not None:
-            before = state.energy()
-            to_cam, have, masks = follow(state, t, *seed)
-            if have.sum() >= 2:
-                to_cam, _ = solve_track(state.maps, masks, to_cam, have, offsets=(1, 2, 4), outlined=False)
-                kept = state.cost, state.ids
-                state.add(to_cam, have, masks)
-                state.relabel()
-                gain = before - state.energy()
-                if gain > max(_GAIN, _GAIN_PIXEL * (state.ids == len(state.to_cam) - 1).sum()):
-                    state.tried[:] = False
-                    return True
-                state.to_cam, state.have, state.share = state.to_cam[:-1], state.have[:-1], state.share[:-1]
-                state.cost, state.ids = kept
+        whole, _ = parts_in_space((state.ids[t] == 0) & ~planes[t] | mask, state.maps.depth[t])
+        numbers = np.bincount(whole[mask])
+        around = (whole == numbers.argmax()) & (whole > 0)
+        creeps = around.sum() > _CREEPS * mask.sum() and around.sum() < _LARGE * mask.size
+        for seed in (mask, around) if creeps else (mask,):
+            if _grown(state, t, seed, rng):
+                state.tried[:] = False
+                return True
         state.tried[t] |= mask
+    return False
+
+
+def _grown(state: State, t: int, mask: np.ndarray, rng: np.random.Generator) -> bool:
+    """Follows the motion of a region [H W] of frame t; whether that gave a track that saves cost."""
+    seed = seed_of(state, t, mask, rng)
+    if seed is None:
+        return False
+    to_cam, have, masks = follow(state, t, *seed)
+    if have.sum() < 2:
+        return False
+    to_cam, _ = solve_track(state.maps, masks, to_cam, have, offsets=(1, 2, 4), outlined=False)
+    kept, before = (state.cost, state.ids), state.energy()
+    state.add(to_cam, have, masks)
+    state.relabel()
+    if _needed(state, len(state.to_cam) - 1, before - state.energy()) > 1:
+        return True
+    state.to_cam, state.have, state.share = state.to_cam[:-1], state.have[:-1], state.share[:-1]
+    state.cost, state.ids = kept
     return False
 
 
@@ -107,15 +127,23 @@ def refine(state: State, rounds: int = 2, *, camera: bool = False) -> None:
             state.drop(gone)
 
 
+def _needed(state: State, k: int, gain: float | None = None) -> float:
+    """What a track saves against the others on its pixels (or ``gain``), as a multiple of what it must.
+
+    Pixels that cost the same without it don't count: of a thing that creeps, most look as if they stood still.
+    """
+    mine = state.ids == k
+    t, y, x = np.nonzero(mine)
+    cost = np.nan_to_num(state.cost[t, :, y, x])
+    saved = np.delete(cost, k, 1).min(1) - cost[:, k]
+    gain = float(saved.sum()) if gain is None else gain
+    return gain / max(_GAIN, _GAIN_PIXEL * float((abs(saved) > _SAME).sum()))
+
+
 def prune(state: State) -> None:
     """Drops tracks whose pixels others explain about as well, the least needed first."""
     while len(state.to_cam) > 1:
-        cost = np.where(np.isnan(state.cost), 0, state.cost)
-        loss = []
-        for k in range(1, len(state.to_cam)):
-            others = np.delete(cost, k, 1).min(1)
-            mine = state.ids == k
-            loss.append(float((others - cost[:, k])[mine].sum()) / max(_GAIN, _GAIN_PIXEL * mine.sum()))
+        loss = [_needed(state, k) for k in range(1, len(state.to_cam))]
         least = int(np.argmin(loss))
         if loss[least] >= 1:
             return
@@ -157,9 +185,7 @@ def splice(state: State) -> None:
     k = 1
     while k < len(state.to_cam):
         for other in range(1, len(state.to_cam)):
-            if other == k or (state.have[k] & state.have[other]).sum() > _OVERLAP:
-                continue
-            if _joined(state, k, other):
+            if other != k and _joined(state, k, other):
                 k = 0
                 break
         k += 1
@@ -200,60 +226,77 @@ def _merged(state: State, k: int, other: int) -> bool:
     both = np.flatnonzero(state.have[k] & state.have[other])
     sizes = ((state.ids[both] == other).sum((1, 2))) * ((state.ids[both] == k).sum((1, 2)))
     t = both[np.argmax(sizes)]
-    kept = state.to_cam[k].copy(), state.have[k].copy(), state.cost[:, k].copy()
-    cost = np.where(np.isnan(state.cost), 0, state.cost)
-    before = np.minimum(cost[:, k], cost[:, other])[masks].sum()
-    most = _GAIN + _MERGE * (state.ids == other).sum()
     # Either may be the one that moves as the whole does.
     for first, second in ((k, other), (other, k)):
-        to_cam = np.where(state.have[first][:, None, None], state.to_cam[first], 0)
-        have = (state.have[first] | state.have[second]) & (masks.sum((1, 2)) >= 6)
+        to_cam = np.where(state.have[first][:, None, None], state.to_cam[first], np.eye(4))
         add = state.have[second] & ~state.have[first]
         to_cam[add] = state.to_cam[second, add] @ inverse(state.to_cam[second, t]) @ state.to_cam[first, t]
-        to_cam[~have] = np.eye(4)
-        to_cam, share = solve_track(state.maps, masks, to_cam, have, gates=(0.02, 0.008), rounds=5)
-        state.to_cam[k], state.have[k] = to_cam, have
-        state.recost(k, masks)
-        after = np.nan_to_num(state.cost[:, k])[masks].sum()
-        if after - before <= most:
-            state.share[k] = share
-            state.drop([other])
+        if _replaced(state, k, other, to_cam, masks, _MERGE):
             return True
-        state.to_cam[k], state.have[k], state.cost[:, k] = kept[0].copy(), kept[1].copy(), kept[2].copy()
     return False
 
 
+def _strong(state: State, k: int) -> np.ndarray:
+    """[F] where a track is known and shows about as much as it does elsewhere; what is less may be something else."""
+    size = np.where(state.have[k], (state.ids == k).sum((1, 2)), 0)
+    usual = np.quantile(size[size > 0], 0.8) if size.any() else 0
+    return size >= max(LEAST // 2, _WEAK * usual)
+
+
 def _joined(state: State, k: int, other: int) -> bool:
-    masks, theirs = state.ids == k, state.ids == other
-    mine = np.flatnonzero(state.have[k] & (masks.sum((1, 2)) >= LEAST // 2))
-    new = np.flatnonzero(state.have[other] & ~state.have[k] & (theirs.sum((1, 2)) >= LEAST // 2))
-    if len(mine) == 0 or len(new) == 0:
+    """Carries a track on to where another one is, by its own shape, and makes one of both if one motion explains them."""
+    mine, new = _strong(state, k), _strong(state, other)
+    if (mine & new).sum() > _OVERLAP or not mine.any() or not (new & ~mine).any():
         return False
-    gaps = np.abs(mine[:, None] - new[None])
-    t, s = int(mine[gaps.min(1).argmin()]), int(new[gaps.min(0).argmin()])
+    masks, theirs = state.ids == k, state.ids == other
+    known, wanted = np.flatnonzero(mine), np.flatnonzero(new & ~mine)
+    gaps = np.abs(known[:, None] - wanted[None])
+    t, s = int(known[gaps.min(1).argmin()]), int(wanted[gaps.min(0).argmin()])
     if abs(s - t) > _GAP:
         return False
     to_cam = state.to_cam[k].copy()
-    near = mine[np.argsort(np.abs(mine - s), kind="stable")][:3].tolist()
+    near = known[np.argsort(np.abs(known - s), kind="stable")][:3].tolist()
     guesses = moved_guesses(state, to_cam, masks, t, s, theirs[s])
-    best = None
+    fits = []
     for guess in sorted(judge(state.maps, masks, near, s, to_cam, guesses), key=lambda fit: fit.cost)[:6]:
         to_cam[s] = guess.T_s_t
-        fit = align(state.maps, masks, near, s, to_cam, most=200)
-        if best is None or fit.cost < best.cost:
-            best = fit
-    if best is None or best.agree < _SPLICE or best.n < LEAST:
-        return False
-    back = inverse(state.to_cam[other, s]) @ best.T_s_t
-    add = state.have[other] & ~state.have[k]
+        fits.append(align(state.maps, masks, near, s, to_cam, most=200))
+    add = state.have[other] & ~mine
+    both = (masks & ~add[:, None, None]) | theirs
+    to_cam = np.where(state.have[k][:, None, None], state.to_cam[k], np.eye(4))
+    for fit in _different(sorted(fits, key=lambda fit: fit.cost)):
+        if fit.agree >= _SPLICE and fit.n >= LEAST:
+            to_cam[add] = state.to_cam[other, add] @ inverse(state.to_cam[other, s]) @ fit.T_s_t
+            if _replaced(state, k, other, to_cam, both, _JOIN):
+                return True
+    return False
+
+
+def _different(fits: list[Fit]) -> list[Fit]:
+    """The first few poses that are turned against each other."""
+    found: list[Fit] = []
+    for fit in fits:
+        if len(found) < _POSES and all(np.trace((fit.T_s_t @ inverse(f.T_s_t))[:3, :3]) < _TURNED for f in found):
+            found.append(fit)
+    return found
+
+
+def _replaced(state: State, k: int, other: int, to_cam: np.ndarray, masks: np.ndarray, most: float) -> bool:
+    """Makes one of two tracks, with poses like these [F 4 4], if it explains their pixels [F H W] about as well.
+
+    ``most``: cost that it may add, for each pixel of the smaller one.
+    """
+    cost = np.nan_to_num(state.cost)
+    before = float(np.minimum(cost[:, k], cost[:, other])[masks].sum())
+    least = min((state.ids == i).sum() for i in (k, other))
+    have = (state.have[k] | state.have[other]) & (masks.sum((1, 2)) >= 6)
     kept = state.to_cam[k].copy(), state.have[k].copy(), state.cost[:, k].copy()
-    state.to_cam[k, add] = state.to_cam[other, add] @ back
-    state.have[k] |= add
-    state.recost(k, masks | theirs)
-    cost = np.where(np.isnan(state.cost), 0, state.cost)
-    without = np.delete(cost, other, 1).min(1)
-    if (without - cost[:, other])[theirs].sum() > 0.08 * theirs.sum() + _GAIN:
-        state.to_cam[k], state.have[k], state.cost[:, k] = kept
-        return False
-    state.drop([other])
-    return True
+    to_cam, share = solve_track(state.maps, masks, to_cam, have, gates=(0.02, 0.008), rounds=5)
+    state.to_cam[k], state.have[k] = to_cam, have
+    state.recost(k, masks)
+    if float(np.nan_to_num(state.cost[:, k])[masks].sum()) - before <= _GAIN + most * least:
+        state.share[k] = share
+        state.drop([other])
+        return True
+    state.to_cam[k], state.have[k], state.cost[:, k] = kept
+    return False

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from scenes.video.bending import plane_pixels
 from scenes.video.camera import points_of
 from scenes.video.confidence import confidence, turn_deviations
 from scenes.video.decomposition import decompose
+from scenes.video.flats import plane_pixels
 from scenes.video.maps import measure
 from scenes.video.rigid import inverse
 from scenes.video.state import State
@@ -70,3 +70,15 @@ def test_a_turn_that_little_tells_is_less_certain(hinged):
     none = np.zeros(N)
     assert (confidence(little, none) <= confidence(much, none)).all()
     assert (confidence(much, np.full(N, 5e-5)) < confidence(much, none)).all()
+
+
+def test_a_thing_and_what_it_pushes_are_two_rigid_things():
+    """The one comes to the other, which rests until then: they touch in all frames in which the other moves."""
+    ahead = [max(0.0, 0.025 * (t - 5)) for t in range(N)]
+    pushes = np.stack([at(-0.11 + 0.025 * (t - 5), 0, 0.03) for t in range(N)])
+    pushed = np.stack([at(-0.009 + x, 0, 0.03) for x in ahead])
+    clip, ids = clip_of_boxes([(HALF, pushes), (HALF, pushed)], CAMERAS)
+    found = decompose(clip)
+    assert [thing.rigid for thing in found.objects] == [True, True]
+    for k in (1, 2):
+        assert max(((ids == k) & (found.ids == i)).sum() / ((ids == k) | (found.ids == i)).sum() for i in (1, 2)) > 0.8

@@ -121,3 +121,13 @@ def test_lost_depth_is_filled_by_distance_and_colour_and_sky_is_background():
     colors[10:14, 8:12] = 0.1
     full = fill(sky, colors)
     assert (full == 1).sum() == 16 and (full[:10] == 0).all()
+
+
+def test_what_creeps_is_an_object_with_all_its_pixels():
+    """Of a thing that moves by some millimetres, most looks as if it stood still."""
+    poses = np.stack([at(0.003 * t, 0, 0.05, 0.2 + 0.03 * t) for t in range(N)])
+    clip, ids = clip_of_boxes([(np.array([0.09, 0.06, 0.05]), poses)], STILL_CAMERA)
+    found = decompose(clip)
+    (thing,) = found.objects
+    assert thing.rigid
+    assert iou(ids == 1, found.ids == thing.id) > 0.9

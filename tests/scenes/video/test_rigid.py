@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scenes.video.camera import points_of
+from scenes.video.camera import noise_between, points_of
 from scenes.video.labels import SILENT_WORLD, references, track_costs
-from scenes.video.maps import halved, measure
+from scenes.video.maps import halved, measure, slopes_of
 from scenes.video.residuals import residuals
 from scenes.video.rigid import Pixels, adjoint, align, exp, inverse, kabsch, solve_track
 from tests.scenes.video.clips import at, clip_of_boxes, looking
@@ -146,3 +146,43 @@ def test_halved_frames_hold_depths_that_were_measured():
     small, less, lens = halved(rgb, depth, np.array([10.0, 10, 2, 1]), 2)
     assert less[0].tolist() == [[1.0, 2.0]]
     assert small.shape == (1, 1, 2, 3) and lens.tolist() == [5, 5, 1, 0.5]
+
+
+def test_slopes_are_the_differences_of_neighbours_in_their_own_frame_and_channel():
+    v, u = np.indices((20, 30), dtype=np.float32)
+    ramp = np.stack([0.01 * u, 0.02 * v, 0.01 * u - 0.02 * v], -1)
+    frames = np.stack([ramp, np.zeros_like(ramp), -ramp])
+    slopes = slopes_of(frames)[:, 1:-1, 1:-1]
+    true = np.array([[0.01, 0], [0, 0.02], [0.01, -0.02]])
+    for found, times in zip(slopes, (1, 0, -1), strict=True):
+        np.testing.assert_allclose(found, np.broadcast_to(times * true, found.shape), atol=1e-6)
+
+
+def test_colours_alone_lead_back_to_the_right_pose_in_few_steps(scene):
+    """Gauss-Newton steps are about as long as the way: slopes have the scale of the colours."""
+    maps, ids, _, _ = scene
+    pixels = Pixels.of((ids == 0) & (maps.depth > 0), 4000)
+    none = np.full((*maps.depth.shape, 2), np.nan, np.float32)
+    weights = np.array([0.01, 0.04, 0.0, 0.5, 1.0])
+    off = np.array([0, 0, 0, 0.001, 0.001, 0])  # along the picture: a quarter of a pixel
+    pose = exp(off)
+    for _ in range(3):
+        H, g, _ = residuals(
+            np.array([[1, 2]]), pose[None], pixels.numbers, pixels.starts, none, maps.depth, maps.normal, maps.rgb, maps.slope,
+            maps.flows, maps.tensor, maps.lens, maps.noise, weights,
+        )  # fmt: skip
+        pose = exp(-np.linalg.solve(H[0], g[0])) @ pose
+    p = points_of(maps, 1, *np.nonzero((ids[1] == 0) & (maps.depth[1] > 0)))
+    moved = [np.median(np.linalg.norm((p @ T[:3, :3].T + T[:3, 3] - p)[:, :2] / p[:, 2:], axis=1)) for T in (exp(off), pose)]
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_errors_that_all_pixels_share_are_noise_between_frames(scene):
+    maps, _, world_to_cam, _ = scene
+    pairs = np.array([(t, t + 1) for t in range(4)])
+    quiet = noise_between(maps, world_to_cam, pairs)
+    assert (quiet == maps.noise).all()
+    drifted = maps._replace(depth=maps.depth * (1 + 0.02 * (np.arange(5) % 2)[:, None, None]).astype(np.float32))
+    a, b = noise_between(drifted, world_to_cam, pairs)
+    z = float(np.median(maps.depth[maps.depth > 0]))
+    assert 0.003 * z < a + b * z * z < 0.02 * z
