@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from scenes.video.maps import Maps
 from scenes.video.rigid import joint_equations
 
-# A logistic model of a pose that is off by more than 2 cm or 20 degrees against the first frame, fitted to 11 clips, most of them
-# of `benchmarks/clips.py`: constant, and slopes for the logarithms of both deviations.
-_WRONG, _PER_TURN, _PER_CAMERA = 19.37, 0.764, 1.348
+# A logistic model of a pose that is off by more than 2 cm or 20 degrees against the first frame, fitted to clips of
+# `benchmarks/clips.py` and others like them; wrong poses count 7 times, as they are few: constant, and slopes for the logarithms
+# of both deviations and for the share of visible pixels that agree with other frames.
+_WRONG, _PER_TURN, _PER_CAMERA, _PER_SHARE = 13.7, 0.768, 0.41, -7.9
 _LEAST_TURN, _LEAST_CAMERA = 1e-6, 3e-6  # radians: what is given counts as this certain
 
 
@@ -45,7 +46,15 @@ def turn_deviations(
     return turn
 
 
-def confidence(turn: Float[np.ndarray, "f"], camera_turn: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
-    """How probable it is that poses are right within 2 cm and 20 degrees, 0 to 1, from `turn_deviations` of track and camera."""
+def confidence(
+    turn: Float[np.ndarray, "f"], camera_turn: Float[np.ndarray, "f"], share: Float[np.ndarray, "f"]
+) -> Float[np.ndarray, "f"]:
+    """How probable it is that poses are right within 2 cm and 20 degrees, 0 to 1.
+
+    Args:
+        turn: `turn_deviations` of the track.
+        camera_turn: The same of the camera; 0 where it is given.
+        share: Of the visible pixels, those that agree with other frames.
+    """
     wrong = _WRONG + _PER_TURN * np.log(turn + _LEAST_TURN) + _PER_CAMERA * np.log(camera_turn + _LEAST_CAMERA)
-    return 1 / (1 + np.exp(wrong))
+    return 1 / (1 + np.exp(wrong + _PER_SHARE * share))

@@ -124,12 +124,13 @@ def decompose(clip: Clip) -> Decomposition:
     maps = maps._replace(noise=noise_between(maps, world_to_cam, pairs))
     state = State.start(maps, world_to_cam)
     find_tracks(state)
-    refine(state, rounds=1, camera=clip.cameras is None)
+    refine(state, camera=clip.cameras is None)
     merge(state)
     mend(state)
     splice(state)
-    mend(state)
     find_tracks(state)
+    refine(state, camera=clip.cameras is None)
+    splice(state)
     refine(state, camera=clip.cameras is None)
     if step > 1:
         maps = measure(clip.rgb, clip.depth, clip.lens, flows)
@@ -139,7 +140,7 @@ def decompose(clip: Clip) -> Decomposition:
             fine.add(state.to_cam[k], state.have[k], _enlarged(state.ids == k, fine.ids.shape))
         fine.relabel()
         state = fine
-        refine(state, rounds=1, camera=clip.cameras is None)
+        refine(state, camera=clip.cameras is None)
     return _finished(clip, state, notes)
 
 
@@ -215,7 +216,7 @@ def _object(
         (k,) = group
         world[k] = poses = rested(state, world, k)
         known = state.have[k] & (size >= _LEAST)
-        sure = confidence(turn_deviations(state.maps, mask, state.to_cam[k], known), camera)
+        sure = confidence(turn_deviations(state.maps, mask, state.to_cam[k], known), camera, state.share[k])
         sure = np.where(known, sure, 0.0)
     first = int(np.flatnonzero(known)[0]) if known.any() else 0
     home = inverse(poses[first])

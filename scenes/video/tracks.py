@@ -10,20 +10,19 @@ from scenes.video.flats import plane_pixels
 from scenes.video.following import LEAST, extend, follow, guesses_of, moved_guesses, seed_of
 from scenes.video.maps import Maps
 from scenes.video.regions import parts_in_space, widened
-from scenes.video.rigid import Fit, align, inverse, judge, solve_track
+from scenes.video.rigid import align, inverse, judge, solve_track
 from scenes.video.state import State
 
 _SAME = 0.04  # difference of costs that says nothing
 _GAIN, _GAIN_PIXEL = 60.0, 0.12  # cost that a track must save, over the clip (pixels) and for each of its pixels
 _MOST_TRACKS = 24
 _CREEPS, _LARGE = 1.5, 0.15  # times the part that fails, and share of the picture: what may creep as a whole
-_TRIES = 12  # regions from which nothing comes, one after the other, until the search ends
+_TRIES = 8  # regions from which nothing comes, one after the other, until the search ends
 _GAP = 6  # frames over which a lost track is sought
 _OVERLAP = 6  # frames that two parts of one thing may share
-_POSES, _TURNED = 3, 2.97  # poses that are tried, and the trace of a turn by 10 degrees
 _WEAK = 0.25  # of a track's usual pixels
 _DRIFT = 0.08  # metres by which two parts of one thing may seem to move differently
-_MERGE, _JOIN = 0.06, 0.12  # cost a pixel that one motion may add for two tracks at one time, one after the other
+_MERGE, _JOIN = 0.06, 0.1  # cost a pixel that one motion may add for two tracks at one time, one after the other
 _SPLICE = 0.65  # share of what is visible that must agree where two tracks are joined
 
 
@@ -91,53 +90,62 @@ def _largest_region(maps: Maps, bad: np.ndarray) -> tuple[int, np.ndarray] | Non
     return found
 
 
-def refine(state: State, rounds: int = 2, *, camera: bool = False) -> None:
-    """Poses from labels and labels from poses, in turn; tracks that explain too little go.
+def refine(state: State, *, camera: bool = False) -> None:
+    """Poses from labels, then labels from poses; tracks that explain too little go.
 
     ``camera``: whether the camera's path is refined, too (frame 0 stays).
     """
-    for _ in Bar(range(rounds), desc="refining", unit="round"):
-        if camera:
-            still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2)
-            fixed = np.arange(state.n_frames) == 0
-            state.to_cam[0], _ = solve_track(
-                state.maps,
-                still,
-                state.to_cam[0],
-                state.have[0],
-                fixed=fixed,
-                most=1200,
-                gates=(0.006,),
-                rounds=5,
-                outlined=False,
-            )
-            state.recost(0)
-        for k in range(1, len(state.to_cam)):
-            masks = state.ids == k
-            have = state.have[k] & (masks.sum((1, 2)) >= 6)
-            if have.sum() >= 2:
-                state.to_cam[k], state.share[k] = solve_track(state.maps, masks, state.to_cam[k], have)
-            state.recost(k)
-        state.relabel()
-        prune(state)
-        widest = np.array([(state.ids == k).sum((1, 2)).max() for k in range(len(state.to_cam))])
-        total = np.array([(state.ids == k).sum() for k in range(len(state.to_cam))])
-        gone = [k for k in range(1, len(total)) if widest[k] < LEAST or total[k] < 2 * LEAST]
-        if gone:
-            state.drop(gone)
+    if camera:
+        still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2)
+        fixed = np.arange(state.n_frames) == 0
+        state.to_cam[0], _ = solve_track(
+            state.maps,
+            still,
+            state.to_cam[0],
+            state.have[0],
+            fixed=fixed,
+            most=1200,
+            gates=(0.006,),
+            rounds=5,
+            outlined=False,
+        )
+        state.recost(0)
+    for k in Bar(range(1, len(state.to_cam)), desc="refining", unit="track"):
+        _refine_one(state, k)
+    state.relabel()
+    prune(state)
+    widest = np.array([(state.ids == k).sum((1, 2)).max() for k in range(len(state.to_cam))])
+    total = np.array([(state.ids == k).sum() for k in range(len(state.to_cam))])
+    gone = [k for k in range(1, len(total)) if widest[k] < LEAST or total[k] < 2 * LEAST]
+    if gone:
+        state.drop(gone)
+
+
+def _refine_one(state: State, k: int) -> None:
+    """Poses of a track from its pixels, unless they explain these worse than before: a solution may end elsewhere."""
+    masks = state.ids == k
+    have = state.have[k] & (masks.sum((1, 2)) >= 6)
+    kept, before = state.to_cam[k].copy(), float(np.nan_to_num(state.cost[:, k])[masks].sum())
+    if have.sum() >= 2:
+        state.to_cam[k], share = solve_track(state.maps, masks, kept, have)
+        state.recost(k)
+        if float(np.nan_to_num(state.cost[:, k])[masks].sum()) <= before + _GAIN:
+            state.share[k] = share
+            return
+        state.to_cam[k] = kept
+    state.recost(k)
 
 
 def _needed(state: State, k: int, gain: float | None = None) -> float:
     """What a track saves against the others on its pixels (or ``gain``), as a multiple of what it must.
 
-    Pixels that cost the same without it don't count: of a thing that creeps, most look as if they stood still.
+    Pixels that cost the same under the still world don't count: of a thing that creeps, most look as if it stood still.
     """
-    mine = state.ids == k
-    t, y, x = np.nonzero(mine)
+    t, y, x = np.nonzero(state.ids == k)
     cost = np.nan_to_num(state.cost[t, :, y, x])
-    saved = np.delete(cost, k, 1).min(1) - cost[:, k]
-    gain = float(saved.sum()) if gain is None else gain
-    return gain / max(_GAIN, _GAIN_PIXEL * float((abs(saved) > _SAME).sum()))
+    if gain is None:
+        gain = float((np.delete(cost, k, 1).min(1) - cost[:, k]).sum())
+    return gain / max(_GAIN, _GAIN_PIXEL * float((abs(cost[:, 0] - cost[:, k]) > _SAME).sum()))
 
 
 def prune(state: State) -> None:
@@ -257,28 +265,18 @@ def _joined(state: State, k: int, other: int) -> bool:
     to_cam = state.to_cam[k].copy()
     near = known[np.argsort(np.abs(known - s), kind="stable")][:3].tolist()
     guesses = moved_guesses(state, to_cam, masks, t, s, theirs[s])
-    fits = []
+    best = None
     for guess in sorted(judge(state.maps, masks, near, s, to_cam, guesses), key=lambda fit: fit.cost)[:6]:
         to_cam[s] = guess.T_s_t
-        fits.append(align(state.maps, masks, near, s, to_cam, most=200))
+        fit = align(state.maps, masks, near, s, to_cam, most=200)
+        if best is None or fit.cost < best.cost:
+            best = fit
+    if best is None or best.agree < _SPLICE or best.n < LEAST:
+        return False
     add = state.have[other] & ~mine
-    both = (masks & ~add[:, None, None]) | theirs
     to_cam = np.where(state.have[k][:, None, None], state.to_cam[k], np.eye(4))
-    for fit in _different(sorted(fits, key=lambda fit: fit.cost)):
-        if fit.agree >= _SPLICE and fit.n >= LEAST:
-            to_cam[add] = state.to_cam[other, add] @ inverse(state.to_cam[other, s]) @ fit.T_s_t
-            if _replaced(state, k, other, to_cam, both, _JOIN):
-                return True
-    return False
-
-
-def _different(fits: list[Fit]) -> list[Fit]:
-    """The first few poses that are turned against each other."""
-    found: list[Fit] = []
-    for fit in fits:
-        if len(found) < _POSES and all(np.trace((fit.T_s_t @ inverse(f.T_s_t))[:3, :3]) < _TURNED for f in found):
-            found.append(fit)
-    return found
+    to_cam[add] = state.to_cam[other, add] @ inverse(state.to_cam[other, s]) @ best.T_s_t
+    return _replaced(state, k, other, to_cam, (masks & ~add[:, None, None]) | theirs, _JOIN)
 
 
 def _replaced(state: State, k: int, other: int, to_cam: np.ndarray, masks: np.ndarray, most: float) -> bool:

@@ -67,9 +67,10 @@ def test_a_turn_that_little_tells_is_less_certain(hinged):
     rng = np.random.default_rng(0)
     little = turn_deviations(maps, (ids == 1) & (rng.random(ids.shape) < 0.1), to_cam, have)
     assert much[0] == 0 and (little[1:] > 1.5 * much[1:]).all()
-    none = np.zeros(N)
-    assert (confidence(little, none) <= confidence(much, none)).all()
-    assert (confidence(much, np.full(N, 5e-5)) < confidence(much, none)).all()
+    none, all_ = np.zeros(N), np.ones(N)
+    assert (confidence(little, none, all_) <= confidence(much, none, all_)).all()
+    assert (confidence(much, np.full(N, 5e-5), all_) < confidence(much, none, all_)).all()
+    assert (confidence(much, none, 0.5 * all_) < confidence(much, none, all_)).all()
 
 
 def test_a_thing_and_what_it_pushes_are_two_rigid_things():

@@ -173,7 +173,9 @@ def test_colours_alone_lead_back_to_the_right_pose_in_few_steps(scene):
         )  # fmt: skip
         pose = exp(-np.linalg.solve(H[0], g[0])) @ pose
     p = points_of(maps, 1, *np.nonzero((ids[1] == 0) & (maps.depth[1] > 0)))
-    moved = [np.median(np.linalg.norm((p @ T[:3, :3].T + T[:3, 3] - p)[:, :2] / p[:, 2:], axis=1)) for T in (exp(off), pose)]
+    moved = [
+        np.median(np.linalg.norm((p @ T[:3, :3].T + T[:3, 3] - p)[:, :2] / p[:, 2:], axis=1)) for T in (exp(off), pose)
+    ]
     assert moved[1] < 0.5 * moved[0]
 
 
