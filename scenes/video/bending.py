@@ -19,6 +19,7 @@ _COMMON = 0.6  # share of the shorter one's frames that are common
 _SEAM = 4  # pixels at which two parts meet, at least
 _JUMP = 0.03  # relative difference of depth across a seam
 _OPENS = 0.006  # metres, beside the noise, by which a seam may open from frame to frame
+_BESIDE = 2.0  # pixels by which it is seen beside the place about which its sides turn
 _SLIDES = 0.7  # share of the motion that a seam may open by
 _MOVES = 0.004  # metres from frame to frame: slower is rest, which tells nothing
 _TOLD = 12  # of the noise, that things must move by for a seam to tell
@@ -115,7 +116,8 @@ def _one_thing(state: State, ids: np.ndarray, a: int, b: int) -> bool:
             if gone < max(_MOVES, _TOLD * noise):
                 continue
             moving += 1
-            limit = _OPENS + 2 * noise
+            turn = np.arccos(np.clip((np.trace(ways[0][:3, :3] @ ways[1][:3, :3].T) - 1) / 2, -1, 1))
+            limit = _OPENS + 2 * noise + turn * _BESIDE * z / state.maps.lens[0]
             closed += _apart(ways[0], ways[1], here) < min(limit, _SLIDES * gone)
     # What stands still is labelled as such up to where it begins to bend: that seam opens.
     closed = moving if b == 0 else closed
@@ -189,6 +191,24 @@ def join_unexplained(state: State, masks: np.ndarray) -> np.ndarray:
         parts, _ = parts_in_space(bad[t] | masks[t], depth)
         touched = np.unique(parts[masks[t] & (parts > 0)])
         out[t] |= np.isin(parts, touched) & bad[t]
+    return out
+
+
+def join_still(state: State, masks: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """A mask [F H W] of something that bends, with parts that stand still, are on no plane and have mostly it about them.
+
+    Args:
+        planes: [F H W] `plane_pixels`.
+    """
+    out = masks.copy()
+    for t in np.flatnonzero(masks.any((1, 2))).tolist():
+        parts, n = parts_in_space((state.ids[t] == 0) & ~planes[t] & ~masks[t], state.maps.depth[t])
+        near, _ = parts_in_space(~planes[t] | masks[t], state.maps.depth[t])
+        for k in range(1, n + 1):
+            part = parts == k
+            ring = widened(part, 2) & ~part & np.isin(near, near[part]) & (near > 0)
+            if _LEAST / 2 <= part.sum() <= masks[t].sum() and masks[t][ring].sum() > 0.5 * ring.sum():
+                out[t] |= part
     return out
 
 

@@ -12,11 +12,12 @@ from PIL import Image
 
 from objects.progress import Bar
 from rendering.atomic import replacing
-from scenes.video.bending import bending_groups, is_bending, join_unexplained, middles, unexplained_things
+from scenes.video.bending import bending_groups, is_bending, join_still, join_unexplained, middles, unexplained_things
 from scenes.video.camera import find_cameras, noise_between
 from scenes.video.clip import Clip, check_for_cuts
 from scenes.video.confidence import confidence, turn_deviations
 from scenes.video.filling import fill
+from scenes.video.flats import plane_pixels
 from scenes.video.labels import references
 from scenes.video.maps import fewer, flow_of, halved, measure
 from scenes.video.motion import carried, rested, steady
@@ -150,24 +151,41 @@ def _enlarged(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return masks[:, rows[:, None], columns]
 
 
-def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
-    brief = [k for k in range(1, len(state.to_cam)) if _frames(state, k).sum() < _BRIEF * state.n_frames]
-    if brief:
-        state.drop(brief)
+def _things(state: State, cameras: np.ndarray) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Tracks that move, put together into things, and the pixels [F H W] of each; what is seen briefly is dropped."""
     keep_together(state)
-    cameras = inverse(state.to_cam[0])
     world = cameras @ state.to_cam
     kept = []
     for k in range(1, len(world)):
-        mine = state.ids == k
         seen = _frames(state, k)
         if steady(state, world, k, seen):
-            state.ids[mine] = 0
+            state.ids[state.ids == k] = 0
         elif seen.any():
             kept.append(k)
     groups, masks = bending_groups(state, kept)
+    brief = [
+        k
+        for group in groups
+        for k in group
+        if np.any([_frames(state, j) for j in group], 0).sum() < _BRIEF * state.n_frames
+    ]
+    if not brief:
+        return groups, masks
+    state.drop(brief)
+    return _things(state, cameras)
+
+
+def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
+    cameras = inverse(state.to_cam[0])
+    groups, masks = _things(state, cameras)
+    world = cameras @ state.to_cam
     bending = [is_bending(state, group) for group in groups]
-    masks = [join_unexplained(state, m) if bends else m for m, bends in zip(masks, bending, strict=True)]
+    if any(bending):
+        planes = plane_pixels(state)
+        masks = [
+            join_still(state, join_unexplained(state, m), planes) if bends else m
+            for m, bends in zip(masks, bending, strict=True)
+        ]
     taken = np.any(masks, 0) if masks else np.zeros(state.ids.shape, bool)
     more = unexplained_things(state, taken)
     groups, bending, masks = groups + [[] for _ in more], bending + [True] * len(more), masks + more
