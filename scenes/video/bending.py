@@ -35,6 +35,7 @@ _LASTING, _LASTING_SHARE = (
     4,
     1 / 3,
 )  # frames, and share of the clip, that it lasts: rims of what stands still come and go
+_STILL = 0.4  # of what is seen to move of a thing that bends: a part of it that doesn't isn't larger
 _UNEXPLAINED = 0.08  # share of a thing that its motion doesn't explain, above which it is no rigid thing
 
 
@@ -207,7 +208,7 @@ def join_still(state: State, masks: np.ndarray, planes: np.ndarray) -> np.ndarra
         for k in range(1, n + 1):
             part = parts == k
             ring = widened(part, 2) & ~part & np.isin(near, near[part]) & (near > 0)
-            if _LEAST / 2 <= part.sum() <= masks[t].sum() and masks[t][ring].sum() > 0.5 * ring.sum():
+            if _LEAST / 2 <= part.sum() <= _STILL * masks[t].sum() and masks[t][ring].sum() > 0.5 * ring.sum():
                 out[t] |= part
     return out
 
