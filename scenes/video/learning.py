@@ -29,7 +29,7 @@ from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 5  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 3  # likewise of what moves
-_REFINED_VERSION = 2  # likewise of its refinement
+_REFINED_VERSION = 3  # likewise of its refinement
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
-from scenes.video.maps import Maps, tensor_of
+from scenes.video.maps import Maps, slopes_of, tensor_of
 from scenes.video.model import Model, View
 from scenes.video.rigid import align, exp, judge, outline_of
 
@@ -173,5 +173,4 @@ def _seek_flow(maps: Maps) -> None:
     flow = np.where(same[..., None], ahead, np.nan)[up // 2 :: up, up // 2 :: up] / up
     inner = ndimage.binary_erosion(front, iterations=2)
     maps.flows[0, 0] = np.where(inner[..., None], flow, np.nan)
-    slope = np.stack([ndimage.sobel(made, axis=1) / 8, ndimage.sobel(made, axis=0) / 8], -1)
-    maps.tensor[0] = tensor_of(slope[None])[0]
+    maps.tensor[0] = tensor_of(slopes_of(made[None].astype(np.float32)))[0]

@@ -293,7 +293,7 @@ def _finished(
             mine = ids == thing.id
             known = state.have[row] & (mine.sum((1, 2)) >= _LEAST // 2)
             if known.any():
-                sure = confidence(turn_deviations(state.maps, mine, state.to_cam[row], known), camera)
+                sure = confidence(turn_deviations(state.maps, mine, state.to_cam[row], known), camera, state.share[row])
                 sure = np.where(known, np.where(agrees, sure, np.minimum(sure, _LOST)), 0.0)
                 poses = rested(state, world, row)
                 poses = poses @ inverse(poses[np.argmax(known)])
