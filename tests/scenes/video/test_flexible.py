@@ -12,6 +12,7 @@ from objects import SE3, Capsule, Warped
 from objects.analytic_warps import Bend
 from objects.node_warp import NodeKeys, NodeWarp
 from rendering import Camera, render
+from scenes import cli
 from scenes.video import Clip, ClipConfig, learn_masked
 from scenes.video.flexible import at_times, without_rigid
 from scenes.video.masked import read_ids, residuals
@@ -138,3 +139,17 @@ def test_masks_and_frames_that_tell_nothing_are_refused(rod, tmp_path):
         Image.fromarray(mask[t, ::2].astype(np.uint8)).save(tmp_path / f"{t}.png")
     with pytest.raises(ValueError, match="96x72 pixels of one byte"):
         read_ids(tmp_path, clip)
+
+
+def test_fit_says_what_a_clip_lacks(tmp_path, capsys):
+    (tmp_path / "clip/ids").mkdir(parents=True)
+    (tmp_path / "clip/transforms.json").write_text("{}")
+    start = ["fit", f"sequence={tmp_path / 'clip'}", f"out={tmp_path / 'x.scene'}"]
+    for arguments, words in (
+        ([], "is a clip; expected ids=FOLDER"),
+        ([f"ids={tmp_path / 'clip/ids'}", "fps=3"], "fps: it is not for a clip"),
+        ([f"ids={tmp_path / 'nowhere'}"], "there is no folder"),
+        (["mesh=x.ply", "id=2"], "expected one of"),
+    ):
+        assert cli.main([*start, *arguments]) != 0
+        assert words in capsys.readouterr().err
