@@ -15,8 +15,6 @@ CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found :=
 MISSING = None if CHROMIUM else "no Chromium browser (Debian: apt install chromium)"
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 WAIT_S = 240.0  # on a machine that is new to it, kernels are compiled before the first picture
-# The page draws without a pause, in software: ten times a second are enough.
-SLOWLY = "window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 100);"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,6 @@ class Page:
         page.on("console", lambda message: self._note(message.type, message.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
-        page.add_init_script(SLOWLY)
         page.goto(viewer.url)
         page.wait_for_selector(".ss-tree")
 

@@ -10,7 +10,7 @@ from rendering import Camera, PointLight
 from scenes import SceneGraph, load_scene
 from scenes.viewer import stream
 from tests.scenes.helpers import at
-from tests.scenes.viewer.browser import SLOWLY, WAIT_S, chromium, opened  # noqa: F401 (a fixture)
+from tests.scenes.viewer.browser import WAIT_S, chromium, opened  # noqa: F401 (a fixture)
 
 WIDTH, HEIGHT = 960, 480
 
@@ -90,7 +90,6 @@ def test_edits_in_code_appear_and_two_browsers_see_one_scene(chromium):  # noqa:
     with opened(chromium, scene) as page:
         other = chromium.new_context(viewport={"width": 400, "height": 300}).new_page()
         other.set_default_timeout(1000 * WAIT_S)
-        other.add_init_script(SLOWLY)
         other.goto(page.viewer.url)
         other.wait_for_selector(".ss-tree")
         scene.rename("toys/ball", "<b>&\"'")
