@@ -43,6 +43,7 @@ _LEAST = 20  # pixels
 _WORK_WIDTH = 160  # pixels to which frames are reduced while poses are sought
 _SHARE = 0.5  # of what isn't hidden that must agree
 _OWN = 0.8  # cost of the colour up to which a pixel that agrees is the thing's
+_SHOWN, _BONUS = 0.5, 0.06  # cost of the colour up to which a pixel shows the model, and what its label then costs less
 _GAP = 5  # frames over which a thing is sought
 _STILL, _CAMERA_PIXELS = (
     0.25,
@@ -52,13 +53,14 @@ _LOST = 0.4  # confidence at most of a pose that doesn't agree with the model
 
 
 class Retracked(NamedTuple):
-    """A thing found again: poses, where they are known, and its pixels."""
+    """A thing found again."""
 
     to_cam: Float[np.ndarray, "f 4 4"]
     known: Bool[np.ndarray, "f"]
     mine: Bool[np.ndarray, "f h w"]
-    cost: float
-    """Mean of its pixels under the model of all frames, 0 to 1."""
+    """Its pixels."""
+    shown: Bool[np.ndarray, "f h w"]
+    """Pixels that agree with the model of all frames in depth and colour."""
 
 
 def retrack(
@@ -90,11 +92,13 @@ def retrack(
     home = np.eye(4)
     home[:3, 3] = middle * (1 + 0.15 * extent / np.linalg.norm(middle))
     # Poses that were given, in the frame of the model.
-    old = Retracked(nearest_rigid(to_cam) @ (inverse(to_cam[anchor]) @ home), have & (size >= _LEAST), masks, 1.0)
+    old = Retracked(
+        nearest_rigid(to_cam) @ (inverse(to_cam[anchor]) @ home), have & (size >= _LEAST), masks, np.zeros_like(masks)
+    )
     new = _grown(maps, trust, old, anchor, grid, extent / 2)
     new = _polished(maps, trust, new, grid, extent / 2)
-    before = _costs(maps, fused(maps, trust, old, grid), old, extent / 2)
-    after = _costs(maps, fused(maps, trust, new, grid), new, extent / 2)
+    before, _ = _judged(maps, fused(maps, trust, old, grid), old, extent / 2)
+    after, shown = _judged(maps, fused(maps, trust, new, grid), new, extent / 2)
     both = np.isfinite(before) & np.isfinite(after)
     if not both.any() or after[both].mean() > before[both].mean():
         return None
@@ -103,7 +107,7 @@ def retrack(
         a = min(np.flatnonzero(new.known & have), key=lambda s: (abs(s - t), s), default=None)
         if a is not None:
             new.to_cam[t] = old.to_cam[t] @ inverse(old.to_cam[a]) @ new.to_cam[a]
-    return new._replace(cost=float(after[both].mean()))
+    return new._replace(shown=shown)
 
 
 def _grown(
@@ -136,7 +140,7 @@ def _grown(
         new[t], known[t] = nearest_rigid(match.to_cam[None])[0], True
         mine[t] = _own(old.mine[t], maps.depth[t], there.box, match)
         model.add(maps.depth[t], mine[t], trust[t], maps.rgb[t], new[t], maps.lens)
-    return Retracked(new, known, mine, 1.0)
+    return Retracked(new, known, mine, old.shown)
 
 
 def _own(
@@ -171,14 +175,17 @@ def _polished(
     return track._replace(to_cam=nearest_rigid(new))
 
 
-def _costs(maps: Maps, model: Model, track: Retracked, radius: float) -> Float[np.ndarray, "f"]:
-    """Cost of each known frame under a model; NaN elsewhere."""
-    cost = np.full(len(track.known), np.nan)
+def _judged(
+    maps: Maps, model: Model, track: Retracked, radius: float
+) -> tuple[Float[np.ndarray, "f"], Bool[np.ndarray, "f h w"]]:
+    """Cost of each known frame under a model, NaN elsewhere, and the pixels that agree with it."""
+    cost, shown = np.full(len(track.known), np.nan), np.zeros_like(track.mine)
     for t in np.flatnonzero(track.known).tolist():
         there = window(maps, t, track.mine[t], [track.to_cam[t]], radius)
         if there is not None:
-            cost[t] = compare(there, model, track.to_cam[t]).cost
-    return cost
+            match = compare(there, model, track.to_cam[t])
+            cost[t], shown[t][there.box] = match.cost, match.agrees & (match.color < _SHOWN)
+    return cost, shown
 
 
 def refine_motion(clip: Clip, found: Decomposition) -> Decomposition:
@@ -221,8 +228,10 @@ def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposi
         to_cam, masks = inverse(found.cameras) @ poses, (found.ids == thing.id) & (maps.depth > 0)
         track = retrack(maps, trust, masks, to_cam, have)
         if track is None:
-            track = Retracked(to_cam, have, masks, 1.0)
+            track = Retracked(to_cam, have, masks, np.zeros_like(masks))
         state.add(track.to_cam, have | track.known, track.mine)
+        # What was hidden while a thing moved can't be told from the world by motion; its model knows it from other frames.
+        state.cost[:, -1] -= np.where(track.shown, np.minimum(_BONUS, state.cost[:, -1]), 0)
         things[thing.id] = thing, state.to_cam[-1].copy(), track.known
     state.relabel()
     prune(state)
