@@ -60,14 +60,12 @@ def travel(learned: Warped) -> Travel | None:
     if apart <= _FAR * np.ptp(rest, axis=0).max() and angles.max() <= _TURNED:
         return None
     n = len(warp.times)
-    back, away = turns[::_STEPS][:n].transpose(0, 2, 1), shifts[::_STEPS][:n, None]
-    nodes = warp.nodes.double().numpy()
-    own = rotation_from_quat(warp.turns.double()).numpy()
     keys = NodeKeys(
-        nodes=nodes, near=warp.near.numpy(), anchors=rest, homes=warp.homes.numpy(), spacing=float(warp.spacing),
-        times=warp.times.double().numpy(), turns=continuous(np.stack([quaternions(turn) for turn in back[:, None] @ own])),
-        shifts=(nodes + warp.shifts.double().numpy() - away) @ back.transpose(0, 2, 1) - nodes,
+        nodes=warp.nodes.double().numpy(), near=warp.near.numpy(), anchors=rest, homes=warp.homes.numpy(),
+        spacing=float(warp.spacing), times=warp.times.double().numpy(), turns=warp.turns.double().numpy(),
+        shifts=warp.shifts.double().numpy(),
     )  # fmt: skip
+    keys = without_rigid(keys, turns[::_STEPS][:n], shifts[::_STEPS][:n])
     period = warp.span[1] - warp.span[0] if warp.loops else None
     matrix = np.tile(np.eye(4), (len(times), 1, 1))
     matrix[:, :3, :3], matrix[:, :3, 3] = turns, shifts
@@ -75,3 +73,11 @@ def travel(learned: Warped) -> Travel | None:
     field = Warped(learned.field, NodeWarp(keys, period=period)).requires_grad_(False)
     field.measured = learned.measured
     return Travel(times, poses, field)
+
+
+def without_rigid(keys: NodeKeys, turns: Float[np.ndarray, "t 3 3"], shifts: Float[np.ndarray, "t 3"]) -> NodeKeys:
+    """What is left of the motion of nodes where a rigid motion of the whole, a rotation and a translation at each key, is taken
+    out."""
+    own = rotation_from_quat(torch.from_numpy(keys.turns)).numpy()
+    left = continuous(np.stack([quaternions(turn) for turn in turns.transpose(0, 2, 1)[:, None] @ own]))
+    return keys._replace(turns=left, shifts=(keys.nodes + keys.shifts - shifts[:, None]) @ turns - keys.nodes)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import torch
 import trimesh
 from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
@@ -20,9 +21,12 @@ from scipy.spatial import KDTree
 
 from objects.node_warp import NodeKeys, NodeWarp
 from objects.partial_sequences import Seen, first_frame, follow_parts
+from objects.pose import rotation_from_quat
 from objects.progress import Bar
+from objects.registration import procrustes
 from objects.siren import SirenField
-from objects.warp_learning import SequenceConfig, node_keys, quaternions
+from objects.travel import without_rigid
+from objects.warp_learning import SequenceConfig, node_keys
 from objects.warp_tracking import blend_weights
 from objects.warped import Warped, measure_warp
 from scenes.video.clip import Clip
@@ -124,7 +128,7 @@ def followed(
     keys = at_times(node_keys(template, every, clip.times[frames], config.anchors // 2), clip.times)
     misfit = np.full(len(clip), np.nan)
     misfit[frames] = every.misfits
-    poses, keys = without_rigid(keys)
+    poses, keys = in_two(keys)
     middle = 0.5 * (keys.anchors.min(0) + keys.anchors.max(0))
     keys = keys._replace(nodes=keys.nodes - middle, anchors=keys.anchors - middle)
     poses = poses.copy()
@@ -142,33 +146,13 @@ def at_times(keys: NodeKeys, times: Float[np.ndarray, "t"]) -> NodeKeys:
     )
 
 
-def without_rigid(keys: NodeKeys) -> tuple[Float[np.ndarray, "t 4 4"], NodeKeys]:
+def in_two(keys: NodeKeys) -> tuple[Float[np.ndarray, "t 4 4"], NodeKeys]:
     """The rigid motion of all nodes together at each key, as poses, and what is left of the motion."""
-    rest = keys.nodes - keys.nodes.mean(0)
+    places = keys.nodes + keys.shifts
+    turns, shifts = procrustes(np.broadcast_to(keys.nodes, places.shape), places, np.ones(places.shape[:2]))
     poses = np.tile(np.eye(4), (len(keys.times), 1, 1))
-    rotation = rotations(keys.turns)
-    turns, shifts = keys.turns.copy(), keys.shifts.copy()
-    for t, shift in enumerate(keys.shifts):
-        places = keys.nodes + shift
-        u, _, vt = np.linalg.svd(rest.T @ (places - places.mean(0)))
-        turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
-        poses[t, :3, :3], poses[t, :3, 3] = turn, places.mean(0) - turn @ keys.nodes.mean(0)
-        turns[t] = quaternions(turn.T @ rotation[t])
-        shifts[t] = (places - poses[t, :3, 3]) @ turn - keys.nodes
-        if t:
-            turns[t] *= np.where((turns[t] * turns[t - 1]).sum(-1, keepdims=True) < 0, -1, 1)
-    return poses, keys._replace(turns=turns, shifts=shifts)
-
-
-def rotations(quat: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3 3"]:
-    """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = np.moveaxis(quat, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, -1) for row in rows], -2)
+    poses[:, :3, :3], poses[:, :3, 3] = turns, shifts
+    return poses, without_rigid(keys, turns, shifts)
 
 
 def solid_of_bending(
@@ -199,7 +183,8 @@ def solid_of_bending(
     cells = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1).reshape(-1, 3)
     to_cam = inverse(found.cameras[frames]) @ bending.poses[frames]
     sight = Sight(depth[frames], mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)
-    motions = [(rotations(keys.turns[t]), keys.shifts[t]) for t in frames]
+    turns = rotation_from_quat(torch.from_numpy(keys.turns)).numpy()
+    motions = [(turns[t], keys.shifts[t]) for t in frames]
     value, seen, anchors = np.zeros(len(cells), np.float32), np.zeros(len(cells), np.float32), KDTree(keys.anchors)
     for start in Bar(range(0, len(cells), _CHUNK), desc="fusing what bends", unit="part"):
         some = slice(start, start + _CHUNK)

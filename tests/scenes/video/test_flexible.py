@@ -14,7 +14,7 @@ from objects.node_warp import NodeKeys, NodeWarp
 from rendering import Camera, render
 from scenes import cli
 from scenes.video import Clip, ClipConfig, learn_masked
-from scenes.video.flexible import at_times, without_rigid
+from scenes.video.flexible import at_times, in_two
 from scenes.video.masked import read_ids, residuals
 from tests.scenes.video.clips import FOCAL, HEIGHT, WIDTH, looking, texture
 
@@ -74,7 +74,7 @@ def _keys(rng, n=12, times=(0.0, 0.4, 1.0)):
 
 def test_rigid_motion_and_the_rest_are_together_what_they_were():
     keys = _keys(np.random.default_rng(0))
-    poses, rest = without_rigid(keys)
+    poses, rest = in_two(keys)
     before, after = NodeWarp(keys), NodeWarp(rest)
     p = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     for k, time in enumerate(keys.times):
