@@ -47,10 +47,7 @@ _LATTICE = 48  # places along the longest edge of a box, among which solids with
 _CLEAR = 0.3  # distance to be learned at such a solid, at least, in steps of that lattice
 _HELD = 1024  # samples on the surface of which errors are taken
 _PLACE = 3  # spacings between points, in which what pictures show is one place
-_EXPOSED, _DOUBTED = (
-    0.03,
-    0.5,
-)  # standard deviation of exposure (natural logarithm) and weight of a picture that are told
+_EXPOSED, _DOUBTED = 0.03, 0.5  # standard deviation of exposure (natural logarithm), weight of a picture: told
 _SHARP = 2.0  # logistic widths in the thickness of a wall, where a place is rendered as a volume
 
 

@@ -27,14 +27,8 @@ _LEAST_FRAMES = 3
 _LEFT, _THERE = 0.03, 0.5  # metres, beside the noise, that two things are apart; share of one that is seen at rest
 _SHARE = 0.6  # share of the visible pixels that agree, below which a track is no rigid thing
 _SEEN_THROUGH = 0.45  # cost under the still world that colour alone doesn't reach
-_LEAST, _THICKNESS = (
-    40,
-    0.012,
-)  # pixels of something that no track explains; half its width, as a share of the picture's
-_LASTING, _LASTING_SHARE = (
-    4,
-    1 / 3,
-)  # frames, and share of the clip, that it lasts: rims of what stands still come and go
+_LEAST, _THICKNESS = 40, 0.012  # pixels of what no track explains; half its width, a share of the picture's
+_LASTING, _LASTING_SHARE = 4, 1 / 3  # frames, and share of the clip, that it lasts: rims come and go
 _STILL = 0.4  # of what is seen to move of a thing that bends: a part of it that doesn't isn't larger
 _UNEXPLAINED = 0.08  # share of a thing that its motion doesn't explain, above which it is no rigid thing
 
