@@ -42,7 +42,9 @@ def parts():
 
 def test_parts_are_followed_and_put_together(parts):
     template, followed, whole = follow_parts(parts, TIMES, n_nodes=30, n_points=400, n_dense=1200, seed=0)
-    rest = _straightened(template.points, TIMES[first_frame(parts)])
+    first = TIMES[first_frame(parts)]
+    rest = _straightened(template.points, first)
+    assert np.linalg.norm(template.points - _bent(rest, first), axis=1).max() < 0.02 * EXTENT
     for time, motion in zip(TIMES, followed.motions, strict=True):
         off = np.linalg.norm(moved(template, motion)[0] - _bent(rest, time), axis=1)
         assert np.median(off) < 0.02 * EXTENT
