@@ -22,8 +22,9 @@ from rendering.lights import Light
 from scenes import edits, poses
 from scenes.history import Change, Checkpoint, History
 from scenes.locking import one_at_a_time
-from scenes.node import ROOT, Node, camera_in_world, light_in_world, quoted, word_set
+from scenes.node import ROOT, Node, camera_in_world, light_in_world, quoted, shown, word_set
 from scenes.node_view import NodeView
+from scenes.presence import checked_spans
 from scenes.records import Records
 from scenes.scene_questions import Point, SceneQuestions
 from scenes.scene_view import SceneView
@@ -38,7 +39,7 @@ class SceneGraph(SceneQuestions):
     Edits raise ``ValueError`` and change nothing where a path is unknown (the nearest is suggested), a name is taken, or a value
     makes no sense; one that changes nothing is no step of the history. Lengths are in metres, angles in degrees. ``frame`` says in
     whose axes an edit is meant: the ``world``'s, the ``parent``'s, or the node's ``own``. Questions are asked at a time (seconds);
-    hidden nodes don't take part.
+    nodes that are hidden or not there then don't take part.
 
     Edits of pose take ``time``: without it the whole track is changed (of a node that changed hands, the last part); with it, a
     key is set at that time. Fields are taken as they are when they are first shown; after training one in place, say `replace`
@@ -127,7 +128,8 @@ class SceneGraph(SceneQuestions):
     def lights_at(self, time: float = 0.0) -> tuple[Light, ...]:
         """All visible lights, in the world, at ``time``."""
         time = number(time, "time")
-        found = [n for n in self._records.in_order() if n.light is not None and not self._records.is_hidden(n)]
+        lights = [n for n in self._records.in_order() if n.light is not None and not self._records.is_hidden(n)]
+        found = [n for n in lights if self._records.is_there(n, time)]
         return tuple(light_in_world(n.light, self._timeline.world(n.id, time)) for n in found if n.light is not None)
 
     @property
@@ -246,6 +248,16 @@ class SceneGraph(SceneQuestions):
     def show(self, path: str) -> None:
         """Takes back `hide`."""
         self._set(path, f"show {quoted(path)}", hidden=False)
+
+    def limit(self, path: str, spans: Iterable[Sequence[float]]) -> None:
+        """Says when a node is there: in stretches of time (pairs of seconds, both included) one after the other; none for always.
+
+        At other times it, and what it carries then, is left out of pictures, light and questions. The first may begin at
+        ``-inf``, the last end at ``inf``.
+        """
+        new = checked_spans(spans, f"limit {path}")
+        text = f"limit {quoted(path)} to {' '.join(shown(t) for span in new for t in span) or 'always'}"
+        self._set(path, text, spans=new)
 
     def set_lit(self, path: str, lit: bool) -> None:
         """Whether lights act on the node's field."""

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from rendering.atomic import replacing
 from scenes.graph import SceneGraph
 from scenes.node import ROOT, Node
+from scenes.presence import told
 
 _ROW, _STEP, _LEFT, _TOP = 22, 26, 20, 34  # pixels: height of a line, indent of a level, margins
 _CHARACTER = 7.2  # width of one, pixels
@@ -81,7 +82,8 @@ def _label(node: Node, users: int) -> str:
     words = [node.name, *(f"#{tag}" for tag in node.tags)]
     if users > 1 and node.field is not None:
         words.append(f"({users} of this shape)")
-    return "  ".join([*words, "hidden"] if node.hidden else words)
+    words += [told(node.spans)] * bool(node.spans) + ["hidden"] * node.hidden
+    return "  ".join(words)
 
 
 def _reach(a: int, b: int) -> float:

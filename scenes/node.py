@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,7 @@ from objects.pose import SE3
 from rendering.camera import Camera
 from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.clock import SCENE_TIME, Clock
+from scenes.presence import Span, within
 from scenes.track import Sim3, Track, number, quat_of, rotate, vec_of
 
 ROOT = 0  # id of the nameless node above all
@@ -44,6 +45,7 @@ class Node:
         hidden: Whether it and all beneath it are left out of pictures and questions.
         tags: Sorted words to select it by.
         clock: When in its span the field is, if it bends.
+        spans: Stretches of time in which it and all that it carries then are there; none: always.
     """
 
     id: int
@@ -56,6 +58,7 @@ class Node:
     hidden: bool = False
     tags: tuple[str, ...] = ()
     clock: Clock = SCENE_TIME
+    spans: tuple[Span, ...] = ()
 
     @property
     def parent(self) -> int:
@@ -95,13 +98,25 @@ class Node:
     def same_as(self, other: Node, same_field) -> bool:
         """Equal in all but the ids; ``same_field(a, b)`` compares two fields."""
         return (
-            (self.name, self.lit, self.hidden, self.tags, self.light, self.clock)
-            == (other.name, other.lit, other.hidden, other.tags, other.light, other.clock)
+            (self.name, self.lit, self.hidden, self.tags, self.light, self.clock, self.spans)
+            == (other.name, other.lit, other.hidden, other.tags, other.light, other.clock, other.spans)
             and [(h.start, h.track, h.scale) for h in self.attachments]
             == [(h.start, h.track, h.scale) for h in other.attachments]
             and same_camera(self.camera, other.camera)
             and same_field(self.field, other.field)
         )
+
+
+def is_there(nodes: Mapping[int, Node], node: Node, time: float) -> bool:
+    """Whether a node and all that carries it at ``time`` (seconds) are there then, by their spans."""
+    while node.id != ROOT:
+        if not within(node.spans, time):
+            return False
+        above = node.attachments[node.attachment_number(time)].parent
+        if above == ROOT:
+            break
+        node = nodes[above]
+    return True
 
 
 def same_record(a: Node | None, b: Node | None) -> bool:

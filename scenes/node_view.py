@@ -10,6 +10,7 @@ from rendering.camera import Camera
 from rendering.lights import Light
 from scenes.clock import Clock
 from scenes.node import ROOT, Node
+from scenes.presence import Span
 from scenes.records import UnknownPathError
 from scenes.timeline import Timeline
 from scenes.track import Sim3, Track, number
@@ -85,6 +86,11 @@ class NodeView:
     def clock(self) -> Clock:
         """When in its span the field is, if it bends."""
         return self.record.clock
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Stretches of time (seconds, from and to) in which it and all that it carries then are there; none: always."""
+        return self.record.spans
 
     @property
     def track(self) -> Track:

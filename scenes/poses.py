@@ -158,13 +158,14 @@ def retime(records: Records, path: str, shift: float, factor: float) -> Draft:
     for i in records.subtree(records.node_at(path).id):
         node = records.nodes[i]
         bends = node.field is not None and node.field.deforms
-        if node.moves or bends:
+        if node.moves or bends or node.spans:
             attachments = [
                 replace(h, start=h.start * factor + shift, track=h.track.retimed(shift, factor))
                 for h in node.attachments
             ]
             clock = node.clock.retimed(shift, factor) if bends else node.clock
-            changes[i] = replace(node, attachments=tuple(attachments), clock=clock)
+            spans = tuple((a * factor + shift, b * factor + shift) for a, b in node.spans)
+            changes[i] = replace(node, attachments=tuple(attachments), clock=clock, spans=spans)
     if not changes:
         raise ValueError(f"retime {path}: nothing there moves")
     return f"retime {quoted(path)} shift {shown(shift)} factor {shown(factor)}", changes

@@ -16,7 +16,8 @@ import networkx as nx
 from objects.field import Field
 from objects.files import content_name
 from rendering.camera import Camera
-from scenes.node import ROOT, Attachment, Node, a_, check_name, checked_scale, word_set
+from scenes.node import ROOT, Attachment, Node, a_, check_name, checked_scale, is_there, word_set
+from scenes.presence import checked_spans, ends_of
 from scenes.track import Sim3, Track
 
 MAX_DEPTH = 100  # levels of a scene
@@ -168,14 +169,20 @@ class Records:
             node = self.nodes[node.parent]
         return False
 
-    def visible(self, node: Node) -> str:
+    def is_there(self, node: Node, time: float) -> bool:
+        """Whether it and all that carries it at ``time`` (seconds) are there then."""
+        return is_there(self.nodes, node, time)
+
+    def visible(self, node: Node, time: float) -> str:
         """Where an object is found.
 
         Raises:
-            ValueError: It has no field, or is hidden.
+            ValueError: It has no field, is hidden, or isn't there at ``time`` (seconds).
         """
-        if node.field is None or self.is_hidden(node):
-            why = "it is hidden" if node.field is not None else f"it is {a_(node.what())}"
+        why = "" if self.is_there(node, time) else f"it isn't there at {time:g} s"
+        why = "it is hidden" if self.is_hidden(node) else why
+        why = why if node.field is not None else f"it is {a_(node.what())}"
+        if why:
             raise ValueError(f"{self.path_to(node.id)}: expected a visible object, but {why}")
         return self.path_to(node.id)
 
@@ -222,6 +229,7 @@ class Records:
                     if attachment.track.moves
                     for t in attachment.track.times[[0, -1]]
                 ]
+            times += ends_of(node.spans)
             if node.field is not None and node.field.deforms and (span := node.field.span) is not None:
                 times += node.clock.times(span) or ()
         return min(times, default=0.0), max(times, default=0.0)
@@ -363,6 +371,7 @@ class Records:
 def _check_record(node: Node) -> None:
     check_name(node.name)
     word_set(node.tags)
+    checked_spans(node.spans, f"{node.name}: spans")
     starts = [attachment.start for attachment in node.attachments]
     if not starts or starts[0] != -math.inf or any(not a < b < math.inf for a, b in pairwise(starts)):
         raise ValueError(f"{node.name}: expected holds one after the other, the first without a start, got {starts}")

@@ -16,6 +16,7 @@ from scenes import motion, questions
 from scenes.questions import Closest, Gap, OverlapPair, RayHit
 from scenes.records import Records
 from scenes.timeline import Timeline
+from scenes.track import number
 
 if TYPE_CHECKING:
     import trimesh
@@ -80,12 +81,13 @@ class SceneQuestions(ABC):
         """How far two objects are apart, and where they are nearest.
 
         Raises:
-            ValueError: A node that has no field or is hidden.
+            ValueError: A node that has no field, is hidden, or isn't there at that time.
         """
         a, b = self._records.node_at(first), self._records.node_at(second)
         if a is b:
             raise ValueError(f"clearance: expected two different objects, got {first!r} twice")
-        return questions.clearance(self.at(time), *map(self._records.visible, (a, b)))
+        names = (self._records.visible(node, number(time, "time")) for node in (a, b))
+        return questions.clearance(self.at(time), *names)
 
     def owners(self, level: int, time: float = 0.0) -> tuple[list[str], Int[Tensor, "m"]]:
         """Objects put together at a level of the hierarchy (1: the top): paths, and for each ``owner`` number its place among them.

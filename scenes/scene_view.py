@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networkx as nx
 import numpy as np
 
 from compose.composite import Composite
@@ -21,6 +22,7 @@ class SceneView:
         self._ids = np.zeros(0, dtype=np.int64)  # of the objects shown
         self._row_of = np.full(16, -1, dtype=np.int64)  # of each id
         self._changed: set[int] = set()  # nodes that came, went or show otherwise, with all beneath them
+        self._limited: set[int] = set()  # nodes that are there for a part of the time
         self._deforming: set[int] = set()  # objects shown that look otherwise at another time
         self._composite: Composite | None = None
         self._time: float | None = None
@@ -49,6 +51,7 @@ class SceneView:
         composite, nodes = self._composite, self._records.nodes
         if composite is None:
             return self._built(time)
+        self._changed |= self._coming_or_going(time)
         changed = {k for i in self._changed for k in (self._records.subtree(i) if i in nodes else (i,))}
         if 4 * len(changed) > len(self._ids) + 100:
             return self._built(time)
@@ -66,18 +69,36 @@ class SceneView:
 
     def _note(self, before: Changes, after: Changes) -> None:
         """Records were exchanged."""
+        for i, new in after.items():
+            (self._limited.add if new is not None and new.spans else self._limited.discard)(i)
         self._changed.update(i for i, new in after.items() if _shows_otherwise(before[i], new))
         short = max(after, default=0) + 1 - len(self._row_of)
         if short > 0:
             more = np.full(max(short, len(self._row_of)), -1, dtype=np.int64)
             self._row_of = np.concatenate([self._row_of, more])
 
+    def _coming_or_going(self, time: float) -> set[int]:
+        """Objects that are shown and not there at ``time``, or the other way round, for reasons of time."""
+        records = self._records
+        timed = {k for i in self._limited for k in (i, *nx.descendants(records.tree, i))}
+        return {
+            i
+            for i in timed
+            if records.nodes[i].field is not None
+            and not records.is_hidden(records.nodes[i])
+            and records.is_there(records.nodes[i], time) != (self._row_of[i] >= 0)
+        }
+
     def _edited(self, composite: Composite, changed: set[int], time: float) -> Composite:
         """The composite after some nodes changed, in any way but their pose alone."""
         removed = [row for row in self._row_of[sorted(changed)].tolist() if row >= 0]
         kept = np.delete(self._ids, removed)
         nodes = [self._records.nodes[i] for i in sorted(changed) if i in self._records.nodes]
-        shown = [(n, n.field) for n in nodes if n.field is not None and not self._records.is_hidden(n)]
+        shown = [
+            (n, n.field)
+            for n in nodes
+            if n.field is not None and not self._records.is_hidden(n) and self._records.is_there(n, time)
+        ]
         ids = np.array([node.id for node, _ in shown], dtype=np.int64)
         place = np.searchsorted(kept, ids)
         poses, scale = self._timeline.poses(ids)
@@ -108,7 +129,7 @@ class SceneView:
                 if node.hidden or node.parent != parent:
                     continue
                 path = prefix + node.name
-                if node.field is not None:
+                if node.field is not None and (not self._limited or self._records.is_there(node, time)):
                     found.append((i, path))
                 if tree.succ[i]:
                     todo.append((i, path + "/"))
@@ -143,4 +164,5 @@ def _shows_otherwise(old: Node | None, new: Node | None) -> bool:
         or old.name != new.name
         or old.parent != new.parent
         or old.clock != new.clock
+        or old.spans != new.spans
     )

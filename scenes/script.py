@@ -98,6 +98,11 @@ class Words:
         self._words = []
         return found
 
+    @property
+    def left(self) -> bool:
+        """Whether more words follow."""
+        return bool(self._words)
+
     def end(self) -> None:
         if self._words:
             raise ValueError(f"expected the end, got {' '.join(self._words)!r}; usage: {self._usage} ({_QUOTES})")
@@ -227,6 +232,17 @@ def _include(graph: SceneGraph, words: Words) -> None:
     graph.include(load_scene(other), words.take("a new path"))
 
 
+def _limit(graph: SceneGraph, words: Words) -> None:
+    path, _ = words.take("a path"), words.keyword("to")
+    if words.option("always"):
+        graph.limit(path, [])
+        return
+    spans = [words.numbers(2, "seconds")]
+    while words.left:
+        spans.append(words.numbers(2, "seconds"))
+    graph.limit(path, spans)
+
+
 def _lit(graph: SceneGraph, words: Words) -> None:
     path = words.take("a path")
     graph.set_lit(path, words.keyword("on", "off") == "on")
@@ -306,6 +322,7 @@ VERBS: dict[str, Verb] = {
     "ungroup": Verb("ungroup PATH", "its children stay", lambda g, w: g.ungroup(w.take("a path"))),
     "hide": Verb("hide PATH", "leave out of pictures", lambda g, w: g.hide(w.take("a path"))),
     "show": Verb("show PATH", "take back hide", lambda g, w: g.show(w.take("a path"))),
+    "limit": Verb("limit PATH to always|FROM TO ...", "when it is there, seconds; -inf and inf for open ends", _limit),
     "rename": Verb("rename PATH to NAME", "another last name", _rename),
     "retime": Verb("retime PATH [shift S] [factor F]", "what it does: from t to F t + S seconds", _retime),
     "clock": Verb("clock PATH [offset S] [speed F] [loop on|off]", "of what bends: at t it is as at F t + S", _clock),

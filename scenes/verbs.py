@@ -32,6 +32,7 @@ from scenes.paths import (
     solid_settings,
     user_path,
 )
+from scenes.presence import told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -412,6 +413,7 @@ def _tree(graph: SceneGraph, most: int) -> list[str]:
             [node.what()]
             + ["moves"] * node.moves
             + _bending(node)
+            + [told(node.spans)] * bool(node.spans)
             + ["hidden"] * node.hidden
             + [f"#{tag}" for tag in node.tags]
         )

@@ -140,9 +140,9 @@ def observe(scenes: Sequence[Composite], cameras: Sequence[Camera], valid: Seque
     """Fills the fields' grids of what was seen: 1 - 0.5^n in a cell whose surface ``n`` pictures show at pixels that are valid.
 
     Args:
-        scenes: The instances, as they stand when each picture is taken.
+        scenes: The instances that are there when each picture is taken, as they stand then.
     """
-    count = [torch.zeros(OBSERVED_CELLS**3) for _ in scenes[0].instances]
+    count = {i.field: torch.zeros(OBSERVED_CELLS**3) for scene in scenes for i in scene.instances}
     for scene, camera, whole in zip(scenes, cameras, valid, strict=True):
         shrink = min(1.0, math.sqrt(_OBSERVED_PIXELS / (camera.width * camera.height)))
         width, height = math.ceil(camera.width * shrink), math.ceil(camera.height * shrink)
@@ -153,9 +153,9 @@ def observe(scenes: Sequence[Composite], cameras: Sequence[Camera], valid: Seque
             rows = ((hits.owner == i) & shown.reshape(-1)).nonzero()[:, 0]
             field = instance.field
             p = instance.T_world_obj.inverse() @ (rays.origins[rows] + hits.t[rows, None] * rays.directions[rows])
-            count[i] += shown_cells(field, p)
-    for instance, n in zip(scenes[0].instances, count, strict=True):
-        grid = cast(SirenField, instance.field).observed
+            count[field] += shown_cells(field, p)
+    for field, n in count.items():
+        grid = cast(SirenField, field).observed
         grid.copy_((1 - 0.5**n).view(grid.shape))
 
 

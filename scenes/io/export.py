@@ -17,7 +17,7 @@ from scenes.io.asset_mesh import TOLERANCE, AssetMesh, asset_mesh
 from scenes.io.deforming import MOST_KEYS, Bending, bending_mesh
 from scenes.io.motion import Motion, local_pose, motion_of
 from scenes.motion import field_time
-from scenes.node import ROOT, Node
+from scenes.node import ROOT, Node, is_there
 from scenes.paths import one_of
 from scenes.timeline import world_pose
 from scenes.track import Sim3, number
@@ -74,6 +74,10 @@ class Content:
     def world(self, part: Part) -> Sim3:
         """In the world (z up), at `time`."""
         return world_pose(self.nodes, part.node.id, self.time)
+
+    def is_there(self, part: Part) -> bool:
+        """Whether it is there at `time`."""
+        return is_there(self.nodes, part.node, self.time)
 
     def motion(self, part: Part, *, in_world: bool = False) -> Motion:
         """Under its parent (or in the world), over time."""

@@ -40,6 +40,7 @@ from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight, 
 from scenes.io.glb_rig import Rig
 from scenes.io.plan import Plan
 from scenes.node import camera_in_world, light_in_world, word_set
+from scenes.presence import Span
 from scenes.track import Interpolation, Quat, Sim3, Track, quat_multiply, rotate, unit_quat
 
 _IMAGE_HEIGHT, _MAX_WIDTH = 480, 32_768
@@ -169,6 +170,7 @@ class _Reader:
             lit=shape is None or self._meshes.lit(i),
             camera=None if node.camera is None else self._camera(node.camera, path, label, residual),
             tags=self._tags(node, path),
+            spans=self._spans(i),
         )
         return plan, _Frame(path, residual, cause, above.depth + 1)
 
@@ -271,6 +273,22 @@ class _Reader:
                     paths[target.path] = (animation, channel.sampler)
         return drives
 
+    def _spans(self, i: int) -> tuple[Span, ...]:
+        """When a node is there, where steps of its scale between 0 and one value say so."""
+        if "scale" not in (paths := self._drives.get(i, {})):
+            return ()
+        sizes = Curve.read(self._file, *paths["scale"], 3, f"{self._nodes.label(i)}: animated scale")
+        if not _comes_and_goes(sizes):
+            return ()
+        there, spans = (sizes.values != 0).all(1), []
+        for k in np.flatnonzero(there):
+            end = float(sizes.times[k + 1]) if k + 1 < len(there) else math.inf
+            if k and there[k - 1]:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((float(sizes.times[k]) if k else -math.inf, end))
+        return tuple(spans)
+
     def _motion(self, i: int, path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Interpolation, np.ndarray]:
         """A node in its parent's frame: times, rotations and translations of its keys, what is between them, and the
         linear map before them (what is not rotation), which does not change.
@@ -287,7 +305,7 @@ class _Reader:
         if (sizes := curves.pop("scale", None)) is not None:
             rows = np.flatnonzero((sizes.values != 0).all(1))
             linear = np.diag(sizes.values[rows[0] if len(rows) else 0])
-            if np.ptp(sizes.values, 0).max() > SAME * np.abs(sizes.values).max():
+            if not _comes_and_goes(sizes) and np.ptp(sizes.values, 0).max() > SAME * np.abs(sizes.values).max():
                 self._note(path, "animated scale is not rigid; its value at the start was kept")
         if not curves:
             return np.zeros(1), np.array([quat]), np.array([trans]), "linear", linear
@@ -307,6 +325,14 @@ class _Reader:
         if not _turns(quats) and (np.abs(places - places[0]) <= SAME * np.abs(places[0]).max()).all():
             times, quats, places = times[:1], quats[:1], places[:1]  # exporters write keys for what stands still, too
         return times, quats, places, "step" if stepped else "linear", linear
+
+
+def _comes_and_goes(sizes: Curve) -> bool:
+    """Whether a scale goes in steps between 0 and one value."""
+    there = (sizes.values != 0).all(1)
+    some = sizes.values[there]
+    steps = sizes.kind == "STEP" and there.any() and not there.all() and not sizes.values[~there].any()
+    return bool(steps and np.ptp(some, 0).max() <= SAME * np.abs(some).max())
 
 
 def _with_part(plan: Plan, part: Plan) -> Plan:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rendering.lights import AmbientLight, DirectionalLight, PointLight, linear_
 from scenes.io.asset_mesh import AssetMesh
 from scenes.io.axes import camera_pose, toward
 from scenes.io.export import Content, Part
+from scenes.presence import Span, ends_of
 from scenes.track import Sim3, quat_multiply, rotate, unit_quat
 
 _HALF = math.sqrt(0.5)
@@ -227,10 +229,12 @@ class _Writer:
         content.note_motions([(part, motion) for _, part, motion in moving])
         moving = [one for one in moving if one[2].moves]
         bending = [(i, content.bendings[part.mesh]) for i, part in enumerate(content.parts) if part.mesh >= 0]
-        firsts = [float(one[2].times[0]) for one in moving] + [float(b.times[0]) for _, b in bending if b is not None]
+        limits = [time for part in content.parts for time in ends_of(part.node.spans)]
+        every = [m.times for _, _, m in moving] + [b.times for _, b in bending if b is not None]
+        firsts = [float(times[0]) for times in every] + limits
         if not firsts:
             return
-        last = max(float(one.times[-1]) for one in (*(m for _, _, m in moving), *(b for _, b in bending)) if one)
+        last = max([float(times[-1]) for times in every] + limits)
         start = min(0.0, *firsts)
         clip: dict[str, Any] = {"name": "scene", "channels": [], "samplers": []}
         if start < 0:  # no glTF begins before 0
@@ -261,6 +265,13 @@ class _Writer:
             if shown is not None:  # each key is a target, shown whole at its time
                 times, rows = _key_times(shown.times - start)
                 self._channel(clip, i, "weights", times, np.eye(len(shown.times))[rows].ravel(), "LINEAR")
+        for i, part in enumerate(content.parts):
+            if part.node.spans and part.path in growing:
+                content.notes.append(f"{part.path}: it is shown at all times, as its size changes, too")
+            elif part.node.spans:
+                times, rows = _key_times(np.array([t for t, _ in _steps(part.node.spans)]) - start)
+                sizes = content.pose(part).scale * np.array([on for _, on in _steps(part.node.spans)], float)[rows]
+                self._channel(clip, i, "scale", times, np.repeat(sizes[:, None], 3, 1), "STEP")
         if growing:
             content.notes.append(f"carriers of other sizes became animated scale: {', '.join(growing)}")
         self.gltf["animations"] = [clip]
@@ -276,6 +287,13 @@ class _Writer:
                 "interpolation": interpolation,
             }
         )
+
+
+def _steps(spans: Sequence[Span]) -> list[tuple[float, bool]]:
+    """Times at which what is there in ``spans`` comes and goes, after what was before; two keys at the first."""
+    ends = [(time, here) for span in spans for time, here in zip(span, (True, False), strict=True)]
+    finite = [one for one in ends if math.isfinite(one[0])]
+    return [(finite[0][0], not finite[0][1]), *finite]
 
 
 def _key_times(times: Float[np.ndarray, "k"]) -> tuple[np.ndarray, np.ndarray]:

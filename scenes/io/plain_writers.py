@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,8 @@ def write_folder(content: Content, target: Path) -> None:
     for part in objects:
         entry: dict[str, Any] = {"path": part.path, "mesh": files[part.mesh], "tags": list(part.node.tags)}
         entry |= _pose(content.world(part))
+        if part.node.spans:
+            entry["spans"] = [[t if math.isfinite(t) else None for t in span] for span in part.node.spans]
         motion = content.motion(part, in_world=True)
         motions.append((part, motion))
         if motion.moves:
@@ -114,7 +117,10 @@ def _in_world(content: Content) -> Iterator[tuple[Part, np.ndarray, np.ndarray, 
     """Vertices in the world, faces and colours of each object."""
     if any(part.node.moves for part in content.parts):
         content.notes.append(f"things stand as they do at {content.time:g} s: such files hold no motion")
-    for part in _objects(content):
+    objects = _objects(content)
+    if gone := [part.path for part in objects if not content.is_there(part)]:
+        content.notes.append(f"not there at {content.time:g} s, so left out: {', '.join(gone)}")
+    for part in filter(content.is_there, objects):
         world = content.world(part)
         vertices, faces, rgb = content.meshes[part.mesh].colored()
         scaled = tuple((world.scale * vertices.astype(np.float64)).T)

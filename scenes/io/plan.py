@@ -21,6 +21,7 @@ from rendering.lights import Light
 from scenes.clock import Clock
 from scenes.graph import SceneGraph
 from scenes.io.scene_folder import load_scene
+from scenes.presence import Span
 from scenes.track import Sim3, Track
 
 _FOLDED = 0.1  # share of places near a surface at which space may be folded before it is told
@@ -46,7 +47,7 @@ class Plan:
         clock: When in its span what bends is; None for the scene's time.
         scene: A scene folder whose nodes go beneath this one.
         light, camera: In the node's own frame (the camera's ``T_world_cam`` is then camera to node, OpenCV axes).
-        tags, lit, hidden: As the scene graph takes them.
+        tags, lit, hidden, spans: As the scene graph takes them.
         handovers: Who carries it later, in the order of time.
     """
 
@@ -62,6 +63,7 @@ class Plan:
     tags: tuple[str, ...] = ()
     lit: bool = True
     hidden: bool = False
+    spans: tuple[Span, ...] = ()
     handovers: tuple[Handover, ...] = ()
 
 
@@ -141,6 +143,8 @@ def _add(graph: SceneGraph, plan: Plan, shape: Field | None) -> None:
         graph.add(plan.path, shape, track=plan.track, **node)
     if plan.clock is not None:
         graph.set_clock(plan.path, offset=plan.clock.offset, speed=plan.clock.speed, loop=plan.clock.loop)
+    if plan.spans:
+        graph.limit(plan.path, plan.spans)
     if plan.hidden:
         graph.hide(plan.path)
 

@@ -19,11 +19,12 @@ from rendering.lights import AmbientLight, DirectionalLight, Light, PointLight
 from scenes.clock import SCENE_TIME, Clock
 from scenes.history import Checkpoint, Edit
 from scenes.node import ROOT, Attachment, Node, quoted
+from scenes.presence import checked_spans
 from scenes.records import MAX_DEPTH
 from scenes.track import Quat, Track, Vec
 
-# Version 2 has clocks; a scene that needs none is written as version 1.
-FORMAT, VERSION = "sirenscape.scene", 2
+# Version 2 has clocks, version 3 times at which nodes are there; a scene is written as the first version that can say it.
+FORMAT, VERSION = "sirenscape.scene", 3
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Id = Annotated[int, Meta(ge=0, lt=2**40)]
@@ -102,6 +103,7 @@ class _Node(_Record):
     hidden: bool = False
     tags: list[str] = []
     clock: _Clock | None = None
+    spans: list[tuple[float | None, float | None]] = []
 
 
 class _Edit(_Record):
@@ -144,7 +146,7 @@ def encoded(scene: Checkpoint, name_of: Callable[[Field], str]) -> bytes:
         *scene.nodes.values(),
         *(node for e in (*scene.undo, *scene.redo) for node in (*e.before.values(), *e.after.values())),
     ]
-    version = 2 if any(node is not None and node.clock != SCENE_TIME for node in known) else 1
+    version = max((3 if n.spans else 2 if n.clock != SCENE_TIME else 1 for n in known if n is not None), default=1)
     parts = [
         b'"format":%s,"version":%d' % (msgspec.json.encode(FORMAT), version),
         lines("nodes", (_node_record(node, name_of) for _, node in sorted(scene.nodes.items()))),
@@ -167,7 +169,12 @@ def _node_record(node: Node, name_of: Callable[[Field], str]) -> _Node:
         hidden=node.hidden,
         tags=list(node.tags),
         clock=None if node.clock == SCENE_TIME else _Clock(node.clock.offset, node.clock.speed, node.clock.loop),
+        spans=[(_finite(start), _finite(end)) for start, end in node.spans],
     )
+
+
+def _finite(time: float) -> float | None:
+    return time if math.isfinite(time) else None
 
 
 def _hold_record(attachment: Attachment) -> _Hold:
@@ -329,6 +336,9 @@ def _node_of(record: _Node, fields: dict[str, Field], file: Path) -> Node:
             clock=Clock()
             if record.clock is None
             else Clock(record.clock.offset, record.clock.speed, record.clock.loop),
+            spans=checked_spans(
+                ((-math.inf if a is None else a, math.inf if b is None else b) for a, b in record.spans), "spans"
+            ),
         )
     except ValueError as error:
         _fail(file, f"node {quoted(record.name)[:80]}: {error}")

@@ -25,6 +25,7 @@ from scenes.io.axes import camera_pose, toward
 from scenes.io.export import Content, Part
 from scenes.io.hulls import convex_hulls
 from scenes.io.motion import Motion
+from scenes.presence import Span
 from scenes.track import Sim3
 
 STATIC = "static"  # tag of objects that don't fall
@@ -88,6 +89,7 @@ class _Writer:
                 xform.SetResetXformStack(True)
             motion = content.motion(part, in_world=loose)
             motions.append((part, motion))
+            _limit(xform, part.node.spans)
             _place(xform, content.world(part) if loose else content.pose(part), motion)
             if part.mesh >= 0:
                 self._add_mesh(place, part)
@@ -223,6 +225,20 @@ class _Writer:
         made.CreateVerticalApertureOffsetAttr(focal * (camera.cy - 0.5 * camera.height) / camera.fy)
         made.CreateClippingRangeAttr(Gf.Vec2f(0.01, 1e5))
         _place(made, camera_pose(camera))
+
+
+def _limit(prim: UsdGeom.Imageable, spans: Sequence[Span]) -> None:
+    """When a prim and all beneath it are visible."""
+    if not spans:
+        return
+    shown = prim.CreateVisibilityAttr()
+    if math.isfinite(spans[0][0]):  # before the first sample a value holds backwards
+        shown.Set(UsdGeom.Tokens.invisible, Usd.TimeCode((spans[0][0] - 1) * _RATE))
+    for start, end in spans:
+        code = start * _RATE if math.isfinite(start) else min(end * _RATE, 0.0) - 1
+        shown.Set(UsdGeom.Tokens.inherited, Usd.TimeCode(code))
+        if math.isfinite(end):
+            shown.Set(UsdGeom.Tokens.invisible, Usd.TimeCode(math.nextafter(end * _RATE, math.inf)))
 
 
 def _place(prim: UsdGeom.Xformable, pose: Sim3, motion: Motion | None = None) -> None:

@@ -27,7 +27,7 @@ from scenes.video.scene import graph_of
 from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, nearest_rigid, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
-_VERSION = 5  # part of every key: raise it when the same clip would give another scene
+_VERSION = 6  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 3  # likewise of what moves
 _REFINED_VERSION = 3  # likewise of its refinement
 

@@ -56,7 +56,7 @@ def camera_at(clip: Clip, found: Decomposition, t: int) -> Camera:
 
 
 def composite_at(shapes: Sequence[Shaped], t: int) -> Composite:
-    """The learned shapes as they stand in a frame."""
+    """The learned shapes that are there in a frame, as they stand."""
     return Composite(
         [
             Instance(
@@ -67,6 +67,7 @@ def composite_at(shapes: Sequence[Shaped], t: int) -> Composite:
                 lit=False,
             )
             for s in shapes
+            if s.part.there[t]
         ]
     )
 
@@ -87,14 +88,15 @@ def look(clip: Clip, found: Decomposition, shapes: Sequence[Shaped], *, seed: in
         used = np.array([s.part.used[t] for s in shapes])
         if not used.any():
             continue
-        scene, camera = composite_at([shapes[i] for i in stiff], t), camera_at(clip, found, t)
+        here = np.array([i for i in stiff if shapes[i].part.there[t]], int)
+        scene, camera = composite_at([shapes[i] for i in here], t), camera_at(clip, found, t)
         pixel = np.flatnonzero(rng.random(height * width) < share)
         y, x = np.divmod(pixel, width)
         uv = np.stack([x, y], -1) + 0.5 + rng.uniform(-_JITTER, _JITTER, (len(pixel), 2))
         rays = camera.rays(torch.from_numpy(uv))
         hits = scene.trace(rays)
         hit, along = hits.owner.numpy(), hits.t.double()
-        owner = np.where(hit >= 0, np.append(stiff, -1)[hit], -1)
+        owner = np.where(hit >= 0, np.append(here, -1)[hit], -1)
         depth = (along * camera.depth_per_t(torch.from_numpy(uv))).numpy()
         measured = clip.depth[t].ravel()[pixel]
         off = np.abs(measured - depth) > _TOLERANCE + _TOLERANCE_SHARE * measured

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from objects.pose import SE3
 from rendering.camera import Camera
@@ -17,7 +17,7 @@ from scenes.track import Track
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition
 from scenes.video.rigid import inverse
-from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, nearest_rigid
+from scenes.video.shapes import BACKDROP, BACKGROUND, Part, Shaped, nearest_rigid
 
 _LINEAR_M, _LINEAR_DEG = 1e-4, 0.02  # a key this near to the line between its neighbours is left out
 CAMERA = "camera"
@@ -44,6 +44,8 @@ def graph_of(
             continue
         tags = [BACKGROUND_TAG] if part.id == BACKGROUND else []
         graph.add(part.name, shape.shown, track=track_of(clip.times, part.T_world_obj), lit=lit, tags=tags)
+        graph.limit(part.name, spans_of(clip.times, part.there))
+        notes += _gaps_told(part)
     names = {s.part.id: s.part.name for s in shapes}
     notes += _hand_over(graph, clip, found.carryings, names, world)
     fx, fy, cx, cy = clip.lens.tolist()
@@ -57,6 +59,31 @@ def graph_of(
             graph.add(f"lights/{name}", light=light)
     graph.forget_history()
     return graph, notes
+
+
+def spans_of(times: Float[np.ndarray, "f"], there: Bool[np.ndarray, "f"]) -> list[tuple[float, float]]:
+    """When a thing is there that some frames show: up to half the way to those that don't; beyond the clip as at its ends."""
+    if there.all() or not there.any():
+        return []
+    middle = np.concatenate([[-np.inf], (times[1:] + times[:-1]) / 2, [np.inf]])
+    change = np.diff(there.astype(int), prepend=0, append=0)
+    return list(zip(middle[change == 1].tolist(), middle[change == -1].tolist(), strict=True))
+
+
+def _gaps_told(part: Part) -> list[str]:
+    """Frames in which a pose isn't known, and what is shown there."""
+    said = []
+    for frames, what in ((part.there & ~part.known, "it goes evenly there"), (~part.there, "it isn't shown there")):
+        parts = [f"{a}" if a == b else f"{a} to {b}" for a, b in _stretches(frames)]
+        if parts:
+            said.append(f"{part.name}: its pose isn't known in frames {', '.join(parts)}: {what}")
+    return said
+
+
+def _stretches(mask: Bool[np.ndarray, "f"]) -> list[tuple[int, int]]:
+    """First and last frames of what hangs together."""
+    change = np.diff(mask.astype(int), prepend=0, append=0)
+    return list(zip(np.flatnonzero(change == 1).tolist(), (np.flatnonzero(change == -1) - 1).tolist(), strict=True))
 
 
 def _hand_over(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
+from scipy.spatial.transform import Rotation, Slerp
 
 from objects.field import Field
 from objects.fitting import fit_meshes
@@ -31,6 +33,7 @@ from scenes.video.volume import REACH, Grid, Sight, closed, fuse, hull, surface
 BACKGROUND, BACKDROP = 0, -1
 _SURE = 0.5  # confidence from which on a frame is learned from
 _LEAST_PIXELS = 30
+_SHORT = 3  # frames without a pose over which a thing goes evenly; in longer gaps it isn't shown
 _OBJECT_CELLS, _BACKGROUND_CELLS = 96, 176  # along the longest edge, at most
 _PIXELS = 0.7  # size of a cell of an object in pixels, at least
 _OUTER = 0.005  # share of an object's points on each side that its box may leave out
@@ -50,11 +53,20 @@ class Part:
     name: str
     rigid: bool
     T_world_obj: Float[np.ndarray, "f 4 4"]
-    """In each frame; where it isn't known, the nearest frame's. The origin is the middle of what was seen."""
+    """In each frame. Where it isn't known, it goes evenly over short gaps, and else is the last known one. The origin is the middle
+    of what was seen."""
     used: Bool[np.ndarray, "f"]
     """Frames from which it is learned."""
     known: Bool[np.ndarray, "f"]
     """Frames in which its pose is known."""
+
+    @property
+    def there(self) -> Bool[np.ndarray, "f"]:
+        """Frames in which it is shown: those in which its pose is known, and short gaps between these."""
+        there = self.known.copy()
+        for before, after in short_gaps(self.known):
+            there[before:after] = True
+        return there
 
 
 class Shaped(NamedTuple):
@@ -114,7 +126,7 @@ def parts_of(clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"]) -
             continue
         middle = np.eye(4)
         middle[:3, 3] = np.quantile(p, [_OUTER, 1 - _OUTER], axis=0).mean(0)
-        parts.append(Part(number, name, rigid, nearest_rigid(poses @ middle), used, known))
+        parts.append(Part(number, name, rigid, _bridged(nearest_rigid(poses @ middle), known), used, known))
     return parts, notes
 
 
@@ -127,10 +139,27 @@ def nearest_rigid(poses: Float[np.ndarray, "f 4 4"]) -> Float[np.ndarray, "f 4 4
     return out
 
 
+def short_gaps(known: Bool[np.ndarray, "f"]) -> list[tuple[int, int]]:
+    """Pairs of known frames with a few frames between them in which a pose isn't known."""
+    frames = np.flatnonzero(known).tolist()
+    return [(a, b) for a, b in pairwise(frames) if 1 < b - a <= _SHORT + 1]
+
+
 def _held(poses: Sequence[np.ndarray], known: np.ndarray) -> np.ndarray:
     """Poses with those that aren't known in place of the last known one (at the start: the first)."""
     last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
     return np.stack(poses)[np.where(last < 0, int(np.flatnonzero(known)[0]), last)]
+
+
+def _bridged(poses: Float[np.ndarray, "f 4 4"], known: Bool[np.ndarray, "f"]) -> Float[np.ndarray, "f 4 4"]:
+    """The same, going evenly over short gaps."""
+    out = poses.copy()
+    for a, b in short_gaps(known):
+        share = np.arange(1, b - a) / (b - a)
+        turns = Slerp([0, 1], Rotation.from_matrix(poses[[a, b], :3, :3]))(share)
+        out[a + 1 : b, :3, :3] = turns.as_matrix()
+        out[a + 1 : b, :3, 3] = poses[a, :3, 3] + share[:, None] * (poses[b, :3, 3] - poses[a, :3, 3])
+    return out
 
 
 def _points(

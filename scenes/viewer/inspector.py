@@ -12,7 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from objects.pose import SE3
 from rendering import AmbientLight, DirectionalLight, Light, PointLight
+from scenes.node import shown
 from scenes.node_view import NodeView
+from scenes.presence import checked_spans
 from scenes.viewer.session import News, Session, is_there, rounded
 from scenes.viewer.widgets import listen
 
@@ -34,6 +36,9 @@ class Inspector:
             )
             self._size = gui.add_number("Scale", 1.0, min=1e-6, max=1e6, step=0.001)
             self._tags = gui.add_text("Tags", "", hint="Words to select it by, with blanks between them")
+            self._spans = gui.add_text(
+                "There", "", hint="From and to, seconds; -inf and inf for open ends; empty: always"
+            )
             self._lit = gui.add_checkbox("Lit", True, hint="Whether lights act on its colours")
             self._light = gui.add_dropdown("Light", tuple(_LIGHTS))
             self._color = gui.add_rgb("Colour", (255, 255, 255))
@@ -44,6 +49,7 @@ class Inspector:
             (self._turn, self._take_turn),
             (self._size, self._take_size),
             (self._tags, self._take_tags),
+            (self._spans, self._take_spans),
             (self._color, self._take_color),
             (self._intensity, self._take_intensity),
         ):
@@ -79,6 +85,7 @@ class Inspector:
         self._turn.value = np.array(rounded(_angles(pose).tolist()))
         self._size.value = rounded([record.scale])[0]
         self._tags.value = " ".join(record.tags)
+        self._spans.value = " ".join(shown(t) for span in record.spans for t in span)
         self._lit.value, self._lit.visible = record.lit, record.field is not None
         light = record.light
         self._light.value = _kind_of(light)
@@ -122,6 +129,12 @@ class Inspector:
             graph.tag(node.path, *more)
         if gone := sorted(set(node.tags) - new):
             graph.untag(node.path, *gone)
+
+    def _take_spans(self, node: NodeView, text: str) -> None:
+        words = text.split()
+        spans = checked_spans([words[i : i + 2] for i in range(0, len(words), 2)], "There")  # pyright: ignore[reportArgumentType]
+        if spans != node.spans:
+            self._session.graph.limit(node.path, spans)
 
     def _take_lit(self, node: NodeView, lit: bool) -> None:
         self._session.graph.set_lit(node.path, lit)

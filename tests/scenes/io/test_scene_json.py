@@ -25,7 +25,7 @@ def graph() -> SceneGraph:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=3), "newer than this program"),
+        (lambda d: d.update(version=4), "newer than this program"),
         (lambda d: d.update(version=0), "version of 1 or more"),
         (lambda d: d.update(version="1"), "Expected `int`"),
         (lambda d: d.update(format="other"), "expected the format"),

@@ -152,3 +152,23 @@ def test_who_is_carried_hangs_under_its_carrier_for_that_time_and_stands_where_i
     lifted, _ = graph.pose("object_2", float(clip.times[4]))
     assert float(lifted.translation[2]) == pytest.approx(cup[4, 2, 3] + 1, abs=1e-3)
     assert isinstance(lifted, SE3)
+
+
+def test_where_no_pose_is_known_a_thing_is_not_shown_but_over_short_gaps(slide):
+    clip, ids, learned = slide
+    found = true_motion(ids, SLIDES)
+    known = np.array([False, True, False, True, False, False, False, False])
+    poses = tuple(pose if there else None for pose, there in zip(found.objects[0].poses, known, strict=True))
+    found = dataclasses.replace(found, objects=(dataclasses.replace(found.objects[0], poses=poses),))
+    parts, _ = parts_of(clip, found, np.ones(N, bool))
+    (part,) = [part for part in parts if part.id == 1]
+    assert part.there.tolist() == [False, True, True, True, False, False, False, False]
+    middle = nearest_rigid(part.T_world_obj[[1, 3]].mean(0)[None])[0]
+    assert np.abs(part.T_world_obj[2] - middle).max() < 1e-3
+    graph, notes = graph_of(clip, found, [Shaped(part, learned.graph["object_1"].field)], ())
+    shown = ["object_1" in [i.name for i in graph.at(float(t)).instances] for t in clip.times]
+    assert shown == part.there.tolist()
+    assert notes == [
+        "object_1: its pose isn't known in frames 2: it goes evenly there",
+        "object_1: its pose isn't known in frames 0, 4 to 7: it isn't shown there",
+    ]
