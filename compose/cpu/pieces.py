@@ -97,15 +97,20 @@ def _keys(where: np.ndarray, side: int) -> np.ndarray:
     return (where[..., 0] * side + where[..., 1]) * side + where[..., 2]
 
 
-@numba.njit(cache=True)
-def _terms(u, v, w):
-    """The terms of a polynomial, and their derivatives: ``[4, 10]``."""
-    out = np.zeros((4, TERMS))
-    out[0] = np.array([1.0, u, v, w, u * u, v * v, w * w, u * v, u * w, v * w])
+@inlined
+def _terms(u, v, w, out, squares):
+    """The terms of a polynomial and their derivatives ``[4, 10]``, and the sum of their outer products ``[10, 10]``."""
+    out[:] = 0.0
+    out[0, 0], out[0, 1], out[0, 2], out[0, 3] = 1.0, u, v, w
+    out[0, 4], out[0, 5], out[0, 6], out[0, 7], out[0, 8], out[0, 9] = u * u, v * v, w * w, u * v, u * w, v * w
     out[1, 1], out[1, 4], out[1, 7], out[1, 8] = 1.0, 2 * u, v, w
     out[2, 2], out[2, 5], out[2, 7], out[2, 9] = 1.0, 2 * v, u, w
     out[3, 3], out[3, 6], out[3, 8], out[3, 9] = 1.0, 2 * w, u, v
-    return out
+    for t in range(TERMS):
+        for r in range(TERMS):
+            squares[t, r] = out[0, t] * out[0, r]
+            for c in range(1, 4):
+                squares[t, r] += _SLOPES * (out[c, t] * out[c, r])
 
 
 @numba.njit(cache=True, parallel=True)
@@ -117,30 +122,35 @@ def _fitted(sampled, tolerance, most):
     terms = np.empty((m, 4, TERMS))
     squares = np.empty((m, TERMS, TERMS))
     for s in range(m):
-        terms[s] = _terms(where[s, 0], where[s, 1], where[s, 2])
-        squares[s] = np.outer(terms[s, 0], terms[s, 0])
-        for c in range(1, 4):
-            squares[s] += _SLOPES * np.outer(terms[s, c], terms[s, c])
+        _terms(where[s, 0], where[s, 1], where[s, 2], terms[s], squares[s])
     number, greatest, off = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n)
     factors, middle = np.zeros((n, most, TERMS)), np.zeros(n)
     for k in numba.prange(n):
-        tried = np.zeros((most, TERMS))
-        off[k] = np.inf
-        centre = sampled[k, _CENTRE, 0]
-        away = abs(centre) > _AWAY
-        for turn in range(
-            most + 1
-        ):  # one polynomial of the distance; away from the surface one of its square; then more
-            if turn == 1 and not away:
-                continue
-            count, about = max(turn, 1), centre if away and turn > 0 else 0.0
-            error, high = _divided(sampled[k], terms, squares, where, count, about, tried)
-            if error <= tolerance[k] or (count == 1 and error < off[k]):
-                factors[k], off[k], greatest[k], middle[k] = tried, error, high, about
-            if error <= tolerance[k]:
-                number[k] = count
-                break
+        number[k], greatest[k], off[k], middle[k] = _fitted_one(
+            sampled[k], terms, squares, where, tolerance[k], factors[k]
+        )
     return number, greatest, factors, middle, off
+
+
+@numba.njit(cache=True)
+def _fitted_one(sampled, terms, squares, where, tolerance, factors):
+    """`_fitted` of one cell: number, whether the greatest counts, how far off, and what they are of the distance's square about."""
+    most = len(factors)
+    tried = np.zeros((most, TERMS))
+    number, greatest, off, middle = 0, 0, np.inf, 0.0
+    centre = sampled[_CENTRE, 0]
+    away = abs(centre) > _AWAY
+    for turn in range(most + 1):  # one polynomial of the distance; away from the surface one of its square; then more
+        if turn == 1 and not away:
+            continue
+        count, about = max(turn, 1), centre if away and turn > 0 else 0.0
+        error, high = _divided(sampled, terms, squares, where, count, about, tried)
+        if error <= tolerance or (count == 1 and error < off):
+            factors[:], off, greatest, middle = tried, error, high, about
+        if error <= tolerance:
+            number = count
+            break
+    return number, greatest, off, middle
 
 
 @numba.njit(cache=True)
@@ -152,19 +162,22 @@ def _divided(distances, terms, squares, where, count, about, factors):
     sampled = distances.copy()
     if about != 0.0:
         for s in range(m):
-            sampled[s, 1:] *= sampled[s, 0] / about
+            for a in range(1, 4):
+                sampled[s, a] *= sampled[s, 0] / about
             sampled[s, 0] = (sampled[s, 0] ** 2 - about * about) / (2.0 * about)
     member = np.zeros(m, np.int64)
     if count > 1:  # first by which of the surface points farthest from each other is next to the sample's own
-        foot = where - distances[:, :1] * distances[:, 1:]
-        away, seed = ((foot - foot[0]) ** 2).sum(1), foot[0]
-        away_least = np.full(m, np.inf)
+        foot, away, away_least = np.empty((m, 3)), np.empty(m), np.full(m, np.inf)
+        for s in range(m):
+            for a in range(3):
+                foot[s, a] = where[s, a] - distances[s, 0] * distances[s, a + 1]
+            away[s] = _apart(foot, s, 0)
         for c in range(count):
-            seed = foot[(away if c == 0 else away_least).argmax()].copy()
-            away = ((foot - seed) ** 2).sum(1)
+            seed = (away if c == 0 else away_least).argmax()
             for s in range(m):
-                if away[s] < away_least[s]:
-                    away_least[s], member[s] = away[s], c
+                apart = _apart(foot, s, seed)
+                if apart < away_least[s]:
+                    away_least[s], member[s] = apart, c
     value, left, right = np.empty((count, m)), np.empty((TERMS, TERMS)), np.empty(TERMS)
     for _ in range(_ROUNDS if count > 1 else 1):
         for c in range(count):
@@ -199,14 +212,25 @@ def _divided(distances, terms, squares, where, count, about, factors):
         if not changed:
             break
     for c in range(count):
-        if (member == c).sum() < _FEWEST:
+        members = 0
+        for s in range(m):
+            members += member[s] == c
+        if members < _FEWEST:
             return np.inf, 0
     low, high = 0.0, 0.0
     for s in range(m):
-        least, most = value[:, s].min(), value[:, s].max()
+        least, most = np.inf, -np.inf
+        for c in range(count):
+            least, most = min(least, value[c, s]), max(most, value[c, s])
         low = max(low, abs(distance_said(least, about) - distances[s, 0]))
         high = max(high, abs(distance_said(most, about) - distances[s, 0]))
     return min(low, high), 1 if high < low else 0
+
+
+@inlined
+def _apart(points, i, j):
+    """The squared distance of two points."""
+    return (points[i, 0] - points[j, 0]) ** 2 + (points[i, 1] - points[j, 1]) ** 2 + (points[i, 2] - points[j, 2]) ** 2
 
 
 @inlined
