@@ -5,7 +5,7 @@ suit it best, for planes across its optical axis at depths whose inverses are ev
 counts, as something may hide the place in the others (Kang, Szeliski, Chai, "Handling Occlusions in Dense Multi-view Stereo", CVPR
 2001). Neighbouring pixels then agree on a smooth surface (Hirschmüller, "Stereo Processing by Semiglobal Matching and Mutual
 Information", PAMI 2008). A depth is kept where other pictures' depths confirm it, and no more of them
-contradict it.
+contradict it. What has no texture takes its depth from the plane that it lies on (`flats`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import cv2
 import numba
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from objects.progress import Bar
+from rendering.learning.flats import filled, planes_of
 from rendering.learning.overlap import Overlap, Sight, overlap_of
 from rendering.views import View, Views
 
@@ -80,12 +81,33 @@ def depths_of_photos(views: Views, progress: bool = True) -> list[Float[np.ndarr
             pool.map(found, range(len(views))), desc="depths", unit="picture", total=len(views), disable=not progress
         )
         depth = list(bar)
-    kept = [_confirmed(i, sights, depth, overlap.best(i, _OTHERS)) for i in range(len(views))]
+    others = [overlap.best(i, _OTHERS) for i in range(len(views))]
+    depth = [np.where(_confirmed(i, sights, depth, others[i]), z, 0) for i, z in enumerate(depth)]
+    depth = _with_flats(views, sizes, sights, depth, others)
     out = []
-    for view, z, keep in zip(views, depth, kept, strict=True):
+    for view, z in zip(views, depth, strict=True):
         size = (view.camera.width, view.camera.height)
-        full = cv2.resize(np.where(keep, z, 0).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+        full = cv2.resize(z.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
         out.append(np.where(view.valid.numpy(), full, 0))
+    return out
+
+
+def _with_flats(
+    views: Views,
+    sizes: Sequence[tuple[int, int]],
+    sights: Sequence[Sight],
+    depth: Sequence[Float[np.ndarray, "h w"]],
+    others: Sequence[Sequence[int]],
+) -> list[Float[np.ndarray, "h w"]]:
+    """Depths, with those of regions without texture where no more pictures contradict than confirm them."""
+    planes, more = planes_of(sights, depth), []
+    for view, size, sight, z in zip(views, sizes, sights, depth, strict=True):
+        rgb = cv2.resize(view.stored["rgb"].numpy(), size, interpolation=cv2.INTER_AREA)
+        more.append(np.where(z > 0, z, filled(rgb, z, sight, planes)))
+    out = []
+    for i, (z, new) in enumerate(zip(depth, more, strict=True)):
+        confirm, contradict = _votes(i, sights, more, others[i])
+        out.append(np.where((z > 0) | (contradict <= confirm), new, 0))
     return out
 
 
@@ -151,6 +173,17 @@ def _confirmed(
     i: int, sights: Sequence[Sight], depth: Sequence[Float[np.ndarray, "h w"]], others: Sequence[int]
 ) -> Bool[np.ndarray, "h w"]:
     """Where other pictures have the same depths as this one, and not more of them nearer or farther ones."""
+    confirm, contradict = _votes(i, sights, depth, others)
+    kept = (depth[i] > 0) & (confirm > 0) & (contradict <= confirm)
+    label = np.zeros(kept.shape, np.int32)
+    ndimage.label(kept, output=label)
+    return kept & (np.bincount(label.reshape(-1)) >= _SPECKLE)[label]
+
+
+def _votes(
+    i: int, sights: Sequence[Sight], depth: Sequence[Float[np.ndarray, "h w"]], others: Sequence[int]
+) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
+    """How many other pictures have the same depths as this one, and how many nearer or farther ones."""
     z, sight = depth[i], sights[i]
     rows, columns = np.indices(z.shape)
     at = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(sight.lens).T
@@ -160,15 +193,17 @@ def _confirmed(
         x, there = sights[j].seen(p_world)
         x = x.clip(-1e4, 1e4).astype(np.float32)
         read = cv2.remap(
-            depth[j], x[..., 0], x[..., 1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0
+            depth[j].astype(np.float32),
+            x[..., 0],
+            x[..., 1],
+            cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=0.0,
         )
         off, both = np.abs(read - there), (there > 0) & (read > 0)
         confirm += both & (off < _AGREE * there)
         contradict += both & (off > _CONTRADICT * there)
-    kept = (z > 0) & (confirm > 0) & (contradict <= confirm)
-    label = np.zeros(kept.shape, np.int32)
-    ndimage.label(kept, output=label)
-    return kept & (np.bincount(label.reshape(-1)) >= _SPECKLE)[label]
+    return confirm, contradict
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
