@@ -11,8 +11,7 @@ An index may hold over an interval of time: then planes move in time along a lin
 
 The index of a `SirenField` can be *certified*: then all that it says is proven for the network as the float32 kernel evaluates
 it (`certify.py`), all over each closed cell and a millionth of a cell beyond. Blocks that are proven to have a sign are left
-alone; what is left is halved down to the cells, and once more to learn which of these lie on one side after all and how far
-the field strays from the planes of the rest.
+alone; what is left is halved down to the cells.
 
 An index only ever says where a field need not be asked; what is hit, and where, the field itself decides.
 """

@@ -16,8 +16,9 @@ from objects.field import Field
 from objects.progress import Bar
 from objects.siren import SirenField
 
-BYTES = 400_000  # of an index, about
-TRIAL, _FINEST = 48, 128  # cells along the longest edge: of the trial that measures the surface, and at most
+BYTES = 1_000_000  # of an index, about, at most
+COARSEST, FINEST = 12, 128  # cells along the longest edge
+_SAMPLED = 4096  # cells, by which bytes are estimated
 _BEYOND = 1e-6  # of a cell, on each side: what is proven holds there, too, as places in a march are rounded
 _SLACK = 1e-9  # of a bound: more than the rounding of what is done to it here, in float64
 _BOXES = 4096  # bounded together
@@ -36,11 +37,12 @@ def certified_cells(field: Field) -> AssetCells:
         )
     weights = weights_of(cast(SirenField, field))
     with Bar(total=0, desc="certifying", unit="box", unit_scale=True) as bar:
-        prover = _Prover(weights, evaluation_error(weights), *grid(field, TRIAL), bar)
-        trial = 6 * len(prover.uncertain()[0]) + 2 * int(prover.n.prod())  # bytes
-        finer = TRIAL * np.sqrt(BYTES / trial)
-        finest = grid(field, int(np.clip(finer, TRIAL // 4, _FINEST)))
-        return _Prover(weights, prover.noise, *finest, bar).cells()
+        n, noise = FINEST, evaluation_error(weights)
+        prover = _Prover(weights, noise, *grid(field, n), bar)
+        while n > COARSEST and (most := BYTES / max(6 * prover.expected(), 1)) < 1:
+            n = max(min(int(n * np.sqrt(most)), n - 4), COARSEST)
+            prover = _Prover(weights, noise, *grid(field, n), bar)
+        return prover.cells()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +64,7 @@ class _Prover:
 
     def cells(self) -> AssetCells:
         corner, sign = self.uncertain()
-        # The halves of each cell: are they all on one side, and how far does the field stray from the plane of the cell?
-        gradient, middle, _ = self.planes(corner, 1.0)
-        offset = lattice(2) * 0.5
-        parts = self.planes((corner[:, None] + offset).reshape(-1, 3), 0.5)
-        side = _side(*parts, self.reach(parts[0], 0.5)).reshape(-1, 8)
-        sign[tuple(corner.T)] = np.where((side == side[:, :1]).all(1), side[:, 0], 0)
-        rest = sign[tuple(corner.T)] == 0
-        corner, gradient, middle = corner[rest], gradient[rest], middle[rest]
-        part_gradient, part_middle, error = (part.reshape(-1, 8, *part.shape[1:])[rest] for part in parts)
-        apart = part_middle - (gradient @ ((offset - 0.25) * self.cell).T)
-        apart_reach = self.reach(part_gradient - gradient[:, None], 0.5) + error
-        top, bottom = (apart + apart_reach).max(1), (apart - apart_reach).min(1)
-        middle, bound = 0.5 * (top + bottom), 0.5 * (top - bottom)
-
+        gradient, middle, bound = self.planes(corner, 1.0)
         unit = np.array([np.abs(gradient).max(initial=1e-30) / 127, 1.0, np.abs(middle).max(initial=1e-30) / 32767])
         packed_gradient, packed_middle = np.rint(gradient / unit[0]), np.rint(middle / unit[2])
         bound += self.reach(gradient - packed_gradient * unit[0], 1.0) + np.abs(middle - packed_middle * unit[2])
@@ -94,6 +83,12 @@ class _Prover:
         return assembled(
             self.cell, mixed, blocks[..., 0] < 0, blocks[mixed] == 0, blocks[mixed] < 0, plane, unit, lipschitz
         )
+
+    def expected(self) -> float:
+        """About how many cells aren't proven to lie on one side, from some of them."""
+        corner = np.random.default_rng(0).integers(0, 4 * self.n, (_SAMPLED, 3))
+        gradient, middle, error = self.planes(corner, 1.0)
+        return float((_side(gradient, middle, error, self.reach(gradient, 1.0)) == 0).mean() * (4 * self.n).prod())
 
     def uncertain(self) -> tuple[np.ndarray, np.ndarray]:
         """Cells that aren't proven to lie on one side ``[r, 3]``, and the side of each of the others, from the blocks down."""

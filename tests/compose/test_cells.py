@@ -222,8 +222,7 @@ def test_planes_of_a_ball_are_its_tangents():
 @pytest.fixture
 def few_cells(monkeypatch):
     """Certified indices of at most about 50 cells along an edge: a second each."""
-    monkeypatch.setattr("compose.certified_cells.BYTES", 40_000)
-    monkeypatch.setattr("compose.certified_cells.TRIAL", 16)
+    monkeypatch.setattr("compose.certified_cells.BYTES", 20_000)
 
 
 def _random_siren(width, layers, omega, offset, seed):

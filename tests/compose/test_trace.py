@@ -417,7 +417,7 @@ def _rippled():
 
 def test_with_a_certified_index_a_trace_finds_ripples_that_hide_from_the_samples(monkeypatch):
     monkeypatch.setattr("compose.sampled_cells.BYTES", 1)  # the coarsest cells: 24
-    monkeypatch.setattr("compose.certified_cells.BYTES", 10_000)
+    monkeypatch.setattr("compose.certified_cells.BYTES", 8_000)
     g = torch.Generator().manual_seed(0)
     ends = 2 * torch.rand(2, 200, 3, generator=g, dtype=torch.float64) - 1
     ends[0, :, 0], ends[1, :, 0] = 2.0, -2.0
@@ -433,7 +433,7 @@ def test_with_a_certified_index_a_trace_finds_ripples_that_hide_from_the_samples
 def test_a_certified_trace_equals_the_reference_and_primitives_stay_sampled(
     fields, random_instances, random_rays, monkeypatch
 ):
-    monkeypatch.setattr("compose.certified_cells.BYTES", 30_000)
+    monkeypatch.setattr("compose.certified_cells.BYTES", 12_000)
     instances = random_instances(fields, 20, 4)
     rays = random_rays(instances, 300, 4)
     scene = Composite(instances).certified()
