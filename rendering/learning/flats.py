@@ -51,6 +51,7 @@ def planes_of(sights: Sequence[Sight], depths: Sequence[Float[np.ndarray, "h w"]
     least = max(_LEAST * len(p), 3)
     while len(planes) < _PLANES and len(p) >= least:
         on = max((_on_three(p, away, rng) for _ in range(_TRIES)), key=np.count_nonzero)
+        middle, normal = np.zeros(3), np.zeros(3)
         for _ in range(3):
             if on.sum() < least:
                 return planes
@@ -85,7 +86,7 @@ def filled(
         missing = own & (z == 0)
         if own.sum() < _PIXELS or missing.sum() < _MISSING:
             continue
-        known = ndimage.binary_dilation(own, iterations=_RIM) & (z > 0)
+        known = np.asarray(ndimage.binary_dilation(own, iterations=_RIM), bool) & (z > 0)
         if known.sum() < _KNOWN:
             continue
         shares = [(np.abs(plane[at] - z)[known] < _LIKE * z[known]).mean() for plane in on]
