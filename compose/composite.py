@@ -204,9 +204,8 @@ class Composite:
         their sampled index).
 
         Then no change of sign along a ray is passed over, however the networks behave between samples, but for those less
-        than 1/2000 of the object's box diagonal apart, which the definition of a hit leaves open. Proving takes seconds for a small
-        field, half a minute of processor time for one as wide as those that are learned by default; it is kept in the cache
-        folder. Traces ask the fields more often.
+        than 1/2000 of the object's box diagonal apart, which the definition of a hit leaves open. Proving takes up to half a
+        minute of processor time for each field, once (it is kept in the cache folder); traces ask the fields more often.
         """
         made = copy.copy(self)
         made.arrays = replace(self.arrays, assets=self.arrays.assets.certified)
