@@ -65,9 +65,8 @@ def loaded(image: Image.Image, path: Path, upright: bool) -> Image.Image:
     return turned
 
 
-def read_depth(path: Path, size: tuple[int, int], upright: bool) -> tuple[np.ndarray, str]:
-    """Steps ``[h, w]``, 0 for none; and what stood for none that has to be said. Depth of another size but the same shape is
-    enlarged by the nearest pixel."""
+def read_depth(path: Path, size: tuple[int, int], upright: bool) -> tuple[np.ndarray, list[str]]:
+    """Steps ``[h, w]``, 0 for none; and notes. Depth of another size but the same shape is enlarged by the nearest pixel."""
     steps = _layer(path, upright)
     if steps.dtype.itemsize == 1:
         raise ViewError(f"{path}: expected depth with 16 bits, or .npy, got 8 bits: too coarse for depth")
@@ -82,7 +81,7 @@ def read_depth(path: Path, size: tuple[int, int], upright: bool) -> tuple[np.nda
         odd = np.isfinite(steps) & (negative | np.isin(steps, (65504.0, 65535.0)) | (steps >= _HUGE))
     else:
         odd = (steps < 0) | np.isin(steps, (65535, np.iinfo(steps.dtype).max))
-    said = f"{steps[odd].max():g}" if odd.any() else ""
+    said = [f"depth {steps[odd].max():g} is taken as missing"] if odd.any() else []
     steps = np.where(odd, 0, steps)
     if steps.dtype != np.uint16:
         steps = np.nan_to_num(steps, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
@@ -92,6 +91,7 @@ def read_depth(path: Path, size: tuple[int, int], upright: bool) -> tuple[np.nda
             raise ViewError(f"{path}: the depth has {w}x{h} pixels, the picture {width}x{height}: another shape")
         row, column = ((np.arange(n) + 0.5) * have / n for n, have in ((height, h), (width, w)))
         steps = steps[row.astype(int)[:, None], column.astype(int)]
+        said.append(f"depth of {w}x{h} pixels is taken by the nearest of them where the picture has {width}x{height}")
     return np.ascontiguousarray(steps), said
 
 

@@ -138,8 +138,8 @@ def _view(shot: Shot, options: ReadOptions, notes: Notes) -> View:
             valid = inside
     if (found := _if_there(read_depth, shot.depth, "depth", shot, notes)) is not None:
         depth, said = found
-        if said:
-            notes.add(f"depth {said} is taken as missing", shot.name)
+        for text in said:
+            notes.add(text, shot.name)
     ids = _if_there(read_ids, shot.ids, "instance ids", shot, notes)
     if shot.lens.bends:
         freed = undistortion(shot.lens, camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height)

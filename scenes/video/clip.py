@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from rendering.views import ViewError, Views, load_views
+from rendering.views.paths import PICTURES
 
+_NO_DEPTH = (
+    "a decomposition needs it: give depth_file_path in a transforms.json, or estimate depth with another program first"
+)
 _CUT = 0.15  # share of the pixels whose flow agrees both ways, below which neighbours have nothing in common
 _CUT_COLOR = 0.04  # mean difference of colours that a cut has at least
 
@@ -63,9 +68,13 @@ def load_clip(folder: str | os.PathLike[str]) -> Clip:
     """Reads a clip: a folder in the nerfstudio convention with depth and maybe cameras, or TUM RGB-D (see `load_views`).
 
     Raises:
-        ViewError: What can't be read.
+        ViewError: What can't be read, or photos alone.
         ValueError: What is no clip: see `clip_of`.
     """
+    root = Path(folder)
+    plain = root.is_dir() and not (any(root.glob("transforms*.json")) or (root / "rgb.txt").is_file())
+    if plain and any(p.suffix.lower() in PICTURES for place in (root, root / "images") for p in place.glob("*")):
+        raise ViewError(f"{root}: there are photos alone, without depth, and {_NO_DEPTH}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         views = load_views(folder, unposed=True)
@@ -102,10 +111,7 @@ def clip_of(views: Views, notes: tuple[str, ...] = ()) -> Clip:
         if view.depth is not None:
             depth[t] = np.nan_to_num(np.where(view.valid, view.depth, 0))
     if not depth.any():
-        raise ViewError(
-            f"{views[0].name}: there is no depth in any frame, and a decomposition needs it: give depth_file_path, or estimate "
-            "depth with another program first"
-        )
+        raise ViewError("; ".join([f"{views[0].name}: there is no depth in any frame, and {_NO_DEPTH}", *notes]))
     blind = [view.name for view, d in zip(views, depth, strict=True) if not d.any()]
     if blind:
         said.append(f"{len(blind)} frames have no depth, first {blind[0]}: nothing is placed in them")

@@ -422,7 +422,7 @@ def test_depth_in_npy_may_be_smaller_than_the_picture_and_must_not_be_negative(t
     np.save(tmp_path / "d.npy", np.array([[1.0, 2.0], [math.nan, math.inf]], np.float32).repeat(15, 0).repeat(20, 1))
     entry = {"depth_file_path": "d.npy", "depth_unit_scale_factor": 1.0}
     edit(tmp_path, lambda data: data.update(frames=[{**data["frames"][0], **entry}]))
-    with pytest.warns(UserWarning, match="one view only"):
+    with pytest.warns(UserWarning, match="one view only"), pytest.warns(UserWarning, match="depth of 40x30 pixels"):
         depth = load_views(tmp_path)[0].depth
     assert (depth[:30, :40] == 1).all() and (depth[:30, 40:] == 2).all() and depth[30:].isnan().all()
     np.save(tmp_path / "d.npy", np.full((HEIGHT, WIDTH), -1.0))

@@ -97,3 +97,21 @@ def test_a_cut_is_found():
     flows[0, 1] = np.nan
     with pytest.raises(ValueError, match="frames 1 and 2 have nothing in common"):
         check_for_cuts(clip, flows)
+
+
+def test_photos_alone_and_a_misspelt_depth_are_told_apart(tmp_path):
+    folder = write(tmp_path / "a")
+    with pytest.raises(ViewError, match="photos alone, without depth"):
+        load_clip(folder / "rgb")
+    text = (folder / "transforms.json").read_text()
+    (folder / "transforms.json").write_text(text.replace("depth_file_path", "depth_file_pth"))
+    with pytest.raises(
+        ViewError, match=r"no depth in any frame.*'depth_file_pth' \(did you mean 'depth_file_path'\?\)"
+    ):
+        load_clip(folder)
+
+
+def test_depth_of_another_size_is_taken_and_this_is_said(tmp_path):
+    clip = load_clip(write(tmp_path / "a", times=[0.0, 0.1, 0.2], depth_size=(8, 6)))
+    assert clip.depth.shape == clip.rgb.shape[:3]
+    assert any("depth of 8x6 pixels" in note and "16x12" in note for note in clip.notes)
