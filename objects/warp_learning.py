@@ -37,7 +37,7 @@ from objects.warp_surface import Surface, surface_of
 from objects.warp_tracking import Template, template_of
 from objects.warped import Warped, measure_warp
 
-_VERSION = 5  # part of every cache key
+_VERSION = 6  # part of every cache key
 _UNFOLDED = 0.95  # share of the largest spread from which a frame counts as unfolded
 _STEADY = 1.0  # what the distance of nodes that move together changes by at most, in units of the spacing
 _LOST = 0.01  # a frame in which the surface is farther from where it was carried is told of, a share of the extent

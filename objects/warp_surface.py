@@ -213,7 +213,7 @@ def _coarse_graph(places: np.ndarray, edges: np.ndarray, chosen: np.ndarray) -> 
     _, _, owner = csgraph.dijkstra(fine, directed=False, indices=chosen, min_only=True, return_predecessors=True)
     number = np.full(n, -1)
     number[chosen] = np.arange(len(chosen))
-    cell = np.where(owner >= 0, number[owner], -1)
+    cell = np.where(owner >= 0, number[np.maximum(owner, 0)], -1)
     i, j = cell[edges[:, 0]], cell[edges[:, 1]]
     across = (i != j) & (i >= 0) & (j >= 0)
     points, k = places[chosen], len(chosen)

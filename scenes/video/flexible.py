@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from scipy.spatial import KDTree
 
+from objects.limbs import AIR, Before, lost_nodes
 from objects.node_warp import NodeKeys, NodeWarp
 from objects.partial_sequences import Seen, first_frame, follow_parts
 from objects.pose import rotation_from_quat
@@ -38,11 +39,11 @@ from scenes.video.volume import Grid, Sight, closed, fuse_at, hull, surface
 _LEAST, _FEW = 120, 32  # pixels of a frame that can be followed, and points that are left of them
 _GRAZING = 0.15  # cosine of the angle of view below which a depth says little
 _LOST = 0.01  # mean distance of what a frame shows from where it was carried, a share of the extent: more is told of
-_CELLS, _PIXELS = 96, 0.35  # along the longest edge, at most; size of a cell in pixels, at least
+_CELLS, _PIXELS = 160, 0.5  # along the longest edge, at most; size of a cell in pixels, at least
 _FOLDED = 0.02  # share of the places in a thing or close to it at which its warp folds space: more is told of
 _CHUNK = 1 << 16  # cells at a time
 _SMALL = 0.01  # nodes of less weight are left out where cells are carried
-_AIR = 0.25  # weight of pixels that show other things: thin parts are not always where they were carried
+_AIR = 0.1  # weight of pixels that show other things: thin parts are not always where they were carried
 _BLUR = 0.8  # cells
 _SPECK = 0.1  # of the largest piece: smaller ones are left out
 
@@ -92,8 +93,25 @@ def shown(clip: Clip, found: Decomposition, number: int, frames: Int[np.ndarray,
             p = points[there, at[:, 1], at[:, 0]] @ to_world[:3, :3].T + to_world[:3, 3]
             ways.append(np.where(within[:, None], p, np.nan))
         p, n = points[k, y, x] @ T[:3, :3].T + T[:3, 3], maps.normal[k, y, x].astype(float) @ T[:3, :3].T
-        every.append(Seen(p, n, maps.rgb[k, y, x].astype(float), *ways))
+        before = _before(np.where(clip.depth[frames[k]] > 0, maps.depth[k], 0.0), T, clip.lens)
+        every.append(Seen(p, n, maps.rgb[k, y, x].astype(float), *ways, before))
     return every
+
+
+def _before(depth: Float[np.ndarray, "h w"], camera: Float[np.ndarray, "4 4"], lens: Float[np.ndarray, "4"]) -> Before:
+    """How far places lie before all that a frame shows within a pixel; of the camera's frame by its pose in theirs."""
+    nearest, to_cam = ndimage.minimum_filter(depth, 3), inverse(camera)
+    height, width = depth.shape
+
+    def before(p: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
+        q = p @ to_cam[:3, :3].T + to_cam[:3, 3]
+        z = np.maximum(q[:, 2], 1e-6)
+        u, v = (lens[0] * q[:, 0] / z + lens[2]), (lens[1] * q[:, 1] / z + lens[3])
+        inside = (q[:, 2] > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        row, column = (np.where(inside, x, 0).astype(int) for x in (v, u))
+        return np.where(inside, np.maximum(nearest[row, column] - q[:, 2], 0.0), 0.0)
+
+    return before
 
 
 def followed(
@@ -184,7 +202,8 @@ def solid_of_bending(
     to_cam = inverse(found.cameras[frames]) @ bending.poses[frames]
     sight = Sight(depth[frames], mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)
     turns = rotation_from_quat(torch.from_numpy(keys.turns)).numpy()
-    motions = [(turns[t], keys.shifts[t]) for t in frames]
+    firm = _firm(keys, turns, frames, to_cam, clip)
+    motions = [(turns[t], keys.shifts[t], firm[k]) for k, t in enumerate(frames)]
     value, seen, anchors = np.zeros(len(cells), np.float32), np.zeros(len(cells), np.float32), KDTree(keys.anchors)
     for start in Bar(range(0, len(cells), _CHUNK), desc="fusing what bends", unit="part"):
         some = slice(start, start + _CHUNK)
@@ -192,8 +211,8 @@ def solid_of_bending(
         index = keys.near[keys.homes[anchors.query(places)[1]].astype(int)].astype(int)
         weight = blend_weights(places, keys.nodes[index], keys.spacing)
         where = np.empty((len(frames), len(places), 3), np.float32)
-        for k, (rotation, shift) in enumerate(motions):
-            args: Any = (places, index, weight, keys.nodes, rotation, shift, to_cam[k], where[k])
+        for k, motion in enumerate(motions):
+            args: Any = (places, index, weight, keys.nodes, *motion, to_cam[k], where[k])
             _carry(*args)
         value[some], seen[some] = fuse_at(where, sight, grid.cell, _AIR)
     value, known = value.reshape(grid.shape), seen.reshape(grid.shape) > 0
@@ -201,11 +220,36 @@ def solid_of_bending(
     return surface(grid, ndimage.gaussian_filter(value, _BLUR), _SPECK)
 
 
+def _firm(
+    keys: NodeKeys, turns: np.ndarray, frames: Int[np.ndarray, "k"], to_cam: Float[np.ndarray, "k 4 4"], clip: Clip
+) -> Bool[np.ndarray, "k n"]:
+    """Nodes that are where a frame allows: it doesn't look through most of the surface that they carry."""
+    index = keys.near[keys.homes.astype(int)].astype(int)
+    weight, firm = (
+        blend_weights(keys.anchors, keys.nodes[index], keys.spacing),
+        np.ones((len(frames), len(keys.nodes)), bool),
+    )
+    for k, t in enumerate(frames):
+        at = np.empty((len(keys.anchors), 3), np.float32)
+        args: Any = (keys.anchors, index, weight, keys.nodes, turns[t], keys.shifts[t], firm[k], to_cam[k], at)
+        _carry(*args)
+        air = _before(clip.depth[t], np.eye(4), clip.lens)(at.astype(float)) > AIR * keys.spacing
+        firm[k] = ~lost_nodes(keys.homes.astype(int), len(keys.nodes), air)
+    return firm
+
+
 @numba.njit(cache=True, parallel=True)
-def _carry(places, index, weight, nodes, rotation, shift, to_cam, out):
-    """Where nodes take places, camera frame."""
+def _carry(places, index, weight, nodes, rotation, shift, firm, to_cam, out):
+    """Where nodes take places, camera frame; 0 where nodes do that aren't firm."""
     for i in numba.prange(len(places)):
         x = y = z = 0.0
+        sure = 0.0
+        for a in range(index.shape[1]):
+            if firm[index[i, a]]:
+                sure += weight[i, a]
+        if sure < 0.5:
+            out[i] = 0
+            continue
         for a in range(index.shape[1]):
             w, k = weight[i, a], index[i, a]
             if w < _SMALL:
