@@ -94,7 +94,7 @@ def shown(clip: Clip, found: Decomposition, number: int, frames: Int[np.ndarray,
             ways.append(np.where(within[:, None], p, np.nan))
         p, n = points[k, y, x] @ T[:3, :3].T + T[:3, 3], maps.normal[k, y, x].astype(float) @ T[:3, :3].T
         before = _before(np.where(clip.depth[frames[k]] > 0, maps.depth[k], 0.0), T, clip.lens)
-        every.append(Seen(p, n, maps.rgb[k, y, x].astype(float), *ways, before))
+        every.append(Seen(p, n, maps.rgb[k, y, x].astype(float), ways[0], ways[1], before))
     return every
 
 
