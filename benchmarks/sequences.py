@@ -6,6 +6,8 @@ frames. Lengths are in percent of the longest edge of the box of the first frame
 surface: mean of both ways between the true surface and the learned one at that time; "learned" at the frames that were given,
 "between" at all others. extracted: the same with the zero set of the field, in place of the canonical mesh carried by the warp.
 followed: 500 vertices of the first frame carried to every other frame, median over points and frames.
+seen: pictures of some frames from three sides, of the learned field by tracing, of a baseline's mesh by ray casting, against ray
+casts of the true mesh: intersection over union of silhouettes (least and mean), mean error of depth where both are hit.
 """
 
 from __future__ import annotations
@@ -23,16 +25,23 @@ import igl
 import numpy as np
 import torch
 import trimesh
+from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from benchmarks.registration_baselines import Blended, Pyramids
-from objects import save_field
+from compose import Composite, Instance, Rays
+from objects import SE3, save_field
 from objects.meshing import grid_cell, zero_set
 from objects.warp_learning import SequenceConfig, fit_sequence
 from objects.warped import Warped
+from rendering import Camera
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SAMPLES = 20_000
 FOLLOWED = 500
+SIDES = ((1.0, 0.3, 0.3), (-0.4, 1.0, 0.2), (0.3, -0.5, 1.0))  # from which pictures are taken
+PIXELS = 160
+SEEN = 6  # frames of which pictures are taken
+Look = Callable[[float, Rays], np.ndarray]  # distances along rays at a time (seconds), inf for none
 
 
 class Truth:
@@ -102,6 +111,37 @@ def scores(
     return {key: round(float(value), 4) for key, value in found.items()}
 
 
+def cast(mesh: trimesh.Trimesh, rays: Rays) -> np.ndarray:
+    """Distances along rays to a mesh, inf for none."""
+    o, d = rays.origins.numpy(), rays.directions.numpy()
+    places, hit, _ = RayMeshIntersector(mesh).intersects_location(o, d, multiple_hits=False)
+    t = np.full(len(o), np.inf)
+    t[hit] = ((places - o[hit]) * d[hit]).sum(1)
+    return t
+
+
+def pictures(truth: Truth, look: Look) -> dict[str, float]:
+    """How pictures of frames that lie evenly over the sequence agree with those of the true meshes."""
+    shares, off = [], []
+    for i in np.linspace(0, len(truth.times) - 1, SEEN + 1).astype(int)[1:].tolist():
+        mesh = truth.mesh(i)
+        center, reach = mesh.bounds.mean(0), 2.2 * float(np.ptp(mesh.bounds, axis=0).max())
+        for side in np.array(SIDES):
+            eye = center + reach * side / np.linalg.norm(side)
+            camera = Camera.look_at(tuple(eye), tuple(center), PIXELS, PIXELS, 35.0)
+            rays = camera.rays(camera.pixel_centers(torch.arange(PIXELS**2)))
+            rays = Rays(rays.origins.double(), rays.directions.double())
+            mine, true = look(truth.times[i], rays), cast(mesh, rays)
+            a, b = np.isfinite(mine), np.isfinite(true)
+            shares.append((a & b).sum() / (a | b).sum())
+            off.append(np.abs(mine - true)[a & b].mean())
+    return {
+        "seen_iou": float(np.mean(shares)),
+        "seen_iou_least": float(np.min(shares)),
+        "seen_depth": 100 * float(np.mean(off)) / truth.extent,
+    }
+
+
 def of_warped(learned: Warped) -> tuple[Callable, Callable, Callable]:
     """The carried mesh and the extracted one at times, and how points are carried."""
     canonical = learned.field.to_mesh()
@@ -155,6 +195,13 @@ def score_sequence(truth: Truth, args: argparse.Namespace, folder: Path) -> dict
     save_field(learned, folder / "warped.safetensors")
     rows["warp"]["file_bytes"] = (folder / "warped.safetensors").stat().st_size
     rows["warp"] |= round_trip(learned, truth) | {"stretch": float(learned.stretch)}
+    still = Composite([Instance("object", learned, SE3.identity())])
+
+    def look(seconds: float, rays: Rays) -> np.ndarray:
+        instance = Instance("object", learned, SE3.identity(), time=seconds)
+        return still.edited([0], {0: instance}).trace(rays).t.numpy()
+
+    rows["warp"] |= pictures(truth, look)
     if args.extract:
         some = frames[:: args.extract]
         rows["warp"]["surface_extracted"] = float(
@@ -166,6 +213,7 @@ def score_sequence(truth: Truth, args: argparse.Namespace, folder: Path) -> dict
             made = baseline(meshes, times)
             rows[name] = {"cpu_seconds": round(time.process_time() - began, 1)}
             rows[name] |= scores(truth, made.mesh_at, made.carry, frames)
+            rows[name] |= pictures(truth, lambda seconds, rays, made=made: cast(made.mesh_at(seconds), rays))
     return rows
 
 

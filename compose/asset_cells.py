@@ -42,9 +42,10 @@ class AssetCells:
         unit: ``[3]`` float64: what 1 stands for in gradient, bound and middle.
         lipschitz: Largest gradient length seen or claimed, ``[1]``. In a certified index: proven in the cells that may hold
             surface, for values that the float32 kernel gives at places at least ``FINE_STEP`` of the box diagonal apart.
-        drift: ``[r]`` int8, of an index that holds over an interval of time: how the plane's middle moves from the middle of the
-            interval to its end; else ``[0]``.
-        drift_unit: What 1 stands for in it, ``[1]``; 0 for none.
+        drift: ``[r, 2]`` int8, of an index that holds over an interval of time: how the plane's middle moves from the middle of the
+            interval to its end, and (as uint8, in 255ths) how much of the bound is left at one time, for a plane of that time;
+            else ``[0, 2]``.
+        drift_unit: What 1 stands for in its first column, ``[1]``; 0 for none.
     """
 
     cell: np.ndarray
@@ -55,7 +56,7 @@ class AssetCells:
     plane: np.ndarray
     unit: np.ndarray
     lipschitz: np.ndarray
-    drift: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8))
+    drift: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int8))
     drift_unit: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     @property

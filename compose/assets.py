@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 
 import compose.cpu as cpu
 from compose.batch import FieldBatch
 from compose.cell_store import CellStore
-from compose.intervals import Interval, interval_at
+from compose.cells import CellKey
+from compose.intervals import Interval, intervals_at
 from objects.field import Field, channel_widths
+from objects.node_warp import NodeWarp
+from objects.warped import Warped
 
 if TYPE_CHECKING:
     from compose.surfaces import SceneSurfaces
@@ -132,19 +136,43 @@ class Assets:
 
     @cached_property
     def nets(self) -> cpu.Nets:
-        """The packed network of each row."""
-        nets = self.batch.nets
-        return nets._replace(at=nets.at[self.field], shape=nets.shape[self.field])
+        """The packed network of each row; of those by `warps` the canonical one."""
+        nets, bent = self.batch.nets, self.warps.of >= 0
+        nets = nets._replace(at=nets.at[self.field], shape=nets.shape[self.field])
+        if not bent.any():
+            return nets
+        more, field = self.batch.bent.nets, self.field[bent]
+        nets.at[bent], nets.shape[bent] = len(nets.weights) + more.at[field], more.shape[field]
+        return nets._replace(weights=np.concatenate([nets.weights, more.weights]))
+
+    @cached_property
+    def warps(self) -> cpu.Warps:
+        """How rows that are used are seen through warps by nodes; others that bend are asked through the batch."""
+        n, bent = len(self.field), self.batch.bent
+        which, place, known = np.full(n, -1), np.zeros(n, dtype=np.int64), []
+        for number in np.flatnonzero(bent.by_nodes):
+            rows = np.flatnonzero(self.used & (self.field == number))
+            if len(rows):
+                warp = cast(NodeWarp, cast(Warped, self.batch.fields[number]).warp)
+                seconds = warp.clamped(torch.from_numpy(np.nan_to_num(self.seconds[rows])).float()).double().numpy()
+                times, row = np.unique(seconds, return_inverse=True)
+                rest, at, among = warp.posed(times)
+                which[rows], place[rows] = len(known), among[row]
+                known.append((rest, at))
+        return cpu.warps_of(known, which, place, bent.stretch[self.field])
 
     @cached_property
     def cells(self) -> cpu.Cells:
         """The index of each row that is used."""
-        wanted, phase = [], np.zeros(len(self.field))
-        for row, (field, time) in enumerate(zip(self.fields, self.times, strict=True)):
-            when = interval_at(field, time) if self.used[row] else None
-            wanted.append((field, when, self.certify and cpu.serves(field)) if self.used[row] else None)
-            if isinstance(when, Interval) and time is not None:
-                phase[row] = when.phase(time)
+        wanted: list[CellKey | None] = [None] * len(self.field)
+        phase = np.zeros(len(self.field))
+        for number in np.unique(self.field[self.used]).tolist():
+            rows, field = np.flatnonzero(self.used & (self.field == number)).tolist(), self.batch.fields[number]
+            proven, times = self.certify and cpu.serves(field), [self.times[row] for row in rows]
+            for row, time, when in zip(rows, times, intervals_at(field, times), strict=True):
+                wanted[row] = (field, when, proven)
+                if isinstance(when, Interval) and time is not None:
+                    phase[row] = when.phase(time)
         return self.table.cells.cells(wanted)._replace(phase=phase)
 
     @cached_property

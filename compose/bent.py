@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compose.cpu import siren_kernel
 from objects.field import TINT, Field
+from objects.node_warp import NodeWarp
 from objects.warped import Warped
 
 # What `Warp.reached` says of points in the box: float64, with a graph where gradients are on.
@@ -27,6 +28,7 @@ class Bent:
         stretch: ``[a]``.
         box_lo, box_hi: ``[a, 3]``, object frame.
         inner_lo, inner_hi: ``[a, 3]``, boxes of the canonical fields.
+        by_nodes: ``[a]`` bool, which are seen through a `NodeWarp` that is searched by the compiled kernel.
     """
 
     nets: siren_kernel.Nets
@@ -35,22 +37,26 @@ class Bent:
     box_hi: np.ndarray
     inner_lo: np.ndarray
     inner_hi: np.ndarray
+    by_nodes: np.ndarray
 
     @staticmethod
     def of(fields: Sequence[Field], box_lo: np.ndarray, box_hi: np.ndarray) -> Bent:
         """From all fields of the table and their boxes."""
         found: dict[int, tuple[Field, float]] = {}
+        n = len(fields)
+        by_nodes = np.zeros(n, dtype=bool)
         for k, field in enumerate(fields):
             if isinstance(field, Warped) and siren_kernel.serves(field.field) and TINT not in field.field.channels:
                 found[k] = field.field, float(field.stretch)
-        packed, rows, n = siren_kernel.pack([field for field, _ in found.values()]), list(found), len(fields)
+                by_nodes[k] = isinstance(field.warp, NodeWarp) and field.warp.compiles
+        packed, rows = siren_kernel.pack([field for field, _ in found.values()]), list(found)
         at, shape = np.full(n, -1, dtype=np.int64), np.zeros((n, packed.shape.shape[1]), dtype=np.int64)
         stretch, lo, hi = np.ones(n), np.zeros((n, 3)), np.zeros((n, 3))
         at[rows], shape[rows] = packed.at, packed.shape
         for k, (field, length) in found.items():
             stretch[k] = length
             lo[k], hi[k] = field.box_lo.detach().double().numpy(), field.box_hi.detach().double().numpy()
-        return Bent(siren_kernel.Nets(packed.weights, at, shape), stretch, box_lo, box_hi, lo, hi)
+        return Bent(siren_kernel.Nets(packed.weights, at, shape), stretch, box_lo, box_hi, lo, hi, by_nodes)
 
     def serves(self, asset: Int[np.ndarray, "n"]) -> np.ndarray:
         """Which of these assets are such networks, ``[n]`` bool."""

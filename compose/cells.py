@@ -12,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 import compose.certified_cells as certified_cells
+import compose.drifting_cells as drifting_cells
 import compose.sampled_cells as sampled_cells
 from compose.asset_cells import AssetCells
 from compose.cpu import Cells
@@ -35,6 +36,8 @@ def build_cells(field: Field, time: When = None, certify: bool = False) -> Asset
     """
     if certify:
         return certified_cells.certified_cells(field)
+    if isinstance(time, Interval):
+        return drifting_cells.drifting_cells(field, time)
     return sampled_cells.sampled_cells(field, time)
 
 
@@ -71,7 +74,7 @@ def keep_cells(field: Field) -> None:
 def _file(field: Field, time: When, certify: bool) -> Path:
     kind: list[object] = [certified_cells.BYTES, "proven"] if certify else [sampled_cells.BYTES]
     if isinstance(time, Interval):
-        kind = [sampled_cells.OVER_TIME, "drifting"]
+        kind = [drifting_cells.LONGEST, "drifting"]
     return cache_folder("cells") / f"{content_key(_VERSION, *kind, field_hash(field), time)}.safetensors"
 
 
@@ -154,7 +157,7 @@ def joined_cells(assets: Sequence[AssetCells], proven: Sequence[bool]) -> Cells:
         lipschitz=joined("lipschitz", np.zeros(0)),
         proven=np.array(proven, dtype=bool),
         drift_at=starts([len(a.drift) for a in assets]),
-        drift=joined("drift", np.zeros(0, dtype=np.int8)),
+        drift=joined("drift", np.zeros((0, 2), dtype=np.int8)),
         drift_unit=joined("drift_unit", np.zeros(0)),
         phase=np.zeros(len(assets)),
     )

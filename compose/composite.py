@@ -374,9 +374,8 @@ class Composite:
     def traced(self) -> cpu.TraceScene:
         """What `trace` reads; the cells of assets are made when this is first asked for."""
         arrays, assets = self.arrays, self.arrays.assets
-        return cpu.TraceScene.of(
-            arrays.transforms, self.arrays.routed, assets.cells, assets.nets, self.arrays.diagonals
-        )
+        tables = assets.cells, assets.nets, assets.warps
+        return cpu.TraceScene.of(arrays.transforms, self.arrays.routed, *tables, self.arrays.diagonals)
 
     def _ask(self, instance: np.ndarray, p_obj: np.ndarray) -> np.ndarray:
         """Distances (object units) of instances at points of their own frames, sorted by asset; no gradients."""

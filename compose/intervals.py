@@ -7,6 +7,7 @@ instances whose times lie in one interval share one, and memory is bounded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -41,18 +42,21 @@ When = float | Interval | None  # what an index holds for: a time, an interval, 
 _CACHE: FieldCache[int] = FieldCache()
 
 
-def interval_at(field: Field, time: float | None) -> When:
-    """What the index to be used at a time holds for: an interval of the field's span, or the time itself of a field that claims
+def intervals_at(field: Field, times: Sequence[float | None]) -> list[When]:
+    """What the index to be used at each time holds for: an interval of the field's span, or the time itself of a field that claims
     none."""
-    span = field.span if time is not None else None
-    if time is None or span is None:
-        return time
+    timed = [time is not None for time in times]
+    span = field.span if any(timed) else None
+    if span is None:
+        return list(times)
     start, end = span
-    if end <= start:
-        return Interval(start, start)
-    n = _CACHE.of(field, None, lambda: _count(field, start, end))
-    k = int(np.clip(np.floor((time - start) / (end - start) * n), 0, n - 1))
-    return Interval(start + (end - start) * k / n, start + (end - start) * (k + 1) / n)
+    n = _CACHE.of(field, None, lambda: _count(field, start, end)) if end > start else 1
+
+    def at(time: float) -> Interval:
+        k = int(np.clip(np.floor((time - start) / (end - start) * n), 0, n - 1)) if end > start else 0
+        return Interval(start + (end - start) * k / n, start + (end - start) * (k + 1) / n)
+
+    return [None if time is None else at(time) for time in times]
 
 
 @torch.no_grad()

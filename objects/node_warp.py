@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from threading import RLock
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from objects.pose import rotation_from_quat
 from objects.warp import Warp
 
 BLEND = 0.75  # width of the Gaussian weights of nodes, in units of the spacing
-_EXACT = 1e-4  # distance from where a point should be at which it is there, in units of the spacing
+_EXACT = 1e-3  # distance from where a point should be from which one more step is the last, in units of the spacing
 _CHUNK = 1 << 15  # points at a time, and in search of the nearest anchor
 _FEW = 1 << 12
 _BETWEEN = 4  # times between two keys at which the box is measured
@@ -61,6 +62,9 @@ class NodeKeys(NamedTuple):
     shifts: Float[np.ndarray, "t k 3"]
 
 
+_Block = tuple[Float[np.ndarray, "t"], node_kernel.Posed]  # times, and what holds then
+
+
 class _Kept:
     """What a warp has worked out from its numbers; copies of the warp begin anew. Threads may ask at once."""
 
@@ -68,11 +72,13 @@ class _Kept:
         self._lock = RLock()
         self._numbers: tuple[Tensor, ...] = ()
         self._versions: tuple[int, ...] = ()
+        self._made = 0  # blocks
         self._forget()
 
     def _forget(self) -> None:
         self._rest: node_kernel.Rest | None = None
-        self._posed: dict[float, node_kernel.Posed] = {}  # of one time each; who was asked last stands last
+        self._blocks: dict[int, _Block] = {}  # by number; what was asked for last stands last
+        self._block_of: dict[float, int] = {}
         self._spline: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _renew(self, warp: NodeWarp) -> None:
@@ -89,8 +95,10 @@ class _Kept:
             self._spline = self._spline or warp.spline()
             return self._spline
 
-    def posed(self, warp: NodeWarp, times: Float[np.ndarray, "t"]) -> tuple[node_kernel.Rest, node_kernel.Posed]:
-        """What the compiled search needs at different times."""
+    def posed(
+        self, warp: NodeWarp, times: Float[np.ndarray, "t"]
+    ) -> tuple[node_kernel.Rest, node_kernel.Posed, Int[np.ndarray, "t"]]:
+        """What the compiled search needs at different, ascending times, and the place of each among those that it holds for."""
         with self._lock, torch.no_grad():
             self._renew(warp)
             nodes = warp.nodes.detach().numpy()
@@ -98,19 +106,20 @@ class _Kept:
                 index = (warp.near.long().numpy(), warp.anchors.detach().numpy(), warp.homes.long().numpy())
                 spacing = float(warp.spacing)
                 self._rest = node_kernel.rest(nodes, *index, BLEND * spacing, spacing, _EXACT * spacing)
-            rest = self._rest
-            if new := [t for t in times.tolist() if t not in self._posed]:
-                turn, shift = warp.motions(torch.tensor(new, dtype=torch.float64))
-                made = node_kernel.posed(rest, nodes, turn.detach().numpy(), shift.detach().numpy())
-                for i, t in enumerate(new):
-                    self._posed[t] = node_kernel.Posed(*(part[i : i + 1].copy() for part in made))
-            asked = [self._posed.pop(t) for t in times.tolist()]
-            self._posed.update(zip(times.tolist(), asked, strict=True))
-            while len(self._posed) > max(_KEPT, len(times)):
-                self._posed.pop(next(iter(self._posed)))
-        if len(asked) == 1:
-            return rest, asked[0]
-        return rest, node_kernel.Posed(*(np.concatenate(parts) for parts in zip(*asked, strict=True)))
+            known = self._block_of.get(float(times[0]), -1)
+            if known not in self._blocks or not np.isin(times, self._blocks[known][0]).all():
+                turn, shift = warp.motions(torch.from_numpy(times).double())
+                made = node_kernel.posed(self._rest, nodes, turn.detach().numpy(), shift.detach().numpy())
+                known = self._made = self._made + 1
+                self._blocks[known] = times, made
+                self._block_of.update(dict.fromkeys(times.tolist(), known))
+            held, posed = self._blocks[known] = self._blocks.pop(known)
+            while len(self._blocks) > 1 and sum(len(at) for at, _ in self._blocks.values()) > max(_KEPT, len(held)):
+                first = next(iter(self._blocks))
+                for t in self._blocks.pop(first)[0].tolist():
+                    if self._block_of.get(t) == first:
+                        del self._block_of[t]
+            return self._rest, posed, np.searchsorted(held, times)
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
         return _Kept, ()
@@ -196,12 +205,12 @@ class NodeWarp(Warp):
 
     def forward_map(self, p_canonical: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
         if self._compiles(p_canonical) and not self._wants_graph(p_canonical, time):
-            return self._compiled(node_kernel.deformed, p_canonical, time)[0]
+            return self.compiled(node_kernel.deformed, p_canonical, time)[0]
         return self._by_time(self._deformed_at, p_canonical, time)
 
     def backward_map(self, p_obj: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
         if self._compiles(p_obj) and not self._wants_graph(p_obj, time):
-            return self._compiled(node_kernel.canonical, p_obj, time)[0]
+            return self.compiled(node_kernel.canonical, p_obj, time)[0]
         return self._by_time(self._canonical_at, p_obj, time)
 
     def reached(
@@ -210,25 +219,37 @@ class NodeWarp(Warp):
         """As `Warp.reached`. What lies beside a part is taken back with it only as far as that part is the nearest in the canonical
         frame, too; another that is near there and not here isn't seen."""
         time = self.clamped(time)
-        if self._compiles(p_obj) and not self._wants_graph(p_obj, time):
-            found, beyond = self._compiled(node_kernel.reached, p_obj, time)[:2]
+        if self._compiles(p_obj) and not self._wants_graph(time):
+            if torch.is_grad_enabled() and p_obj.requires_grad:
+                return cast(tuple[Tensor, Tensor], _Reached.apply(p_obj, time, self))
+            found, beyond = self.compiled(node_kernel.reached, p_obj, time)[:2]
             return found, beyond
         part = self._by_time(self._reached_at, p_obj, time)
         return part[:, :3], part[:, 3] if len(part) else part[:, 0]
 
+    @property
+    def compiles(self) -> bool:
+        """Whether its numbers are those of the compiled search: float32, on the CPU."""
+        return self.nodes.dtype == torch.float32 and self.nodes.device.type == "cpu"
+
     def _compiles(self, p: Tensor) -> bool:
-        return p.dtype == self.nodes.dtype == torch.float32 and p.device.type == self.nodes.device.type == "cpu"
+        return self.compiles and p.dtype == torch.float32 and p.device.type == "cpu"
 
     def _wants_graph(self, *asked: Tensor) -> bool:
         numbers = (*asked, self.nodes, self.anchors, self.turns, self.shifts)
         return torch.is_grad_enabled() and any(t.requires_grad for t in numbers)
 
-    def _compiled(self, search: Search, p: Tensor, time: Tensor) -> list[Tensor]:
-        """What the compiled search finds for points at times of their own."""
+    def posed(self, times: Float[np.ndarray, "t"]) -> tuple[node_kernel.Rest, node_kernel.Posed, Int[np.ndarray, "t"]]:
+        """What compiled searches need at different, ascending times (seconds, within the span), and the place of each among the
+        times that it holds for."""
+        return self._kept.posed(self, times)
+
+    def compiled(self, search: Search, p: Float[Tensor, "n 3"], time: Float[Tensor, "n"]) -> list[Tensor]:
+        """What a search of `node_kernel` finds for points (float32) at times of their own, within the span; no graph."""
         points, seconds = (x.detach().nan_to_num(0.0, 0.0, 0.0).numpy() for x in (p, time))
         times, which = np.unique(seconds.astype(np.float64), return_inverse=True)
-        rest, at = self._kept.posed(self, times if len(times) else self.seconds[:1].double().numpy())
-        found, *more = map(torch.from_numpy, search(rest, at, which, np.ascontiguousarray(points)))
+        rest, at, place = self.posed(times if len(times) else self.seconds[:1].double().numpy())
+        found, *more = map(torch.from_numpy, search(rest, at, place[which], np.ascontiguousarray(points)))
         sound = torch.isfinite(p.detach()).all(1) & torch.isfinite(time.detach())
         return [torch.where(sound[:, None], found, torch.nan), *more]
 
@@ -258,7 +279,7 @@ class NodeWarp(Warp):
         turn, shift = self._motion(time)
         with torch.no_grad():
             if self._compiles(p):
-                best, anchor = self._compiled(node_kernel.canonical, p, time.expand(len(p)))
+                best, anchor = self.compiled(node_kernel.canonical, p, time.expand(len(p)))
             else:
                 best, anchor = self._searched(p, turn, shift)
         if not torch.is_grad_enabled():
@@ -272,7 +293,7 @@ class NodeWarp(Warp):
         turn, shift = self._motion(time)
         with torch.no_grad():
             if self._compiles(p):
-                _, _, anchor, share = self._compiled(node_kernel.reached, p, time.expand(len(p)))
+                _, _, anchor, share = self.compiled(node_kernel.reached, p, time.expand(len(p)))
             else:
                 best, anchor = self._searched(p, turn, shift)
                 share = self._owned(best, anchor)
@@ -313,6 +334,8 @@ class NodeWarp(Warp):
             # Far from where it was found the slope says nothing.
             step = step * (self.spacing / step.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
             x = torch.where((least > (_EXACT * self.spacing) ** 2)[:, None], x + step, x)
+        value, slope = self._blended(best, home, turn, shift)
+        best = torch.where((least > (_EXACT * self.spacing) ** 2)[:, None], best, best + _solved(slope, p - value))
         return best, anchor
 
     def _blended(
@@ -389,6 +412,22 @@ class NodeWarp(Warp):
             seen = torch.cat([self._blended(self.anchors, self.homes.long(), *self._motion(t))[0] for t in times])
         lo, hi = seen.amin(0), seen.amax(0)
         return Aabb(lo, hi).padded(_PADDING * float((hi - lo).max()) if padding is None else padding)
+
+
+class _Reached(torch.autograd.Function):
+    """`NodeWarp.reached`, compiled, with derivatives by the points (implicit function theorem)."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, time: Tensor, warp: NodeWarp) -> tuple[Tensor, Tensor]:
+        found, beyond, _, _, slope = warp.compiled(partial(node_kernel.reached, slopes=True), p, time)
+        ctx.save_for_backward(slope)
+        return found, beyond
+
+    @staticmethod
+    def backward(ctx: Any, *asked: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        by_point, by_beyond = asked
+        return (slope[:, :3].mT @ by_point[..., None])[..., 0] + by_beyond[:, None] * slope[:, 3], None, None
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from compose.cpu.siren_kernel import Nets, pack, serves
 from compose.cpu.siren_kernel import siren_sdf as sdf
 from compose.cpu.siren_kernel import siren_surface as surface
 from compose.cpu.tracing import FINE_STEP, TraceCount, TraceScene, occluded, trace
+from compose.cpu.warps import Warps, warps_of
 
 __all__ = [
     "EMPTY",
@@ -38,6 +39,7 @@ __all__ = [
     "Surfaces",
     "TraceCount",
     "TraceScene",
+    "Warps",
     "box_pairs",
     "build",
     "closest",
@@ -56,5 +58,6 @@ __all__ = [
     "take_nearer",
     "to_object",
     "trace",
+    "warps_of",
     "within",
 ]

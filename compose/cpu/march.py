@@ -31,7 +31,7 @@ class Cells(NamedTuple):
     unit: np.ndarray  # [a, 3]
     lipschitz: np.ndarray  # [a]
     proven: np.ndarray  # [a] bool: certified
-    drift_at: np.ndarray  # [a] first entry of ``drift``
+    drift_at: np.ndarray  # [a] first row of ``drift``
     drift: np.ndarray
     drift_unit: np.ndarray  # [a] 0 for what has none
     phase: np.ndarray  # [a] from -1 to 1: when in its interval the asset is
@@ -101,7 +101,7 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
     speed = np.sqrt(qx * qx + qy * qy + qz * qz)
     rate, per_cell = cells.lipschitz[a] * speed, _DENT * speed / min(cx, cy, cz)
     g_unit, e_unit, m_unit = cells.unit[a, 0], widen * cells.unit[a, 1], cells.unit[a, 2]
-    drift = cells.drift_unit[a] * cells.phase[a]
+    drifts, drift = cells.drift_unit[a] > 0.0, cells.drift_unit[a] * cells.phase[a]
     vouched = 1e-9 if cells.proven[a] else _VOUCHED
     sign = 0  # of the last certain stretch
     # An uncertain stretch that has not ended yet; ``least`` is the plane's smallest distance from zero so far.
@@ -113,7 +113,7 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
     t = t_in
     while t < t_out and (opened or t <= t_enough):
         after, end = 0, 0  # the sign at the start of this piece and at its end, 0 where unknown
-        value, change, e, leave, least_leave = 0.0, 0.0, 0.0, 0.0, t
+        value, change, e, bend, leave, least_leave = 0.0, 0.0, 0.0, 0.0, 0.0, t
         if block < 0 or (i >> 2) != bi or (j >> 2) != bj or (h >> 2) != bh:  # a block is entered: find out which
             i = min(max(int(np.floor(ux + (t + nudge) * dx)), 0), 4 * nx - 1)
             j = min(max(int(np.floor(uy + (t + nudge) * dy)), 0), 4 * ny - 1)
@@ -144,8 +144,11 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
                 value = ((np.int64(cells.plane[row, 5]) << 8) | np.uint8(cells.plane[row, 4])) * m_unit
                 value += gx * cx * (ux + t * dx - i - 0.5) + gy * cy * (uy + t * dy - j - 0.5)
                 value += gz * cz * (uz + t * dz - h - 0.5)
-                if drift != 0.0:
-                    value += cells.drift[cells.drift_at[a] + row - cells.plane_at[a]] * drift
+                bend = e
+                if drifts:
+                    row += cells.drift_at[a] - cells.plane_at[a]
+                    value += cells.drift[row, 0] * drift
+                    bend *= np.uint8(cells.drift[row, 1]) / 255
                 change = gx * qx + gy * qy + gz * qz
             else:
                 after = -1 if (cells.inside[cells.mixed_at[a] + block] >> bit) & np.uint64(1) else 1
@@ -180,7 +183,7 @@ def march(cells, a, transforms, ox, oy, oz, qx, qy, qz, t_in, t_out, t_enough, w
                 # Where no uncertain cell was before, the last certain one vouches for the sign, and this one for the distance.
                 opened, fa = True, sign * vouched * e if sign != 0 else np.nan
                 guess, slope, dent, least = ta, 0.0, 0.0, np.inf
-            dent = max(dent, per_cell * e)
+            dent = max(dent, per_cell * bend)
             if slope == 0.0:
                 if change < 0.0 and last <= 0.0:
                     guess, slope = t + max(value, 0.0) / -change, change

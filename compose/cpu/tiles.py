@@ -1,7 +1,7 @@
 """Compiled traversal for rays: tree and cells give candidate stretches, and the networks say where in them a ray hits.
 
 Plain Python functions compiled by numba. A thread takes a tile of neighbouring rays through all stages: it collects the candidates
-of each ray, then asks the networks in rounds, the next point of every ray of the tile together, sorted by asset. Rays don't look
+of each ray, then asks the networks in rounds, the next point of every ray of the tile together, sorted by network. Rays don't look
 at each other: a tile only makes their questions meet. All arithmetic on positions is float64 in the frame of the asset.
 """
 
@@ -19,6 +19,8 @@ from compose.cpu.kernels import to_object
 from compose.cpu.march import Candidates
 from compose.cpu.search import DONE, Search, begin, misled, search_of, take_in
 from compose.cpu.siren_kernel import LANES, distances, widest
+from compose.cpu.warps import to_canonical
+from objects.node_kernel import Room, room_for
 
 TILE = 512  # rays that one thread takes at a time
 _PACKET = 64  # neighbouring rays that walk the tree together, if they go about the same way
@@ -77,6 +79,11 @@ class _Room(NamedTuple):
     at: np.ndarray  # [TILE] the candidate that is searched
     active: np.ndarray  # [TILE] rays with something to ask
     key: np.ndarray  # [TILE] by which they are sorted
+    warped: np.ndarray  # [TILE] the instance whose warp was asked last
+    anchor: np.ndarray  # [TILE] the anchor that was nearest then
+    last: np.ndarray  # [TILE, 15] how that search ended
+    beyond: np.ndarray  # [LANES]
+    seek: Room
     points: np.ndarray  # [LANES, 3]
     values: np.ndarray  # [LANES]
     layers: np.ndarray  # [3, widest * LANES]
@@ -92,7 +99,9 @@ def _room(scene, room):
         ),
         np.empty(TILE, dtype=np.int64), np.empty(STACK, dtype=np.int64), np.empty(STACK), np.empty(_LISTED, dtype=np.int64),
         np.empty(_LISTED), np.empty(12), search_of(TILE), np.empty(TILE, dtype=np.int64), np.empty(TILE, dtype=np.int64),
-        np.empty(TILE, dtype=np.int64), np.empty((LANES, 3)), np.empty(LANES, dtype=np.float32),
+        np.empty(TILE, dtype=np.int64), np.empty(TILE, dtype=np.int64), np.empty(TILE, dtype=np.int64),
+        np.empty((TILE, 15), dtype=np.float32), np.empty(LANES), room_for(scene.warps.near.shape[1]),
+        np.empty((LANES, 3)), np.empty(LANES, dtype=np.float32),
         np.empty((3, widest(scene.nets) * LANES), dtype=np.float32),
     )  # fmt: skip
 
@@ -141,7 +150,7 @@ def _resolve(scene, query, start, size, stay, found):
     transforms, candidates, search, at, active = scene.transforms, stay.candidates, stay.search, stay.at, stay.active
     n_active, total = size, 0
     for k in range(size):
-        at[k], active[k], search.mode[k] = -1, k, DONE
+        at[k], active[k], search.mode[k], stay.warped[k] = -1, k, DONE, -1
     while True:
         n_next = 0
         for r in range(n_active):
@@ -157,28 +166,41 @@ def _resolve(scene, query, start, size, stay, found):
         total += n_active
         for r in range(n_active):
             k = active[r]
-            stay.key[k] = transforms.asset[candidates.instance[k, at[k]]] * size + k
+            stay.key[k] = scene.nets.at[transforms.asset[candidates.instance[k, at[k]]]] * size + k
         _sort_by_key(active, n_active, stay.key)
         first = 0
         while first < n_active:
-            a = stay.key[active[first]] // size
-            n = 1
-            while first + n < n_active and n < LANES and stay.key[active[first + n]] // size == a:
+            net, n = stay.key[active[first]] // size, 1
+            while first + n < n_active and n < LANES and stay.key[active[first + n]] // size == net:
                 n += 1
+            a = 0
             for r in range(n):
                 k = active[first + r]
-                ray, s = start + k, search.s[k]
+                ray, s, i = start + k, search.s[k], candidates.instance[k, at[k]]
+                a = transforms.asset[i]
                 stay.points[r, 0], stay.points[r, 1], stay.points[r, 2] = to_object(
                     transforms,
-                    candidates.instance[k, at[k]],
+                    i,
                     query.origins[ray, 0] + s * query.directions[ray, 0],
                     query.origins[ray, 1] + s * query.directions[ray, 1],
                     query.origins[ray, 2] + s * query.directions[ray, 2],
                 )
+                if scene.warps.of[a] >= 0:
+                    before, guess = stay.warped[k], 0
+                    if before >= 0 and scene.warps.of[transforms.asset[before]] == scene.warps.of[a]:
+                        guess = stay.anchor[k]
+                    stay.anchor[k], stay.beyond[r] = to_canonical(
+                        scene.warps, transforms, a, stay.points[r], guess, before == i, stay.last[k], stay.seek
+                    )
+                    stay.warped[k] = i
             distances(scene.nets, a, stay.points, 0, n, stay.layers, stay.values)
             for r in range(n):
-                k = active[first + r]
-                _step(scene, search, k, candidates, stay.count, at, stay.values[r], found, start + k, query.any_hit)
+                k, value = active[first + r], np.float64(stay.values[r])
+                a = transforms.asset[candidates.instance[k, at[k]]]
+                if scene.warps.of[a] >= 0:
+                    value /= scene.warps.stretch[a]
+                    value += -stay.beyond[r] if value < 0 else stay.beyond[r]
+                _step(scene, search, k, candidates, stay.count, at, value, found, start + k, query.any_hit)
             first += n
 
 
@@ -203,7 +225,7 @@ def _step(scene, search, k, candidates, count, at, value, found, ray, any_hit):
     """Takes in one answer for a ray. What is over then has mode DONE; ``at`` is put to the end where no other candidate matters."""
     c = at[k]
     i = candidates.instance[k, c]
-    take_in(scene, search, k, candidates, k, c, np.float64(value))
+    take_in(scene, search, k, candidates, k, c, value)
     if search.mode[k] < DONE:
         if search.lo[k] > found.t[ray]:
             search.mode[k] = DONE

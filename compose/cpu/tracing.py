@@ -21,6 +21,7 @@ from compose.cpu.march import Candidates, Cells, room_for
 from compose.cpu.search import DONE, begin_all, points_asked, search_of, take_in_all
 from compose.cpu.siren_kernel import Nets
 from compose.cpu.tiles import FULL, TILE, WRONG, RayQuery, TraceResult, trace_tiles
+from compose.cpu.warps import Warps
 
 FINE_STEP = 1 / 2000  # of the box diagonal: the step at which the dense reference marches
 # A hit is pinned down to this share of the diagonal of its instance's box (DESIGN: bisected to 1e-6).
@@ -40,19 +41,22 @@ Ask = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class TraceScene(NamedTuple):
-    """What a trace reads: where instances stand, the tree over them, the cells and the networks of their assets."""
+    """What a trace reads: where instances stand, the tree over them, the cells, the networks and the warps of their assets."""
 
     transforms: InstanceTransforms
     tree: Bvh
     cells: Cells
     nets: Nets
+    warps: Warps
     tolerance: np.ndarray  # [m] wanted precision of a hit, metres
     step: np.ndarray  # [m] smallest step of a search, metres
 
     @staticmethod
-    def of(transforms: InstanceTransforms, tree: Bvh, cells: Cells, nets: Nets, diagonal: np.ndarray) -> TraceScene:
+    def of(
+        transforms: InstanceTransforms, tree: Bvh, cells: Cells, nets: Nets, warps: Warps, diagonal: np.ndarray
+    ) -> TraceScene:
         """From the diagonals ``[m]`` of the instances' boxes, metres."""
-        return TraceScene(transforms, tree, cells, nets, _TOLERANCE * diagonal, FINE_STEP * diagonal)
+        return TraceScene(transforms, tree, cells, nets, warps, _TOLERANCE * diagonal, FINE_STEP * diagonal)
 
 
 @dataclass
@@ -147,7 +151,7 @@ def _attempt(scene: TraceScene, ask: Ask, query: RayQuery, room: int, count: Tra
     found = _run(scene, query, room, search=True)
     count.candidates += int(found.candidates.sum())
     count.evaluations += int(found.evaluations.sum())
-    if (scene.nets.at < 0).any():
+    if len(found.rest.ta):
         n = len(query.origins)
         taken = np.arange(room) < found.n_rest[:, None]
         if query.any_hit:
@@ -163,7 +167,7 @@ def _attempt(scene: TraceScene, ask: Ask, query: RayQuery, room: int, count: Tra
 
 def _run(scene: TraceScene, query: RayQuery, room: int, *, search: bool) -> TraceResult:
     n = len(query.origins)
-    others = bool((scene.nets.at < 0).any())
+    others = bool((scene.nets.at[scene.transforms.asset] < 0).any())
     tiles = -(-n // TILE)
     found = TraceResult(
         np.empty(n), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int8), room_for(n if others else 0, room),

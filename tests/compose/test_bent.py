@@ -9,7 +9,7 @@ import torch
 from compose import Composite, Instance, Rays
 from compose.batch import FieldBatch
 from compose.cells import cells_of
-from compose.intervals import Interval, interval_at
+from compose.intervals import Interval, intervals_at
 from compose.reference import in_double, query_reference, trace_reference
 from objects import SE3, Capsule, Sphere
 from objects.analytic_warps import Bend, Twist
@@ -72,6 +72,9 @@ def test_trace_equals_the_dense_reference_at_all_phases(bending, m, n, seed):
     wrong = ((got.owner != want.owner) & (gap > 1e-6 * scene.size)) | (gap > 1e-4 * scene.size)
     assert int(wrong.sum()) == 0
     assert torch.equal(scene.occluded(rays), torch.isfinite(want.t))
+    by_nodes = [isinstance(field.warp, NodeWarp) for field in scene.arrays.assets.fields if isinstance(field, Warped)]
+    assert ((scene.traced.warps.of >= 0) <= scene.arrays.assets.used).all()
+    assert int((scene.traced.warps.of >= 0).sum()) == sum(by_nodes[4:]) == (m > 3) * (m // 4)
 
 
 def test_query_equals_the_dense_reference_and_never_exceeds_the_union(bending):
@@ -88,8 +91,8 @@ def test_query_equals_the_dense_reference_and_never_exceeds_the_union(bending):
 
 def test_an_index_holds_at_all_times_of_its_interval(bending):
     for field in bending:
-        when = interval_at(field, 0.77)
-        assert when.start <= 0.77 < when.end and interval_at(field, when.start + 1e-9) == when
+        (when,) = intervals_at(field, [0.77])
+        assert when.start <= 0.77 < when.end and intervals_at(field, [when.start + 1e-9]) == [when]
         cells = cells_of(field, when)
         lo = field.box_lo.double().numpy()
         place, gradient, middle, bound = cells.planes()
@@ -108,21 +111,21 @@ def test_an_index_holds_at_all_times_of_its_interval(bending):
             assert ((value < 0) == inside[tuple(cell.T)])[flat].all()
             k = number[tuple(cell[~flat].T)]
             plane = middle[k] + (gradient[k] * (u[~flat] - cell[~flat] - 0.5) * cells.cell).sum(1)
-            plane += cells.drift[k] * cells.drift_unit * when.phase(time[0])
+            plane += cells.drift[k, 0] * cells.drift_unit * when.phase(time[0])
             assert (np.abs(value[~flat] - plane) <= bound[k]).all()
 
 
 def test_instances_of_one_interval_share_an_index_and_memory_is_bounded(bending):
     rod = bending[0]
     times = np.linspace(0.5, 0.9, 60)
-    whens = {interval_at(rod, float(t)) for t in times}
+    whens = set(intervals_at(rod, times.tolist()))
     assert 2 < len(whens) < 30
     scene = Composite([Instance(f"{k}", rod, SE3.identity(), 1.0, float(t)) for k, t in enumerate(times)])
     assert len(scene.arrays.assets.cells.mask) == sum(len(cells_of(rod, when).mask) for when in whens)
-    assert interval_at(Placed(rod, SE3.identity(), 2.0), 0.5) is not None
-    assert interval_at(Sphere(1.0), None) is None
+    assert intervals_at(Placed(rod, SE3.identity(), 2.0), [0.5]) != [None]
+    assert intervals_at(Sphere(1.0), [None]) == [None]
     still = Warped(rod.field, Twist(rod.field.bounds, (0, 0, 1), (0, 0, 0), (1.0,), (2.0,)))
-    assert interval_at(still, 7.0) == Interval(1.0, 1.0)
+    assert intervals_at(still, [7.0]) == [Interval(1.0, 1.0)]
 
 
 def test_the_fused_way_through_a_warp_is_that_of_the_field(bending):

@@ -131,6 +131,17 @@ def test_beside_a_part_stands_no_ghost_of_another_that_was_near_it_at_rest():
             assert (mine - other).abs().float().quantile(0.99) < 1e-5
 
 
+def test_derivatives_of_the_compiled_search_are_those_of_the_plain_one():
+    legs, _ = _legs()
+    for warp, p in ((WARP, _near(400)[0]), (legs.warp, legs.box_lo + torch.rand(2000, 3) * legs.bounds.size)):
+        found = []
+        for own, q in ((warp, p.clone()), (copy.deepcopy(warp).double(), p.double())):
+            points, beyond = own.reached(q.requires_grad_(), torch.ones(len(q)).to(q))
+            asked = (points * torch.tensor([1.0, 2.0, 3.0]).to(q)).sum() + 0.5 * beyond.sum()
+            found.append(torch.autograd.grad(asked, q)[0].double())
+        assert ((found[0] - found[1]).norm(dim=-1) < 1e-3 * found[1].norm(dim=-1)).double().mean() > 0.97
+
+
 def test_the_nearest_anchor_is_the_nearest_of_all():
     draw = np.random.default_rng(0)
     for n in (1, 7, 300):
@@ -138,7 +149,8 @@ def test_the_nearest_anchor_is_the_nearest_of_all():
         rest = node_kernel.rest(anchors[:1], np.zeros((1, 1)), anchors, np.zeros(n), 0.1, 0.1, 1e-5)
         stack, waits = np.empty(64, np.int64), np.empty(64, np.float32)
         for p in (3 * draw.normal(size=(200, 3))).astype(np.float32):
-            k = node_kernel.nearest_anchor(rest.anchors, rest.starts, rest.boxes, *p, stack, waits)
+            guess = int(draw.integers(n))
+            k = node_kernel.nearest_anchor(rest.anchors, rest.starts, rest.boxes, *p, guess, stack, waits)
             assert np.array_equal(rest.anchors[k], anchors[np.square(anchors - p).sum(1).argmin()])
 
 
