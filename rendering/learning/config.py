@@ -32,8 +32,8 @@ class RoomConfig(DescentConfig):
     color_omega_first: float = 35.0
     normal_weight: float = 0.1
     points: int = 12_000
-    steps: int = 1200
-    color_steps: int = 600
+    steps: int = 400
+    color_steps: int = 200
     surface_pool: int = 16_384
     pool: int = 32_768
     color_parts: int = 6

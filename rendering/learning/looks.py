@@ -17,13 +17,13 @@ from objects.aabb import Aabb
 from objects.coloring import Colors, colors_at, divide, learn_colors
 from objects.learned import GREY_RGB, paint_flat
 from objects.mesh_samples import FitConfig
-from objects.progress import Bar
 from objects.siren import SineParts, SirenField
 from objects.training import TrainConfig
 from rendering.learning.backdrop import BACKDROP, filled, inner_side
 from rendering.learning.config import RoomConfig
 from rendering.learning.exposure import Exposures, cells, smooth
 from rendering.learning.measured import Measured
+from rendering.learning.work import Work
 from rendering.views import View, Views
 
 _GROUP = 16  # parts whose colours train together
@@ -42,9 +42,9 @@ def learn_looks(
     light: Exposures,
     measured: Measured,
     config: RoomConfig,
+    work: Work,
     *,
     seed: int = 0,
-    progress: bool = True,
 ) -> Exposures:
     """Trains the colours of all parts, in place.
 
@@ -54,13 +54,13 @@ def learn_looks(
         light: Exposures of the pictures, which are taken out.
         measured: What depths say.
         config: How.
+        work: Told of "places" and "colours".
         seed: Of initial weights and of the choice of places.
-        progress: Show bars.
 
     Returns:
         The exposures with gains to the colours that were learned: those of the usual exposure of the pictures about a place.
     """
-    x, rgb, behind, light = _places(scene, views, light, measured, progress)
+    x, rgb, behind, light = _places(scene, views, light, measured, work)
     numbers: dict[str, Any] = config.network_numbers()
     samples = max(config.color_pool // max(config.color_parts // 2, 1), 1)
     fit = FitConfig(**numbers, color_parts=config.color_parts, color_samples=max(samples, 512), color_steps=1.0)
@@ -86,7 +86,7 @@ def learn_looks(
             divide(field, colors)
         found.append((field, colors))
     train = TrainConfig(config.color_steps, config.learning_rate, seed=seed, progress=False)
-    for a in Bar(range(0, len(found), _GROUP), desc="colours", unit="group", disable=not progress):
+    for a in work.over("colours", range(0, len(found), _GROUP)):
         some = found[a : a + _GROUP]
         learn_colors([field for field, _ in some], [colors for _, colors in some], fit, train)
     return light
@@ -121,13 +121,13 @@ def _hits(scene: Composite, view: View, pixel: torch.Tensor) -> tuple[Hits, Floa
 
 
 def _places(
-    scene: Composite, views: Views, light: Exposures, measured: Measured, progress: bool
+    scene: Composite, views: Views, light: Exposures, measured: Measured, work: Work
 ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"], Bool[np.ndarray, "n"], Exposures]:
     """Places that pixels' rays hit (world frame), one in a cell; their mean colours at the usual exposure of the pictures about
     them, to which pictures count as they are sharp there; whether they are on the backdrop; and the gains of the pictures to these
     colours."""
     found = []
-    for k, view in enumerate(Bar(views, desc="places", unit="picture", disable=not progress)):
+    for k, view in enumerate(work.over("places", views)):
         pixel = view.valid.reshape(-1).nonzero()[:, 0]
         hits, p = _hits(scene, view, pixel)
         along = view.camera.depth_per_t(view.camera.pixel_centers(pixel))

@@ -7,45 +7,36 @@ Many small networks in place of a large one: Reiser et al., "KiloNeRF" (ICCV 202
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy import ndimage
 from torch import Tensor
 
-from compose.cells import keep_cells
+from compose.cells import cells_of, keep_cells
 from compose.composite import Composite
 from compose.types import Instance
 from objects.aabb import Aabb
-from objects.files import FieldFileError, load_field, save_field
-from objects.learned import face_points, finish, in_box
-from objects.mesh_samples import Pool, with_hard
+from objects.learned import finish, in_box
+from objects.mesh_samples import Pool
 from objects.pose import SE3
-from objects.progress import Bar
-from objects.shaping import descend
-from objects.siren import SirenField, pack, unpack
-from objects.training import CheckpointError, OnStep, TrainConfig
+from objects.siren import SirenField
+from objects.training import OnStep
 from rendering.learning.backdrop import BACKDROP, backdrop_box, backdrop_pool, is_closed, needs_backdrop
 from rendering.learning.config import LearnedViews, RoomConfig
 from rendering.learning.exposure import Exposures, exposures
 from rendering.learning.hulls import measured_ahead
 from rendering.learning.looks import learn_looks, psnr_of
 from rendering.learning.measured import Measured
+from rendering.learning.room_shapes import MARGIN, end_in_box, learn_shapes, mend
 from rendering.learning.state import observe
+from rendering.learning.work import Work
 from rendering.views import Views
 
-_MARGIN = 0.06  # by which a field is outside on the faces of its box, of half of its longest edge
 _OVER = 0.06  # of a box beyond the points that are its own, as a share of their extent
 _LONGEST = 60.0  # thicknesses of a wall along the edge of a part, at most
-_GROUP = 16  # networks that train together
-_ROUNDS, _STEPS, _RATE = 6, 0.25, 0.3  # of mending; share of the steps of each, and of the rate
-_LATTICE = 48  # places along the longest edge of a box, among which solids without support are looked for
-_CLEAR = 0.3  # distance to be learned at such a solid, at least, in steps of that lattice
-_HELD = 1024  # samples on the surface of which errors are taken
+_HELD = 1024  # points on the surface that aren't learned from, at most; errors are taken there
+
 _PLACE = 3  # spacings between points, in which what pictures show is one place
 _EXPOSED, _DOUBTED = 0.03, 0.5  # standard deviation of exposure (natural logarithm), weight of a picture: told
 _SHARP = 2.0  # logistic widths in the thickness of a wall, where a place is rendered as a volume
@@ -90,8 +81,9 @@ def learn_room(
     measured = Measured.of(views.cameras, [measured_ahead(view) for view in views], noise)
     light = exposures(views, _PLACE * measured.spacing)
     boxes = parts_of(measured, config.points)
-    bar = Bar(boxes, desc="samples", unit="part", disable=not progress)
-    pools = [pool_of(measured, box, config, np.random.default_rng((seed, i))) for i, box in enumerate(bar)]
+    work = Work(_costs(views, len(boxes), config), "place", progress)
+    parts = enumerate(work.over("samples", boxes))
+    pools = [pool_of(measured, box, config, np.random.default_rng((seed, i))) for i, box in parts]
     all_boxes, behind = list(boxes), needs_backdrop(views)
     if behind:
         all_boxes.append(backdrop_box(measured))
@@ -101,10 +93,10 @@ def learn_room(
         for i, b in enumerate(all_boxes)
     ]
     fields = [field.requires_grad_(False) for field in made]
-    _learn_shapes(fields, pools, config, seed, checkpoints, progress, on_step)
-    removed = _mend(fields[: len(boxes)], pools, boxes, measured, config, seed)
+    learn_shapes(fields, pools, config, seed, checkpoints, work, on_step)
+    removed = mend(fields[: len(boxes)], pools, boxes, measured, config, seed, work)
     for field, pool in zip(fields, pools, strict=True):
-        _end_in_box(field)
+        end_in_box(field)
         finish(field, pool.x[:8192] * field.half_extent)
     closed = behind and is_closed(fields[-1], pools[-1])
     if behind and not closed:
@@ -114,11 +106,14 @@ def learn_room(
         Instance(name, field, SE3.from_translation(box.center), lit=False)
         for name, field, box in zip(names, fields, all_boxes, strict=False)
     ]
+    for field in work.over("indices", fields):
+        cells_of(field, None)
     scene = Composite(instances)
-    light = learn_looks(scene, all_boxes, views, light, measured, config, seed=seed, progress=progress)
+    light = learn_looks(scene, all_boxes, views, light, measured, config, work, seed=seed)
     observe([scene] * len(views), views.cameras, [view.valid for view in views])
     for field in fields:
         keep_cells(field)
+    work.close()
     scene = Composite(instances)
     mean = np.mean(
         [view.rgb.mean((0, 1)).double().numpy() / gain for view, gain in zip(views, light.gain, strict=True)], 0
@@ -156,10 +151,11 @@ def pool_of(measured: Measured, box: Aabb, config: RoomConfig, rng: np.random.Ge
     """Samples of a part, in the coordinates of its networks: on surfaces, about them, and all over its box."""
     lo, hi, center = box.lo.numpy(), box.hi.numpy(), box.center.numpy()
     half = 0.5 * float(box.size.max())
-    margin = _MARGIN * half
+    margin = MARGIN * half
     within = np.flatnonzero(((measured.points > lo + 1.1 * margin) & (measured.points < hi - 1.1 * margin)).all(1))
-    times = -(-config.surface_pool // len(within))
-    on = np.concatenate([rng.permutation(within) for _ in range(times)])[: config.surface_pool]
+    held, rest = np.split(rng.permutation(within), [min(_HELD, len(within) // 8)])
+    times = -(-config.surface_pool // len(rest))
+    on = np.concatenate([held, *(rng.permutation(rest) for _ in range(times))])[: len(held) + config.surface_pool]
     n = config.pool // 2
     near = measured.points[rng.choice(within, n)] + rng.normal(0, 0.5 * measured.wall, (n, 3))
     p = np.clip(np.concatenate([near, in_box(lo, hi, config.pool - n, rng)]), lo, hi)
@@ -168,130 +164,24 @@ def pool_of(measured: Measured, box: Aabb, config: RoomConfig, rng: np.random.Ge
     distance = np.maximum(measured.signed_distance(p), margin - edge) / half
     weight = config.falloff / (config.falloff + np.abs(distance))
     x, normal = (measured.points[on] - center) / half, measured.normals[on]
-    x_off, held = _tensor((p - center) / half), slice(0, _HELD)
+    x_off, n = _tensor((p - center) / half), len(held)
     x, normal = _tensor(x), _tensor(normal)
-    return Pool(x, normal, x_off, _tensor(distance[:, None]), _tensor(weight), x[held], normal[held], 2 * half)
+    return Pool(x[n:], normal[n:], x_off, _tensor(distance[:, None]), _tensor(weight), x[:n], normal[:n], 2 * half)
 
 
-# -- shapes ------------------------------------------------------------------------------------------------------------
-
-
-def _learn_shapes(
-    fields: Sequence[SirenField],
-    pools: Sequence[Pool],
-    config: RoomConfig,
-    seed: int,
-    checkpoints: Path | None,
-    progress: bool,
-    on_step: OnStep | None,
-) -> None:
-    """Trains the distances of all parts, in place; those that are among the checkpoints are taken from there."""
-    train = TrainConfig(config.steps, config.learning_rate, seed=seed, progress=False)
-    with Bar(total=len(fields) * config.steps, desc="shapes", unit="step", disable=not progress) as bar:
-        for a in range(0, len(fields), _GROUP):
-            some = fields[a : a + _GROUP]
-            if checkpoints is not None:
-                train = dataclasses.replace(train, checkpoint=checkpoints / f"group_{a}.safetensors")
-            if _recalled(some, checkpoints, a):
-                bar.update(len(some) * config.steps)
-                continue
-
-            def after(step: int, loss: float, n: int = len(some)) -> None:
-                bar.update(n)
-                if on_step is not None:
-                    on_step(step, loss)
-
-            descend(some, pools[a : a + _GROUP], config, train, after)
-            if checkpoints is not None:
-                for i, field in enumerate(some, a):
-                    save_field(field, checkpoints / f"{i}.safetensors")
-
-
-def _recalled(fields: Sequence[SirenField], checkpoints: Path | None, first: int) -> bool:
-    """Whether all these fields, numbered from ``first`` on, have learned their distances in an earlier run: then they have them."""
-    files = [] if checkpoints is None else [checkpoints / f"{i}.safetensors" for i in range(first, first + len(fields))]
-    if not files or not all(file.is_file() for file in files):
-        return False
-    try:
-        found = [load_field(file) for file in files]
-    except FieldFileError as error:
-        raise CheckpointError(f"{error}; delete it") from error
-    for field, old in zip(fields, found, strict=True):
-        if not isinstance(old, SirenField) or old.config() != field.config():
-            raise CheckpointError(f"{checkpoints}: expected parts of the same run; delete it")
-        unpack(pack([old.distance])[0], field.distance)
-    return True
-
-
-def _mend(
-    fields: Sequence[SirenField],
-    pools: Sequence[Pool],
-    boxes: Sequence[Aabb],
-    measured: Measured,
-    config: RoomConfig,
-    seed: int,
-) -> int:
-    """Ends fields before the faces of their boxes, and removes solids that no measured point supports; how many there were."""
-    steps, removed, todo = max(round(_STEPS * config.steps), 1), 0, list(range(len(fields)))
-    for k in range(_ROUNDS):
-        flawed, hard = [], []
-        for i in todo:
-            rng = np.random.default_rng((seed, i, k, 2))
-            stray, n = _unsupported(fields[i], boxes[i], measured, rng)
-            removed += n if k == 0 else 0
-            p, distance = (np.concatenate(part) for part in zip(stray, _open_faces(fields[i]), strict=True))
-            if len(p):
-                pick = rng.integers(len(p), size=len(pools[i].x) // 4)
-                flawed.append(i)
-                hard.append(with_hard(pools[i], fields[i], p[pick], distance[pick], config.falloff, rng))
-        train = TrainConfig(steps, _RATE * config.learning_rate, seed=seed + k + 1, progress=False)
-        for a in range(0, len(flawed), _GROUP):
-            descend([fields[i] for i in flawed[a : a + _GROUP]], hard[a : a + _GROUP], config, train)
-        todo = flawed
-    return removed
-
-
-def _end_in_box(field: SirenField) -> None:
-    """Moves a field outwards where it isn't outside on the faces of its box."""
-    lowest = float(field.inside_sdf(face_points(field.box_lo, field.box_hi), None).min())
-    if lowest <= 0:
-        field.distance.last.bias.add_(1e-3 - lowest / float(field.half_extent))
-
-
-_Samples = tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]]  # places (object frame) and distances
-
-
-def _open_faces(field: SirenField) -> _Samples:
-    """Places on the faces of a field's box where it is hardly outside or not, if it isn't outside somewhere."""
-    p = face_points(field.box_lo, field.box_hi, 65)
-    f, wanted = field.inside_sdf(p, None), _MARGIN * float(field.half_extent)
-    p = p[f < 0.5 * wanted] if bool((f <= 0).any()) else p[:0]
-    return p.double().numpy(), np.full(len(p), wanted)
-
-
-def _unsupported(field: SirenField, box: Aabb, measured: Measured, rng: np.random.Generator) -> tuple[_Samples, int]:
-    """Places within connected solids of a field that hold no measured point, and how many such solids there are."""
-    axes = field.bounds.axes(_LATTICE, middles=True)
-    step = np.array([float(axis[1] - axis[0]) for axis in axes])
-    p = torch.cartesian_prod(*axes)
-    solid = (field.inside_sdf(p, None) < 0).view([len(axis) for axis in axes]).numpy()
-    label = np.zeros(solid.shape, np.int32)
-    ndimage.label(solid, np.ones((3, 3, 3)), label)
-    at = np.floor((measured.points - box.lo.numpy()) / step).astype(np.int64)
-    at = at[((at >= 0) & (at < solid.shape)).all(1)]
-    touched = np.zeros(solid.shape, bool)
-    touched[tuple(at.T)] = True
-    near = np.asarray(ndimage.binary_dilation(touched, np.ones((3, 3, 3))), bool)
-    supported = np.unique(label[near])
-    stray = np.setdiff1d(np.arange(1, label.max() + 1), supported)
-    cells = p.view(*solid.shape, 3).double().numpy()[np.isin(label, stray)]
-    if len(cells) == 0:
-        return (cells, np.zeros(0)), 0
-    places = np.repeat(cells, 8, 0)
-    places = places + rng.normal(0, 0.5, places.shape) * step
-    places = places.clip(field.box_lo.double().numpy(), field.box_hi.double().numpy())
-    distance = measured.signed_distance(places + box.center.numpy())
-    return (places, np.where(distance > 0, np.maximum(distance, _CLEAR * step.min()), distance)), len(stray)
+def _costs(views: Views, parts: int, config: RoomConfig) -> dict[str, float]:
+    """What the stages cost, in about seconds of one core."""
+    pixels = sum(view.valid.numel() for view in views)
+    shapes = 6.6e-11 * parts * config.steps * config.batch * config.layers * config.width**2
+    return {
+        "samples": 3e-7 * parts * config.pool * len(views),
+        "shapes": shapes,
+        "mending": 0.33 * shapes,
+        "indices": 0.65 * parts,
+        "places": 4e-6 * pixels,
+        "colours": 2.1e-3 * parts * config.color_steps,
+        "end": 3e-6 * pixels,
+    }
 
 
 def _notes(

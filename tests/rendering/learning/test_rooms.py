@@ -169,7 +169,7 @@ def test_the_same_pictures_give_the_same_bits_through_the_cache():
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     views = pictures(cameras(6))
     config = ViewsConfig(room=dataclasses.replace(SMALL, steps=3, color_steps=2, points=1500))
-    monkeypatch.setattr("rendering.learning.rooms._GROUP", 1)
+    monkeypatch.setattr("rendering.learning.room_shapes._GROUP", 1)
     seen: list[int] = []
 
     def stop(step: int, loss: float) -> None:
