@@ -30,7 +30,7 @@ _SEEN_THROUGH = 0.45  # cost under the still world that colour alone doesn't rea
 _LEAST, _THICKNESS = 40, 0.012  # pixels of what no track explains; half its width, a share of the picture's
 _LASTING, _LASTING_SHARE = 4, 1 / 3  # frames, and share of the clip, that it lasts: rims come and go
 _STILL = 0.4  # of what is seen to move of a thing that bends: a part of it that doesn't isn't larger
-_UNEXPLAINED = 0.08  # share of a thing that its motion doesn't explain, above which it is no rigid thing
+_UNEXPLAINED = 0.14  # share of a thing that its motion doesn't explain, above which it bends: wrong poses leave a tenth
 
 
 def bending_groups(state: State, kept: Sequence[int]) -> tuple[list[list[int]], list[np.ndarray]]:

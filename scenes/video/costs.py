@@ -9,6 +9,8 @@ import numpy as np
 
 from scenes.video.planes import sample
 
+MEAN_COUNTS = 0.6  # share of a cost that is the mean over frames; the rest is violated free space
+
 
 @numba.njit(cache=True, parallel=True)
 def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, sky, lens, noise, slack):
@@ -78,7 +80,7 @@ def pixel_costs(frames, refs, to_cam, have, region, depth, normal, rgb, slope, s
         for x in range(width):
             if depth[t, y, x] > 0 and region[i, y, x]:
                 mean = (cost[i, y, x] + slack[2]) / (asked + 1.0)
-                cost[i, y, x] = min(1.0, 0.6 * mean + 0.4 * min(1.0, violated[i, y, x] / 3.0))
+                cost[i, y, x] = min(1.0, MEAN_COUNTS * mean + (1 - MEAN_COUNTS) * min(1.0, violated[i, y, x] / 3.0))
     return cost, violated, seen
 
 

@@ -24,7 +24,7 @@ from scenes.video.motion import carried, rested, steady
 from scenes.video.parting import keep_together
 from scenes.video.rigid import inverse
 from scenes.video.state import State
-from scenes.video.tracks import find_tracks, mend, merge, refine, splice
+from scenes.video.tracks import find_tracks, join_world, mend, merge, refine, splice
 
 _LOST = 0.5  # confidence below which a frame is marked as lost
 _BRIEF = 1 / 6  # share of the clip: what is seen for less is no object
@@ -133,6 +133,8 @@ def decompose(clip: Clip) -> Decomposition:
     refine(state, camera=clip.cameras is None)
     splice(state)
     refine(state, camera=clip.cameras is None)
+    if clip.cameras is None and join_world(state):
+        refine(state, camera=True)
     if step > 1:
         maps = measure(clip.rgb, clip.depth, clip.lens, flows)
         maps = maps._replace(noise=noise_between(maps, state.to_cam[0], pairs))
@@ -177,6 +179,7 @@ def _things(state: State, cameras: np.ndarray) -> tuple[list[list[int]], list[np
 
 def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     cameras = inverse(state.to_cam[0])
+    state.relabel(fair=True)
     groups, masks = _things(state, cameras)
     world = cameras @ state.to_cam
     bending = [is_bending(state, group) for group in groups]

@@ -28,7 +28,7 @@ from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, near
 from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 6  # part of every key: raise it when the same clip would give another scene
-_MOTION_VERSION = 3  # likewise of what moves
+_MOTION_VERSION = 4  # likewise of what moves
 _REFINED_VERSION = 3  # likewise of its refinement
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from scenes.video.costs import MEAN_COUNTS
 from scenes.video.labels import SILENT, SILENT_WORLD, labels_of, references, ties_of, track_costs
 from scenes.video.maps import Maps
 from scenes.video.regions import parts_in_space, parts_of, widened
@@ -92,9 +93,21 @@ class State:
         self.cost = np.ascontiguousarray(self.cost[:, keep])
         self.relabel()
 
-    def relabel(self) -> None:
-        self.ids = labels_of(self.cost, self.ties)
-        for ids, cost, depth in zip(self.ids, self.cost, self.maps.depth, strict=True):
+    def fair_cost(self) -> np.ndarray:
+        """[F K H W] costs as they are compared: a frame in which a track isn't known says nothing, as one in which it is hidden.
+
+        Else a track would cost less, the fewer frames it is known in.
+        """
+        asked = (self.refs >= 0).sum(1)[:, None] + 1
+        unknown = np.stack([(~have[self.refs] & (self.refs >= 0)).sum(1) for have in self.have], 1) / asked
+        w = unknown[:, :, None, None].astype(np.float32)
+        return (1 - w) * self.cost + w * np.float32(SILENT * MEAN_COUNTS)
+
+    def relabel(self, *, fair: bool = False) -> None:
+        """Labels of least cost; ``fair``: of least `fair_cost`, once tracks aren't sought any more."""
+        costs = self.fair_cost() if fair else self.cost
+        self.ids = labels_of(costs, self.ties)
+        for ids, cost, depth in zip(self.ids, costs, self.maps.depth, strict=True):
             remove_islands(ids)
             join_tops(ids, cost, depth)
 

@@ -8,6 +8,7 @@ from objects.progress import Bar
 from scenes.video.camera import points_of
 from scenes.video.flats import plane_pixels
 from scenes.video.following import LEAST, extend, follow, guesses_of, moved_guesses, seed_of
+from scenes.video.labels import track_costs
 from scenes.video.maps import Maps
 from scenes.video.regions import parts_in_space, widened
 from scenes.video.rigid import align, inverse, judge, solve_track
@@ -22,8 +23,13 @@ _GAP = 6  # frames over which a lost track is sought
 _OVERLAP = 6  # frames that two parts of one thing may share
 _WEAK = 0.25  # of a track's usual pixels
 _DRIFT = 0.08  # metres by which two parts of one thing may seem to move differently
-_MERGE, _JOIN = 0.06, 0.1  # cost a pixel that one motion may add for two tracks at one time, one after the other
-_SPLICE = 0.65  # share of what is visible that must agree where two tracks are joined
+_MERGE, _JOIN = 0.06, 0.2  # cost a pixel that one motion may add for two tracks at one time, one after the other
+_RESTS, _FREE, _SOME = (
+    0.5,
+    0.02,
+    3,
+)  # share of the frames; cost a pixel that another camera path may add; of so many frames one
+_SPLICE = 0.5  # share of what is visible that must agree where two tracks are joined
 
 
 def find_tracks(state: State) -> None:
@@ -209,6 +215,51 @@ def merge(state: State) -> None:
         k += 1
 
 
+def join_world(state: State) -> bool:
+    """Makes tracks parts of the still world that rest in it but for errors of the camera's path; whether there was any.
+
+    Where little but parallel stripes stands still, the camera's motion along them isn't known, and what rests seems to move. It
+    does rest if the still pixels are explained as well by a camera that goes as this track says.
+    """
+    sizes = [(state.ids == k).sum() for k in range(len(state.to_cam))]
+    for k in sorted(range(1, len(sizes)), key=lambda k: -sizes[k]):
+        known = np.flatnonzero(state.have[k] & ((state.ids == k).sum((1, 2)) >= LEAST // 2))
+        if len(known) > _RESTS * state.n_frames and _rests(state, k, known):
+            state.drop([k])
+            join_world(state)
+            return True
+    return False
+
+
+def _rests(state: State, k: int, known: np.ndarray) -> bool:
+    """Whether a track with pixels in some frames and the still world move as one; then the world has their common motion."""
+    world, mine = state.to_cam[0], state.to_cam[k]
+    to_cam = world.copy()
+    for t in range(known[0] + 1, state.n_frames):
+        to_cam[t] = world[t] @ inverse(world[t - 1]) @ to_cam[t - 1]
+        if t in known:
+            to_cam[t] = mine[t] @ inverse(mine[known[0]]) @ world[known[0]]
+
+    def cost(poses: np.ndarray, have: np.ndarray, where: np.ndarray, frames: np.ndarray) -> float:
+        found = track_costs(state.maps, poses, have, frames, state.refs, where[frames])
+        return float(np.nan_to_num(found)[where[frames]].sum())
+
+    still, everywhere = state.ids == 0, state.have[0]
+    some, every = np.arange(0, state.n_frames, _SOME), np.arange(state.n_frames)
+    free = _FREE * still[some].sum()
+    if cost(to_cam, everywhere, still, some) - cost(world, everywhere, still, some) > free:
+        return False
+    masks = still | (state.ids == k)
+    first = every == 0
+    joint, _ = solve_track(state.maps, masks, to_cam, everywhere, fixed=first, most=1200, rounds=5, outlined=False)
+    apart = cost(world, everywhere, still, every) + cost(mine, state.have[k], state.ids == k, every)
+    if cost(joint, everywhere, masks, every) - apart > _GAIN + _MERGE * float((state.ids == k).sum()):
+        return False
+    state.to_cam[0] = joint
+    state.recost(0)
+    return True
+
+
 def _alike(state: State, k: int, other: int) -> bool:
     """Whether two tracks touch, and take the pixels of ``other`` to about the same places."""
     both = np.flatnonzero(state.have[k] & state.have[other])
@@ -284,7 +335,7 @@ def _replaced(state: State, k: int, other: int, to_cam: np.ndarray, masks: np.nd
 
     ``most``: cost that it may add, for each pixel of the smaller one.
     """
-    cost = np.nan_to_num(state.cost)
+    cost = np.nan_to_num(state.fair_cost())
     before = float(np.minimum(cost[:, k], cost[:, other])[masks].sum())
     least = min((state.ids == i).sum() for i in (k, other))
     have = (state.have[k] | state.have[other]) & (masks.sum((1, 2)) >= 6)
@@ -292,7 +343,7 @@ def _replaced(state: State, k: int, other: int, to_cam: np.ndarray, masks: np.nd
     to_cam, share = solve_track(state.maps, masks, to_cam, have, gates=(0.02, 0.008), rounds=5)
     state.to_cam[k], state.have[k] = to_cam, have
     state.recost(k, masks)
-    if float(np.nan_to_num(state.cost[:, k])[masks].sum()) - before <= _GAIN + most * least:
+    if float(np.nan_to_num(state.fair_cost()[:, k])[masks].sum()) - before <= _GAIN + most * least:
         state.share[k] = share
         state.drop([other])
         return True
