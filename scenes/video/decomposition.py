@@ -15,12 +15,12 @@ from rendering.atomic import replacing
 from scenes.video.bending import bending_groups, is_bending, join_still, join_unexplained, middles, unexplained_things
 from scenes.video.camera import find_cameras, noise_between
 from scenes.video.clip import Clip, check_for_cuts
-from scenes.video.confidence import confidence, turn_deviations
+from scenes.video.confidence import Spread, before_camera, spread_of, with_camera
 from scenes.video.filling import fill
 from scenes.video.flats import plane_pixels
 from scenes.video.labels import references
-from scenes.video.maps import fewer, flow_of, halved, measure
-from scenes.video.motion import carried, rested, steady
+from scenes.video.maps import fewer, flow_of, halved, measure, trust_of
+from scenes.video.motion import carried, rested, steady, surface
 from scenes.video.parting import keep_together
 from scenes.video.rigid import inverse
 from scenes.video.state import State
@@ -45,6 +45,8 @@ class FoundObject:
     first pose."""
     confidence: Float[np.ndarray, "f"]
     """0 to 1: how probably the pose is right within 2 cm and 20 degrees; 0 without a pose. Of what bends: 1 where it is seen."""
+    before_camera: Float[np.ndarray, "f"] | None = None
+    """The same if the cameras were certain: shapes are learned by it. None for the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -194,14 +196,12 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     groups, bending, masks = groups + [[] for _ in more], bending + [True] * len(more), masks + more
     ids = np.where(state.ids < 0, -1, 0).astype(np.int32)
     objects, numbers = [], {}
-    camera = np.zeros(state.n_frames)
-    if clip.cameras is None and groups:
-        still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2)
-        camera = turn_deviations(state.maps, still, state.to_cam[0], state.have[0], 1200)
+    trust = trust_of(state.maps.depth, state.maps.lens)
+    camera = spread_of_cameras(state) if clip.cameras is None and groups else None
     for i, (group, bends, mask) in enumerate(zip(groups, bending, masks, strict=True), 1):
         ids[mask] = i
         numbers |= dict.fromkeys(group, i)
-        objects.append(_object(state, world, i, group, bends, mask, camera))
+        objects.append(_object(state, trust, world, i, group, bends, mask, camera))
     # Given cameras stand in a world whose z axis points up; else people hold cameras about upright.
     up = np.array([0.0, 0.0, 1.0]) if clip.cameras is not None else -cameras[:, :3, 1].mean(0)
     rigid = [group[0] for group, bends in zip(groups, bending, strict=True) if not bends]
@@ -214,32 +214,47 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     return Decomposition(full.astype(np.uint8), tuple(objects), cameras, carryings, tuple(notes))
 
 
+def spread_of_cameras(state: State) -> Spread:
+    """How certain the cameras are, by pixels of the still world."""
+    still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2) & (state.maps.normal[..., 2] != 0)
+    return spread_of(state.maps, still, state.to_cam[0], state.have[0])
+
+
 def _frames(state: State, k: int) -> np.ndarray:
     """[F] where a track is known and has pixels."""
     return state.have[k] & (state.ids == k).any((1, 2))
 
 
 def _object(
-    state: State, world: np.ndarray, number: int, group: list[int], bends: bool, mask: np.ndarray, camera: np.ndarray
+    state: State,
+    trust: np.ndarray,
+    world: np.ndarray,
+    number: int,
+    group: list[int],
+    bends: bool,
+    mask: np.ndarray,
+    camera: Spread | None,
 ) -> FoundObject:
     """One object of the tracks of a group, with its poses and how far they can be trusted.
 
     Args:
+        trust: `trust_of` the depths.
         world: [K F 4 4] poses of all tracks.
-        camera: [F] `turn_deviations` of the camera.
+        camera: Of the cameras, where they were found.
     """
     size = mask.sum((1, 2))
     if bends:
         poses, known = middles(state, state.to_cam[0], mask)
         known &= size >= _LEAST
-        sure = known.astype(float)
+        sure = own = known.astype(float)
     else:
         (k,) = group
+        middle = np.median(surface(state, world, k), axis=0)
         world[k] = poses = rested(state, world, k)
         known = state.have[k] & (size >= _LEAST)
-        sure = confidence(turn_deviations(state.maps, mask, state.to_cam[k], known), camera, state.share[k])
-        sure = np.where(known, sure, 0.0)
+        own = before_camera(state.maps, trust, mask, state.to_cam[k], known)
+        sure = with_camera(own, camera, poses, middle)
     first = int(np.flatnonzero(known)[0]) if known.any() else 0
     home = inverse(poses[first])
     placed = tuple(pose @ home if there else None for pose, there in zip(poses, known, strict=True))
-    return FoundObject(number, f"object_{number}", not bends, placed, sure)
+    return FoundObject(number, f"object_{number}", not bends, placed, sure, own)

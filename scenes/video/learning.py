@@ -23,13 +23,14 @@ from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject, decompose
 from scenes.video.looks import learn_looks, look, mark_seen
 from scenes.video.refinement import refine_motion
+from scenes.video.rigid import nearest_rigid
 from scenes.video.scene import graph_of
-from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, nearest_rigid, parts_of
+from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 6  # part of every key: raise it when the same clip would give another scene
-_MOTION_VERSION = 4  # likewise of what moves
-_REFINED_VERSION = 3  # likewise of its refinement
+_MOTION_VERSION = 5  # likewise of what moves
+_REFINED_VERSION = 4  # likewise of its refinement
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,9 @@ def _arrays(found: Decomposition) -> dict[str, np.ndarray]:
         "rigid": np.array([o.rigid for o in found.objects], bool),
         "poses": poses,
         "confidence": np.array([o.confidence for o in found.objects], float).reshape(-1, n),
+        "before_camera": np.array(
+            [o.confidence if o.before_camera is None else o.before_camera for o in found.objects], float
+        ).reshape(-1, n),
         "cameras": found.cameras,
         "carryings": carryings,
     }
@@ -263,6 +267,7 @@ def _read(file: Path) -> Decomposition:
                 bool(kept["rigid"][k]),
                 tuple(None if np.isnan(pose).any() else pose for pose in kept["poses"][k]),
                 kept["confidence"][k],
+                kept["before_camera"][k],
             )
             for k, name in enumerate(words["names"])
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from scipy import ndimage
 
 from objects.progress import Bar
@@ -19,6 +19,7 @@ _TEXTURE = 0.02  # slope of colours (a pixel) at which a displacement counts hal
 _CLEAN = 0.0012  # metres: depth with more noise is smoothed over a wider window
 _SMOOTHED = 0.4  # of the noise that is left then
 _BILATERAL = (11, 0.3, 4.0)  # pixels; difference of normals, and distance in pixels, at which a neighbour counts less
+_LEAST_TRUST = 0.05
 _SKY, _SKY_MARGIN = 0.01, 4.0  # share of the picture; pixels beside what was measured
 
 
@@ -209,3 +210,15 @@ def halved(
     middle = np.take_along_axis(ordered, pick[..., None], -1)[..., 0]
     less = np.where(count > 0, middle, 0).astype(np.float32)
     return np.rint(small).astype(np.uint8), np.ascontiguousarray(less), lens / step
+
+
+def trust_of(depth: Float32[np.ndarray, "f h w"], lens: Float[np.ndarray, "4"]) -> Float32[np.ndarray, "f h w"]:
+    """Weights of depths: low where surfaces are seen at a grazing angle, and where they are no surfaces."""
+    normal = local_planes(depth, lens, 1, 0.02)[1]
+    height, width = depth.shape[1:]
+    v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+    fx, fy, cx, cy = lens
+    ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1)
+    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    cosine = np.abs(np.einsum("fhwc,hwc->fhw", normal, ray))
+    return np.maximum(cosine, _LEAST_TRUST).astype(np.float32) ** 2

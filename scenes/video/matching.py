@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from scenes.video.maps import Maps, slopes_of, tensor_of
 from scenes.video.model import Model, View
-from scenes.video.rigid import align, exp, judge, outline_of
+from scenes.video.rigid import adjoint, align, exp, information, judge, outline_of
 
 _TURNS_DEG = (8.0, 16.0)
 _TRIED, _APART = 3, 0.15  # poses that are aligned, and how much their rotations differ
@@ -129,14 +129,45 @@ def find_pose(there: Window, model: Model, guesses: Sequence[np.ndarray], *, tur
     return best
 
 
+def evidence(there: Window, model: Model, match: Match, turn: float, move: float) -> float:
+    """How many pixels speak for a pose against others: the least difference of their costs, times the pixels that agree.
+
+    The others are off by a turn (radians), about the axis that depth and colours tell least of and those across, or by a move
+    (metres) in the way that they tell least of. Near 0 where one would do as well, as for a plain can that turns about its axis.
+    """
+    if not match.agrees.any():
+        return 0.0
+    _show(there, match.view)
+    maps, at = there.pair, match.to_cam[:3, 3]
+    inner = ndimage.binary_erosion(match.view.depth > 0)
+    maps.slope[0] = np.where(inner[..., None, None], slopes_of(match.view.rgb[None])[0], 0)
+    spread = np.linalg.inv(information(maps, match.agrees, 1, 0) + 1e-6 * np.eye(6))
+    about = adjoint(_moved_to(np.eye(4), -at))  # twists by the turn about the thing, and its own move
+    spread = about @ spread @ about.T
+    axes, way = np.linalg.eigh(spread[:3, :3])[1].T, np.linalg.eigh(spread[3:, 3:])[1][:, -1]
+    others = [_turned(match.to_cam, sign * turn * axis) for axis in axes for sign in (1, -1)]
+    others += [_moved_to(match.to_cam, at + sign * move * way) for sign in (1, -1)]
+    least = min(compare(there, model, other).cost for other in others)
+    return float(match.agrees.sum() * (least - match.cost))
+
+
+def _moved_to(pose: np.ndarray, place: np.ndarray) -> np.ndarray:
+    out = pose.copy()
+    out[:3, 3] = place
+    return out
+
+
+def _turned(pose: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """A pose turned about its own middle, by a rotation vector in the camera's frame."""
+    return _moved_to(exp(np.concatenate([turn, np.zeros(3)])) @ pose, pose[:3, 3])
+
+
 def _turns(pose: np.ndarray) -> list[np.ndarray]:
     """A pose, and turns of it about axes through its own middle."""
     out = [pose]
     for angle in np.radians(_TURNS_DEG):
         for axis in np.concatenate([np.eye(3), -np.eye(3)]):
-            turn = exp(np.concatenate([angle * axis, np.zeros(3)]))
-            turn[:3, 3] = pose[:3, 3] - turn[:3, :3] @ pose[:3, 3]
-            out.append(turn @ pose)
+            out.append(_turned(pose, angle * axis))
     return out
 
 

@@ -10,11 +10,18 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
+from scenes.video.camera import points_of
+from scenes.video.maps import Maps
 from scenes.video.planes import sample
 from scenes.video.volume import REACH, Grid, said
 
+_CELLS, _CELL, _ROOM = (
+    (48, 96),
+    0.8,
+    0.75,
+)  # along an edge, which is twice _ROOM times the thing's extent; pixels a cell
 _STEPS = 500  # of a ray, at most
 _LEAST_STEP, _BLIND, _CAREFUL = (
     0.5,
@@ -82,6 +89,44 @@ class Model:
         args: Any = (self.grid.first, self.grid.cell, REACH, self.value, self.color, self.weight, to_cam, lens, *view)
         _cast(*args)
         return view
+
+
+class Stage(NamedTuple):
+    """Where the model of a thing is made."""
+
+    grid: Grid
+    home: Float[np.ndarray, "4 4"]
+    """Model to camera in the frame that it starts from."""
+    extent: float
+    """Metres."""
+
+
+def stage_of(maps: Maps, masks: Bool[np.ndarray, "f h w"], anchor: int, frames: Int[np.ndarray, "n"]) -> Stage:
+    """A grid about a thing whose model starts from the frame ``anchor``; some ``frames`` that show it say how large it is."""
+    clouds = [points_of(maps, t, *np.nonzero(masks[t])) for t in frames.tolist()]
+    spans = [np.linalg.norm(np.ptp(np.quantile(p, [0.02, 0.98], axis=0), axis=0)) for p in clouds]
+    extent = float(np.quantile(spans, 0.7))
+    half = _ROOM * extent
+    middle = np.median(points_of(maps, anchor, *np.nonzero(masks[anchor])), axis=0)
+    cells = np.clip(2 * half / (_CELL * middle[2] / maps.lens[0]), *_CELLS)
+    home = np.eye(4)
+    home[:3, 3] = middle * (1 + 0.15 * extent / np.linalg.norm(middle))
+    return Stage(Grid.around(np.full(3, -half), np.full(3, half), 2 * half / cells, 2), home, extent)
+
+
+def fused(
+    maps: Maps,
+    trust: Float32[np.ndarray, "f h w"],
+    masks: Bool[np.ndarray, "f h w"],
+    to_cam: Float[np.ndarray, "f 4 4"],
+    known: Bool[np.ndarray, "f"],
+    grid: Grid,
+) -> Model:
+    """The model of all frames in which a thing is known."""
+    model = Model(grid)
+    for t in np.flatnonzero(known).tolist():
+        model.add(maps.depth[t], masks[t], trust[t], maps.rgb[t], to_cam[t], maps.lens)
+    return model
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")

@@ -17,28 +17,21 @@ from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
 from objects.progress import Bar
-from scenes.video.camera import points_of
 from scenes.video.clip import Clip
-from scenes.video.confidence import confidence, turn_deviations
-from scenes.video.decomposition import Decomposition, FoundObject
+from scenes.video.confidence import before_camera, with_camera
+from scenes.video.decomposition import Decomposition, FoundObject, spread_of_cameras
 from scenes.video.filling import fill
 from scenes.video.labels import SILENT_WORLD, references, track_costs
-from scenes.video.maps import Maps, fewer, flow_of, halved, measure
+from scenes.video.maps import Maps, fewer, flow_of, halved, measure, trust_of
 from scenes.video.matching import Match, compare, find_pose, window
-from scenes.video.model import Model
-from scenes.video.motion import rested
+from scenes.video.model import Model, fused, stage_of
+from scenes.video.motion import rested, surface
 from scenes.video.regions import parts_in_space
-from scenes.video.rigid import inverse, solve_track
-from scenes.video.shapes import nearest_rigid, trust_of
+from scenes.video.rigid import inverse, nearest_rigid, solve_track
 from scenes.video.state import State
 from scenes.video.tracks import prune
 from scenes.video.volume import Grid
 
-_CELLS, _CELL, _ROOM = (
-    (48, 96),
-    0.8,
-    0.75,
-)  # along an edge, which is twice _ROOM times the thing's extent; pixels a cell
 _LEAST = 20  # pixels
 _WORK_WIDTH = 160  # pixels to which frames are reduced while poses are sought
 _SHARE = 0.5  # of what isn't hidden that must agree
@@ -82,23 +75,15 @@ def retrack(
     anchor = int(np.argmax(ndimage.minimum_filter1d(ndimage.median_filter(size, 3), 3)))
     if size[anchor] < 2 * _LEAST:
         return None
-    clouds = [points_of(maps, t, *np.nonzero(masks[t])) for t in np.flatnonzero(size >= _LEAST).tolist()]
-    spans = [np.linalg.norm(np.ptp(np.quantile(p, [0.02, 0.98], axis=0), axis=0)) for p in clouds]
-    extent = float(np.quantile(spans, 0.7))
-    half = _ROOM * extent
-    middle = np.median(points_of(maps, anchor, *np.nonzero(masks[anchor])), axis=0)
-    cells = np.clip(2 * half / (_CELL * middle[2] / maps.lens[0]), *_CELLS)
-    grid = Grid.around(np.full(3, -half), np.full(3, half), 2 * half / cells, 2)
-    home = np.eye(4)
-    home[:3, 3] = middle * (1 + 0.15 * extent / np.linalg.norm(middle))
+    grid, home, extent = stage_of(maps, masks, anchor, np.flatnonzero(size >= _LEAST))
     # Poses that were given, in the frame of the model.
     old = Retracked(
         nearest_rigid(to_cam) @ (inverse(to_cam[anchor]) @ home), have & (size >= _LEAST), masks, np.zeros_like(masks)
     )
     new = _grown(maps, trust, old, anchor, grid, extent / 2)
     new = _polished(maps, trust, new, grid, extent / 2)
-    before, _ = _judged(maps, fused(maps, trust, old, grid), old, extent / 2)
-    after, shown = _judged(maps, fused(maps, trust, new, grid), new, extent / 2)
+    before, _ = _judged(maps, fused(maps, trust, old.mine, old.to_cam, old.known, grid), old, extent / 2)
+    after, shown = _judged(maps, fused(maps, trust, new.mine, new.to_cam, new.known, grid), new, extent / 2)
     both = np.isfinite(before) & np.isfinite(after)
     if not both.any() or after[both].mean() > before[both].mean():
         return None
@@ -154,19 +139,11 @@ def _own(
     return good | (mask & free & np.isin(parts, np.unique(parts[good & (parts > 0)])))
 
 
-def fused(maps: Maps, trust: Float32[np.ndarray, "f h w"], track: Retracked, grid: Grid) -> Model:
-    """The model of all frames in which a thing is known."""
-    model = Model(grid)
-    for t in np.flatnonzero(track.known).tolist():
-        model.add(maps.depth[t], track.mine[t], trust[t], maps.rgb[t], track.to_cam[t], maps.lens)
-    return model
-
-
 def _polished(
     maps: Maps, trust: Float32[np.ndarray, "f h w"], track: Retracked, grid: Grid, radius: float
 ) -> Retracked:
     """The same with each frame aligned to the model of all."""
-    model = fused(maps, trust, track, grid)
+    model = fused(maps, trust, track.mine, track.to_cam, track.known, grid)
     new = track.to_cam.copy()
     for t in np.flatnonzero(track.known).tolist():
         there = window(maps, t, track.mine[t], [new[t]], radius)
@@ -215,7 +192,7 @@ def refine_motion(clip: Clip, found: Decomposition) -> Decomposition:
 
 def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposition) -> Decomposition:
     """Poses by models, then labels by poses."""
-    maps, trust = measure(clip.rgb, clip.depth, clip.lens, flows), trust_of(clip)
+    maps, trust = measure(clip.rgb, clip.depth, clip.lens, flows), trust_of(clip.depth, clip.lens)
     if clip.cameras is None:
         found = with_cameras(maps, found)
     state = State.start(maps, inverse(found.cameras))
@@ -238,7 +215,7 @@ def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposi
     order = {
         k: row for row, T in enumerate(state.to_cam) for k, (_, poses, _) in things.items() if np.array_equal(T, poses)
     }
-    return _finished(clip, found, state, things, order)
+    return _finished(clip, trust, found, state, things, order)
 
 
 def with_cameras(maps: Maps, found: Decomposition) -> Decomposition:
@@ -274,6 +251,7 @@ def with_cameras(maps: Maps, found: Decomposition) -> Decomposition:
 
 def _finished(
     clip: Clip,
+    trust: Float32[np.ndarray, "f h w"],
     found: Decomposition,
     state: State,
     things: dict[int, tuple[FoundObject, np.ndarray, np.ndarray]],
@@ -282,16 +260,14 @@ def _finished(
     """The decomposition of refined tracks.
 
     Args:
+        trust: Weights of depths.
         things: Those that were refined by their numbers: as they were found, their poses, and frames that agree with their models.
         order: Rows of the tracks of those that are left, by their numbers.
     """
     ids = np.where(state.ids < 0, -1, 0).astype(np.int32)
     for k, row in order.items():
         ids[state.ids == row] = k
-    camera = np.zeros(state.n_frames)
-    if clip.cameras is None:
-        still = (state.ids == 0) & (np.nan_to_num(state.cost[:, 0], nan=1) < 0.2)
-        camera = turn_deviations(state.maps, still, state.to_cam[0], state.have[0], 1200)
+    camera = spread_of_cameras(state) if clip.cameras is None else None
     world, kept = found.cameras @ state.to_cam, []
     for thing in found.objects:
         if thing.id not in things:
@@ -302,12 +278,13 @@ def _finished(
             mine = ids == thing.id
             known = state.have[row] & (mine.sum((1, 2)) >= _LEAST // 2)
             if known.any():
-                sure = confidence(turn_deviations(state.maps, mine, state.to_cam[row], known), camera, state.share[row])
-                sure = np.where(known, np.where(agrees, sure, np.minimum(sure, _LOST)), 0.0)
-                poses = rested(state, world, row)
+                middle, poses = np.median(surface(state, world, row), axis=0), rested(state, world, row)
+                own = before_camera(state.maps, trust, mine, state.to_cam[row], known)
+                own = np.where(agrees, own, np.minimum(own, _LOST))
+                sure = with_camera(own, camera, poses, middle)
                 poses = poses @ inverse(poses[np.argmax(known)])
                 placed = tuple(pose if there else None for pose, there in zip(poses, known, strict=True))
-                kept.append(replace(thing, poses=placed, confidence=sure))
+                kept.append(replace(thing, poses=placed, confidence=sure, before_camera=own))
     soft = clip.rgb.astype(np.float32) / 255
     full = np.stack([fill(frame, rgb) for frame, rgb in zip(ids, soft, strict=True)]).astype(np.uint8)
     there = {thing.id for thing in kept}

@@ -19,6 +19,7 @@ _COARSE, _FINE, _FINE_GATE = (0.2, 2.0), (0.5, 1.0), 0.008
 _LEAST_COSINE = 0.5
 _OFFSETS = (1, 2, 3, 5, 8, 13, 21)  # frames apart that are compared
 _HIDDEN = 0.3  # cost of a hidden pixel
+_COUNTED = 300  # pixels of a frame that `information` counts, at most
 _JUDGED = 0.008  # metres, beside the noise: what counts as consistent
 
 
@@ -50,6 +51,15 @@ def inverse(T: np.ndarray) -> np.ndarray:
     out[..., :3, :3] = R
     out[..., :3, 3] = -np.einsum("...ij,...j->...i", R, T[..., :3, 3])
     out[..., 3, 3] = 1
+    return out
+
+
+def nearest_rigid(poses: np.ndarray) -> np.ndarray:
+    """The same matrices [F 4 4] with exact rotations: products of many poses drift."""
+    u, _, vt = np.linalg.svd(poses[:, :3, :3])
+    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    out = poses.copy()
+    out[:, :3, :3] = u @ vt
     return out
 
 
@@ -308,3 +318,17 @@ def joint_equations(
     H, g, _ = _normal_equations(maps, pixels, _no_outline(maps), pairs, motions, _GATES[-1], flow=True)
     A, _ = _joint(H, g, pairs, motions, row)
     return A.reshape(6 * A.shape[0], -1)
+
+
+def information(maps: Maps, mask: np.ndarray, t: int, s: int) -> np.ndarray:
+    """The normal matrix [6 6] of a motion from frame t to frame s at rest, by pixels [H W] of frame t: depth and colour.
+
+    The increment (rotation, then translation) multiplies from the left, in the camera of s.
+    """
+    masks = np.zeros(maps.depth.shape, bool)
+    masks[t] = mask
+    pairs = np.array([[t, s]], np.int64)
+    H, _, _ = _normal_equations(
+        maps, Pixels.of(masks, _COUNTED), _no_outline(maps), pairs, np.eye(4)[None], _GATES[-1], flow=False
+    )
+    return H[0]

@@ -16,8 +16,8 @@ from scenes.graph import SceneGraph
 from scenes.track import Track
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Carrying, Decomposition
-from scenes.video.rigid import inverse
-from scenes.video.shapes import BACKDROP, BACKGROUND, Part, Shaped, nearest_rigid
+from scenes.video.rigid import inverse, nearest_rigid
+from scenes.video.shapes import BACKDROP, BACKGROUND, Part, Shaped
 
 _LINEAR_M, _LINEAR_DEG = 1e-4, 0.02  # a key this near to the line between its neighbours is left out
 CAMERA = "camera"

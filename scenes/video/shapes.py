@@ -26,8 +26,8 @@ from objects.warped import Warped
 from scenes.video.clip import Clip
 from scenes.video.decomposition import Decomposition
 from scenes.video.flexible import followed, misfits, seen_through, solid_of_bending
-from scenes.video.planes import local_planes
-from scenes.video.rigid import inverse
+from scenes.video.maps import trust_of
+from scenes.video.rigid import inverse, nearest_rigid
 from scenes.video.volume import REACH, Grid, Sight, closed, fuse, hull, surface
 
 BACKGROUND, BACKDROP = 0, -1
@@ -39,7 +39,6 @@ _PIXELS = 0.7  # size of a cell of an object in pixels, at least
 _OUTER = 0.005  # share of an object's points on each side that its box may leave out
 _BLUR = 0.8  # cells
 _BEHIND = 1e-3  # weight of what is behind the background's surface
-_LEAST_TRUST = 0.05
 _SKY, _SKY_TRUST, _FAR = 0.02, 0.02, 10.0  # share of a picture at least; weight; times the greatest depth
 _SPECK_OBJECT, _SPECK_BACKGROUND = 0.1, 0.01  # of the largest piece: smaller ones are left out
 _SPREAD = 1.4  # of the steps that hard and easy shapes make (`FitConfig`)
@@ -114,7 +113,8 @@ def parts_of(clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"]) -
             continue
         poses = _held([np.eye(4) if p is None else p for p in thing.poses], known)
         seen = ((found.ids == thing.id) & (clip.depth > 0)).sum((1, 2)) >= _LEAST_PIXELS
-        sure = known & seen & (thing.confidence >= _SURE)
+        own = thing.confidence if thing.before_camera is None else thing.before_camera
+        sure = known & seen & (own >= _SURE)
         if not (sure & learned).any() and (known & seen).any():
             sure = known & seen
             notes.append(f"{thing.name}: its pose is never sure; it is learned from all frames that show it")
@@ -128,15 +128,6 @@ def parts_of(clip: Clip, found: Decomposition, learned: Bool[np.ndarray, "f"]) -
         middle[:3, 3] = np.quantile(p, [_OUTER, 1 - _OUTER], axis=0).mean(0)
         parts.append(Part(number, name, rigid, _bridged(nearest_rigid(poses @ middle), known), used, known))
     return parts, notes
-
-
-def nearest_rigid(poses: Float[np.ndarray, "f 4 4"]) -> Float[np.ndarray, "f 4 4"]:
-    """The same with exact rotations: products of many poses drift."""
-    u, _, vt = np.linalg.svd(poses[:, :3, :3])
-    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
-    out = poses.copy()
-    out[:, :3, :3] = u @ vt
-    return out
 
 
 def short_gaps(known: Bool[np.ndarray, "f"]) -> list[tuple[int, int]]:
@@ -175,18 +166,6 @@ def _points(
         T = inverse(poses[t]) @ found.cameras[t]
         out.append(p @ T[:3, :3].T + T[:3, 3])
     return np.concatenate(out)
-
-
-def trust_of(clip: Clip) -> Float32[np.ndarray, "f h w"]:
-    """Weights of depths: low where surfaces are seen at a grazing angle, and where they are no surfaces."""
-    normal = local_planes(clip.depth, clip.lens, 1, 0.02)[1]
-    height, width = clip.depth.shape[1:]
-    v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
-    fx, fy, cx, cy = clip.lens
-    ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1)
-    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
-    cosine = np.abs(np.einsum("fhwc,hwc->fhw", normal, ray))
-    return np.maximum(cosine, _LEAST_TRUST).astype(np.float32) ** 2
 
 
 def seen_far(
@@ -255,7 +234,7 @@ def learn_shapes(
 ) -> tuple[list[Shaped], list[trimesh.Trimesh], list[str]]:
     """Fields of the parts, learned side by side, the solids that they were learned from, and notes on those that couldn't be."""
     notes, kept, meshes, warps = [], [], [], {}
-    depth, trust = seen_far(clip, found, trust_of(clip))
+    depth, trust = seen_far(clip, found, trust_of(clip.depth, clip.lens))
     for part in Bar(parts, desc="fusing", unit="part"):
         bending = None
         if not part.rigid:

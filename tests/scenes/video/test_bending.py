@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from scenes.video.camera import points_of
-from scenes.video.confidence import confidence, turn_deviations
 from scenes.video.decomposition import decompose
 from scenes.video.flats import plane_pixels
 from scenes.video.maps import measure
@@ -56,21 +55,6 @@ def test_the_floor_is_a_plane_and_boxes_are_none(hinged):
     floor = (ids[0] == 0) & (maps.depth[0] > 0)
     assert on[0][floor].mean() > 0.8
     assert not on[0][points[..., 2] > 0.045].any()
-
-
-def test_a_turn_that_little_tells_is_less_certain(hinged):
-    clip, ids, _ = hinged
-    maps = measure(clip.rgb, clip.depth, clip.lens)
-    to_cam = inverse(clip.cameras) @ np.stack([hinge(t)[0] for t in range(N)])
-    have = np.ones(N, bool)
-    much = turn_deviations(maps, ids == 1, to_cam, have)
-    rng = np.random.default_rng(0)
-    little = turn_deviations(maps, (ids == 1) & (rng.random(ids.shape) < 0.1), to_cam, have)
-    assert much[0] == 0 and (little[1:] > 1.5 * much[1:]).all()
-    none, all_ = np.zeros(N), np.ones(N)
-    assert (confidence(little, none, all_) <= confidence(much, none, all_)).all()
-    assert (confidence(much, np.full(N, 5e-5), all_) < confidence(much, none, all_)).all()
-    assert (confidence(much, none, 0.5 * all_) < confidence(much, none, all_)).all()
 
 
 def test_a_thing_and_what_it_pushes_are_two_rigid_things():

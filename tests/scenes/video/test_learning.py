@@ -10,8 +10,9 @@ from scenes.checks import BACKGROUND
 from scenes.video import ClipConfig, learn_clip, learning
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject
 from scenes.video.report import figures_of, rendered, write_report
+from scenes.video.rigid import nearest_rigid
 from scenes.video.scene import graph_of, track_of
-from scenes.video.shapes import Part, Shaped, nearest_rigid, parts_of, seen_far
+from scenes.video.shapes import Part, Shaped, parts_of, seen_far
 from tests.scenes.video.clips import at, clip_of_boxes, looking
 
 N = 8
