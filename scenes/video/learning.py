@@ -28,7 +28,7 @@ from scenes.video.scene import graph_of
 from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
-_VERSION = 6  # part of every key: raise it when the same clip would give another scene
+_VERSION = 7  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 5  # likewise of what moves
 _REFINED_VERSION = 4  # likewise of its refinement
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
+import igl
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Float32
@@ -187,6 +188,7 @@ def solid_of(
     clip: Clip,
     found: Decomposition,
     part: Part,
+    things: Sequence[tuple[trimesh.Trimesh, Part]] = (),
 ) -> trimesh.Trimesh | None:
     """The solid that depth shows of a part, closed where no frame saw it; None where too little is left.
 
@@ -194,6 +196,7 @@ def solid_of(
         depth, trust: What `seen_far` gives.
         clip, found: The frames, and what moves in them.
         part: Which part.
+        things: Solids, where the part isn't at any time that they are there: else what hides a floor for long leaves a bump in it.
     """
     background = part.id == BACKGROUND
     p = _points(clip, found, part.id, part.T_world_obj, part.used)
@@ -212,8 +215,31 @@ def solid_of(
     sight = Sight(depth[frames], mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)
     value, weight = fuse(grid, sight, _BEHIND if background else 0.0)
     known = weight > 0
+    free = _within(grid, part.T_world_obj[0], things)
+    value[free], known[free] = 1.0, True
     value = closed(value, known, None if background else hull(grid, value, known))
     return surface(grid, ndimage.gaussian_filter(value, _BLUR), _SPECK_BACKGROUND if background else _SPECK_OBJECT)
+
+
+def _within(
+    grid: Grid, T_world_obj: Float[np.ndarray, "4 4"], things: Sequence[tuple[trimesh.Trimesh, Part]]
+) -> Bool[np.ndarray, "x y z"]:
+    """Cells of a part at rest that lie inside of things, by more than half a cell, in some frame."""
+    inside = np.zeros(grid.shape, bool)
+    for mesh, thing in things:
+        shrunk = mesh.vertices - 0.5 * grid.cell * mesh.vertex_normals
+        for t in np.flatnonzero(thing.used).tolist():
+            T = inverse(thing.T_world_obj[t]) @ T_world_obj
+            corners = (mesh.bounding_box.vertices - T[:3, 3]) @ T[:3, :3]  # of the thing, in the part's frame
+            lo, hi = ((x - grid.first) / grid.cell for x in (corners.min(0), corners.max(0)))
+            lo, hi = (np.clip(x, 0, grid.shape).astype(int) for x in (np.ceil(lo), np.floor(hi) + 1))
+            box = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
+            at = np.argwhere(~inside[box]) + lo
+            if len(at):
+                p = (grid.first + grid.cell * at) @ T[:3, :3].T + T[:3, 3]
+                at = at[np.asarray(igl.fast_winding_number(shrunk, mesh.faces, p)) > 0.5]
+                inside[tuple(at.T)] = True
+    return inside
 
 
 def learn_solids(meshes: Sequence[trimesh.Trimesh], *, steps: int, seed: int = 0) -> tuple[list[SirenField], list[str]]:
@@ -235,14 +261,15 @@ def learn_shapes(
     """Fields of the parts, learned side by side, the solids that they were learned from, and notes on those that couldn't be."""
     notes, kept, meshes, warps = [], [], [], {}
     depth, trust = seen_far(clip, found, trust_of(clip.depth, clip.lens))
-    for part in Bar(parts, desc="fusing", unit="part"):
+    for part in Bar(sorted(parts, key=lambda p: p.id == BACKGROUND), desc="fusing", unit="part"):
         bending = None
         if not part.rigid:
             bending = followed(clip, found, part.id, np.flatnonzero(part.known), seed=seed)
             if bending is None:
                 notes.append(f"{part.name}: fewer than two frames show enough of it to tell how it bends")
         if bending is None:
-            mesh = solid_of(depth, trust, clip, found, part)
+            before = [pair for pair in zip(meshes, kept, strict=True) if part.id == BACKGROUND and pair[1].rigid]
+            mesh = solid_of(depth, trust, clip, found, part, before)
         else:
             mesh = solid_of_bending(bending, depth, trust, clip, found, part.id, part.used)
             part = replace(part, T_world_obj=bending.poses)
@@ -255,6 +282,8 @@ def learn_shapes(
             notes.append(f"{part.name}: it doesn't move rigidly; it is shown as a rigid mean of its frames")
         kept.append(part)
         meshes.append(mesh)
+    order = sorted(range(len(kept)), key=lambda i: kept[i].id != BACKGROUND)
+    kept, meshes = [kept[i] for i in order], [meshes[i] for i in order]
     try:
         fields, said = learn_solids(meshes, steps=steps, seed=seed)
         notes += said

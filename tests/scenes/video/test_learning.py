@@ -3,16 +3,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from objects import SE3
 from rendering import render
 from scenes.checks import BACKGROUND
 from scenes.video import ClipConfig, learn_clip, learning
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject
+from scenes.video.maps import trust_of
 from scenes.video.report import figures_of, rendered, write_report
 from scenes.video.rigid import nearest_rigid
 from scenes.video.scene import graph_of, track_of
-from scenes.video.shapes import Part, Shaped, parts_of, seen_far
+from scenes.video.shapes import Part, Shaped, parts_of, seen_far, solid_of
 from tests.scenes.video.clips import at, clip_of_boxes, looking
 
 N = 8
@@ -173,3 +175,24 @@ def test_where_no_pose_is_known_a_thing_is_not_shown_but_over_short_gaps(slide):
         "object_1: its pose isn't known in frames 2: it goes evenly there",
         "object_1: its pose isn't known in frames 0, 4 to 7: it isn't shown there",
     ]
+
+
+def test_the_background_is_not_where_a_thing_is_though_labels_say_so_at_times():
+    rest = np.stack([at(0, 0, 0.1)] * 3)
+    half = np.array([0.08, 0.08, 0.1])
+    clip, ids = clip_of_boxes([(half, rest)], CAMERAS[:3])
+    found = true_motion(ids, rest)
+    wrong = found.ids.copy()
+    wrong[1][wrong[1] == 1] = 0
+    found = dataclasses.replace(found, ids=wrong)
+    (background, thing), _ = parts_of(clip, found, np.ones(3, bool))
+    box = trimesh.creation.box(2 * half)
+    box.apply_translation(rest[0, :3, 3] - thing.T_world_obj[0, :3, 3])
+    trust = trust_of(clip.depth, clip.lens)
+    tops = []
+    for things in ([], [(box, thing)]):
+        mesh = solid_of(clip.depth, trust, clip, found, background, things)
+        p = mesh.vertices + background.T_world_obj[0, :3, 3]
+        over = (np.abs(p[:, :2]) < 0.05).all(1)
+        tops.append(p[over, 2].max())
+    assert tops[0] > 0.08 and tops[1] < 0.04
