@@ -28,7 +28,7 @@ from scenes.video.scene import graph_of
 from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
-_VERSION = 7  # part of every key: raise it when the same clip would give another scene
+_VERSION = 8  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 5  # likewise of what moves
 _REFINED_VERSION = 4  # likewise of its refinement
 
@@ -107,7 +107,7 @@ def learn_clip(
         clip: The frames.
         found: What moves, where that is known; else `find_motion` and `refined_motion` find it.
         learned: Frames that shapes and colours are learned from; else all but those that ``config`` holds out.
-        alone: Whether only the objects are learned: no background, no lights.
+        alone: Whether only the objects are learned, without a background.
         seed: Of initial weights and samples.
         config: How to learn.
 
@@ -184,7 +184,7 @@ def _learned(
         far, far_meshes, far_notes = add_backdrop(clip, found, shapes, learned, steps=config.steps, seed=seed)
         shapes, meshes = [*shapes, *far], [*meshes, *far_meshes]
     seen = shown = look(clip, found, shapes, seed=seed)
-    sun = None if alone else find_sun(shapes, seen, seed=seed)
+    sun = find_sun(shapes, seen, seed=seed)
     if sun is not None:
         seen = without_light(shapes, seen, sun, np.array([s.part.id == BACKDROP for s in shapes]))
         more.append(

@@ -54,7 +54,8 @@ def learn_masked(
 
     Its surface is followed through the frames; from one to the next it moves by up to about a tenth of its size. All that any
     frame saw of it is put together at the time of one of them and closed where none did. The graph holds the node ``object``, a
-    canonical SIREN field seen through a warp, with the rigid part of its motion as the track of its poses, and ``camera``.
+    canonical SIREN field seen through a warp, with the rigid part of its motion as the track of its poses, ``camera``, and
+    ``lights`` where its colours tell of light from one direction as it turns; then its colours are without that light.
 
     Args:
         clip: Frames with depth, from `load_clip`. Cameras that aren't given: the thing is learned in the frame of the camera.

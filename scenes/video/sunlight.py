@@ -130,7 +130,7 @@ def lit_by(
 ) -> Callable[[Float[np.ndarray, "3"]], Float[np.ndarray, "m"]]:
     """A function of a direction to a light: the cosines at which some places are lit, 0 in shadow."""
     p, normal, frame = seen.p_world[rows] + _OFFSET * seen.normal[rows], seen.normal[rows], seen.frame[rows]
-    scenes = {t: composite_at(shapes, t) for t in np.unique(frame).tolist()}
+    scenes = {t: composite_at(shapes, t) for t in np.unique(frame).tolist()} if shapes else {}
 
     def cosines(way: Float[np.ndarray, "3"]) -> Float[np.ndarray, "m"]:
         found = np.maximum(normal @ way, 0.0)
