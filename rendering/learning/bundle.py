@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from objects.aabb import Aabb
 from objects.field import TINT, TINT_WIDTH
 from objects.fused import sine_mlps, weighted_l1
 from objects.pose import SE3
-from objects.siren import SirenField, pack, unpack
+from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
 from objects.siren_layout import SineShape
 from rendering.learning.config import ViewsConfig
 from rendering.sampling import (
@@ -64,7 +65,8 @@ class Bundle:
     Attributes:
         config: Shapes of the networks, and how rays are sampled.
         fields: ``m``, each in a frame of its own, in the middle of its box.
-        theta, color: ``[m, _]``, parameters of distances and of colours; they may learn in place.
+        theta, color: ``[m, _]``, parameters of distances and of colours; they may learn in place. Once colours have been
+            polished the fields alone hold them, and there are no columns.
         T_world_obj: ``[m, f]``, where the objects stand in each of ``f`` frames (metres, float64).
         n_threads: Of the kernels.
     """
@@ -226,6 +228,13 @@ class Bundle:
 
         return lattices_of([field.bounds for field in self.fields], self.config.lattice, sdf)
 
+    def with_numbers(self, theta: Tensor, color: Tensor) -> Bundle:
+        """Other parameters, with the lattices as they are."""
+        made = copy.copy(self)
+        object.__setattr__(made, "theta", theta)
+        object.__setattr__(made, "color", color)
+        return made
+
     def refreshed(self) -> Bundle:
         """The same networks, with lattices made anew after parameters have learned."""
         made = dataclasses.replace(self)
@@ -265,10 +274,31 @@ class Bundle:
         return torch.lerp(lo, hi, share)
 
     def write_back(self) -> None:
-        """Puts the rows of parameters into the fields."""
+        """Puts the rows of parameters into the fields; those of colours unless the fields hold them themselves."""
         for i, field in enumerate(self.fields):
             unpack(self.theta[i], field.distance)
-            unpack(self.color[i], field.whole_appearance)
+            if self.color.shape[1]:
+                unpack(self.color[i], field.whole_appearance)
+
+
+class Numbers:
+    """Rows of parameters of networks of one shape while they learn: Muon changes their square matrices, Adam the rest."""
+
+    def __init__(self, rows: Float[Tensor, "m p"], shape: SineShape) -> None:
+        rest, matrices = split_matrices(rows.detach(), shape)
+        self._shape = shape
+        self._rest, self._matrices = (x.contiguous().clone().requires_grad_() for x in (rest, matrices))
+
+    def groups(self, matrix_rate: float) -> list[dict[str, Any]]:
+        """What `objects.training.fit` takes; the rate of the matrices is a multiple of the peak rate."""
+        groups: list[dict[str, Any]] = [{"params": [self._rest]}]
+        if self._matrices.numel():
+            groups.append({"params": [self._matrices], "rate": matrix_rate, "muon": True})
+        return groups
+
+    def rows(self) -> Float[Tensor, "m p"]:
+        """The rows as they are now; gradients flow to what learns."""
+        return join_matrices(self._rest, self._matrices, self._shape)
 
 
 def ends_of(rows: Int[Tensor, "k"], n: int) -> Int[Tensor, "n_plus_1"]:

@@ -51,7 +51,8 @@ class ViewsConfig(NetworkConfig):
     Attributes:
         width ... color_omega_first: The networks (see `NetworkConfig`).
         steps, rays: Training steps, and rays in each.
-        learning_rate, color_rate: Peak rate, and the colour network's as a multiple of it.
+        learning_rate, color_rate, matrix_rate: Peak rate, and as multiples of it the colour network's, and that of the square
+            matrices of the distance network and of polished colours, which Muon learns.
         pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
         n_uniform, n_fine: Most boundaries of intervals on a ray: spread evenly, and where the lattices say that light is stopped.
         sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
@@ -60,8 +61,10 @@ class ViewsConfig(NetworkConfig):
         room: How places are learned whose pictures hold depth or give it (`stereo`); nothing else here counts for them.
         hull_steps, hull_points, hull_cells: Steps in which networks learn their first shapes, places in each, shared by all
             objects, and cells along the longest edge of a box, on which those shapes are carved.
-        polish, polish_rate: Further steps, as a share of ``steps``, and their peak rate, in which colours alone learn at the
-            end, at the traced surfaces.
+        polish, polish_rate: Further steps, and their peak rate, in which colours alone learn anew at the end, at traced surfaces.
+        color_parts, part_width, part_omega_first: Most networks that share the polished colours of an object, each of this width
+            and first frequency.
+        part_pixels: That show an object, for each of these networks: with fewer they learn the noise of pictures.
         tint: Weight of the tint's square while colours are polished.
         opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
         n_eikonal: Places near surfaces, and as many all over the boxes, at which slopes are looked at in each step.
@@ -75,18 +78,23 @@ class ViewsConfig(NetworkConfig):
     rays: int = 2048
     learning_rate: float = 1.5e-4
     color_rate: float = 3.0
+    matrix_rate: float = 1.0
     pose_rate: float = 5.0
     n_uniform: int = 4
     n_fine: int = 10
-    sharpness: tuple[float, float] = (100.0, 500.0)
+    sharpness: tuple[float, float] = (300.0, 600.0)
     lattice: int = 64
     refresh: int = 50
     voxels: VoxelTraining = dataclasses.field(default_factory=VoxelTraining)
     room: RoomConfig = dataclasses.field(default_factory=RoomConfig)
     hull_steps: int = 1500
     hull_points: int = 8192
-    polish: float = 0.25
-    polish_rate: float = 1e-3
+    polish: int = 600
+    polish_rate: float = 3.5e-3
+    color_parts: int = 32
+    part_width: int = 32
+    part_omega_first: float = 35.0
+    part_pixels: int = 16_384
     tint: float = 0.01
     hull_cells: int = 128
     opacity: float = 0.01

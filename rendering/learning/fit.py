@@ -40,6 +40,7 @@ from objects.training import CheckpointError, OnStep
 from rendering.learning.config import LearnedViews, ViewsConfig
 from rendering.learning.first_shapes import boxes_of
 from rendering.learning.pixels import Lenses
+from rendering.learning.polish import polish_colors
 from rendering.learning.posing import align_cameras
 from rendering.learning.preview import save_preview
 from rendering.learning.rooms import is_room, learn_room
@@ -49,7 +50,6 @@ from rendering.learning.stages import (
     carve_first_shapes,
     close_boxes,
     learn_volumes,
-    polish_colors,
 )
 from rendering.learning.state import CHUNK, State, snapshot, start
 from rendering.learning.stereo import NOISE, place_of_photos
@@ -57,7 +57,7 @@ from rendering.render import RenderConfig, render
 from rendering.sampling import route
 from rendering.views import ViewError, Views
 
-_VERSION = 15  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 16  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _COMPARED, _LOST_DB = 4096, 0.7  # pixels that are rendered and traced in the end; worse by so much is told
 

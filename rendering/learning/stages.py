@@ -1,30 +1,28 @@
-"""The stages in which fields learn from pictures, each from one state to the next: first shapes, volumes, closed boxes, colours."""
+"""The stages in which fields learn from pictures, each from one state to the next: first shapes, volumes, closed boxes; then
+`rendering.learning.polish` follows."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from compose.types import Rays
 from objects.aabb import Aabb
 from objects.learned import face_points
 from objects.pose import SE3
 from objects.progress import Bar
 from objects.training import TrainConfig, fit
 from rendering.camera import Camera
-from rendering.learning.bundle import Bundle, ends_of
+from rendering.learning.bundle import Bundle, Numbers
 from rendering.learning.first_shapes import Surfaces, first_shape
 from rendering.learning.hulls import Carver, measured_ahead
 from rendering.learning.losses import MARGIN, depth_loss, eikonal_loss, id_loss, overlap_loss
-from rendering.learning.state import CHUNK, State
+from rendering.learning.state import CHUNK, State, one_torch_thread
 from rendering.learning.voxels import depths, learn_voxels
 from rendering.sampling import sample_intervals
 from rendering.views import ViewError
@@ -32,7 +30,6 @@ from rendering.views import ViewError
 _FIRST_RATE = 2.5e-3  # peak, of first shapes, times the square root of the points of a network over its width
 _MOST_LACKING = 5 * MARGIN  # that a field is moved outwards by, where nothing else closes it
 _CLOSING_RATES = (3e-4, 1e-3, 3e-3, 3e-3, 3e-3)
-_POLISH_PIXELS, _POLISH_POINTS = 1 << 20, 8192  # traced once, and taken in each step
 _FAR_PIXELS = 0.1  # of the pixels whose rays pass all first shapes are learned from
 
 
@@ -88,7 +85,7 @@ def carve_first_shapes(state: State, progress: bool = True) -> State:
 
     rate = _FIRST_RATE * math.sqrt(n) / c.width
     train = TrainConfig(steps=c.hull_steps, learning_rate=rate, label="first shapes", progress=progress)
-    with _one_torch_thread():
+    with one_torch_thread():
         fit([theta], loss_fn, train)
     nets = dataclasses.replace(nets, theta=theta.detach()).refreshed()
     return _without_far_pixels(dataclasses.replace(state, nets=nets, background=background), generator)
@@ -141,16 +138,15 @@ def learn_volumes(
         on_step: Called after each step; what it returns stands in the bar.
     """
     c = state.config
-    theta, color = (x.detach().clone().requires_grad_() for x in (state.nets.theta, state.nets.color))
+    theta, color = Numbers(state.nets.theta, state.nets.shape), state.nets.color.detach().clone().requires_grad_()
     background, lenses = state.background.detach().clone(), state.lenses
-    groups: list[dict[str, Any]] = [{"params": [theta]}, {"params": [color], "rate": c.color_rate}]
+    groups = [*theta.groups(c.matrix_rate), {"params": [color], "rate": c.color_rate}]
     if state.opaque:
         groups.append({"params": [background.requires_grad_()], "rate": 5.0})
     if refine:
         lenses = lenses.twisted(lenses.twist.clone().requires_grad_())
         groups.append({"params": [lenses.twist], "rate": c.pose_rate * state.nets.size})
-    nets = dataclasses.replace(state.nets, theta=theta, color=color)
-    now = dataclasses.replace(state, nets=nets, background=background, lenses=lenses)
+    now = dataclasses.replace(state, background=background, lenses=lenses)
     train = TrainConfig(
         steps=c.steps,
         learning_rate=c.learning_rate,
@@ -166,17 +162,19 @@ def learn_volumes(
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         nonlocal now, error
+        nets = now.nets.with_numbers(theta.rows(), color)
         if step % c.refresh == 0:  # so are the steps from which a killed run goes on
-            now = dataclasses.replace(now, nets=now.nets.refreshed())
+            nets = nets.refreshed()
+        now = dataclasses.replace(now, nets=nets)
         loss, error = view_loss(now, step, generator)
         return loss
 
     def after(step: int, loss: float) -> str | None:
         return None if on_step is None else on_step(LearnStep(step, loss, error, now))
 
-    with _one_torch_thread():  # the kernels spread over threads of their own
+    with one_torch_thread():  # the kernels spread over threads of their own
         fit(groups, loss_fn, train, on_step=after)
-        nets = dataclasses.replace(now.nets, theta=theta.detach(), color=color.detach()).refreshed()
+        nets = now.nets.with_numbers(theta.rows().detach(), color.detach()).refreshed()
     lenses = lenses.twisted(lenses.twist.detach())
     return dataclasses.replace(now, nets=nets, background=background.detach(), lenses=lenses)
 
@@ -251,73 +249,6 @@ def _regressed(nets: Bundle, theta: Tensor, x: Tensor, target: Tensor, rate: flo
         cut = slice(k, k + 4096)
         return nets.distance_error(row, x[:, cut], target[:, cut], 0.1)
 
-    with _one_torch_thread():
+    with one_torch_thread():
         fit([row], loss_fn, TrainConfig(steps=200, learning_rate=rate, progress=False))
     return row.detach()[0]
-
-
-def polish_colors(state: State, progress: bool = True) -> State:
-    """Colours once more, with shapes as they are: at the first hit of each pixel's ray, a single place and not a dozen. Now also
-    how they change with the direction of view; while shapes learned, that would have explained what shapes should."""
-    c, nets = state.config, state.nets
-    x, own, want, ways = _polish_points(state)
-    steps = round(c.polish * c.steps)
-    if len(x) == 0 or steps == 0:
-        return state
-    color = nets.color.detach().clone().requires_grad_()
-    nets = dataclasses.replace(nets, color=color)
-
-    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        k = torch.randint(len(x), (_POLISH_POINTS,), generator=generator)
-        k = k[own[k].argsort(stable=True)]
-        rgb, tint = nets.look(x[k], ends_of(own[k], len(nets.fields)))
-        seen = rgb + (tint @ ways[k, :, None])[..., 0]
-        return (seen - want[k].float() / 255).square().mean() + c.tint * tint.square().mean()
-
-    train = TrainConfig(steps=steps, learning_rate=c.polish_rate, final_rate=0.01, label="colours", progress=progress)
-    with _one_torch_thread():
-        fit([color], loss_fn, train)
-    return dataclasses.replace(state, nets=dataclasses.replace(nets, color=color.detach()))
-
-
-def _polish_points(
-    state: State,
-) -> tuple[Float[Tensor, "n 3"], Int[Tensor, "n"], Int[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """Where pixels' rays first hit (in the coordinates of the networks), whose that is, the pixels' colours in bytes, and the
-    directions of view in the object's frame.
-
-    Left out: pixels that something else should be at (by id, or by depth), and those that are half transparent.
-    """
-    px, nets, scenes = state.pixels, state.nets, state.scenes()
-    x, own, chosen, ways = [], [], [], []
-    band = 2 * state.config.depth_band * float(nets.half.min())
-    order = torch.randperm(len(px), generator=torch.Generator().manual_seed(0))[:_POLISH_PIXELS].sort().values
-    for rows in order.split(1 << 17):
-        o, d, length = state.lenses.rays(px.view[rows], px.pixel[rows])
-        t, owner, frame = torch.empty(len(rows)).double(), torch.empty_like(rows), state.frames[px.view[rows]]
-        for f in frame.unique().tolist():
-            part = (frame == f).nonzero()[:, 0]
-            t[part], owner[part] = scenes[f].trace(Rays(o[part], nn.functional.normalize(d[part], dim=-1)))
-        fits = owner >= 0
-        if px.alpha is not None:
-            fits &= px.alpha[rows] > 250
-        if px.ids is not None:
-            fits &= (state.labels[owner.clamp(min=0)] == px.ids[rows]) | (px.ids[rows] < 0)
-        if px.depth is not None:
-            fits &= ~((px.depth[rows] * length - t).abs() > band)  # also where depth is missing
-        at = fits.nonzero()[:, 0]
-        x.append(nets.in_object(o[at] + t[at, None] * d[at], owner[at], frame[at]))
-        own.append(owner[at])
-        chosen.append(rows[at])
-        ways.append(nets.turned_to_object(d[at], owner[at], frame[at]))
-    return torch.cat(x), torch.cat(own), px.rgb[torch.cat(chosen)], torch.cat(ways)
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)

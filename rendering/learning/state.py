@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -166,3 +167,14 @@ def shown_cells(field: Field, p_obj: Float[Tensor, "n 3"]) -> Float[Tensor, "c"]
     held = torch.zeros(OBSERVED_CELLS**3)
     held[((cell[:, 0] * OBSERVED_CELLS + cell[:, 1]) * OBSERVED_CELLS + cell[:, 2]).unique()] = 1
     return held
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """The kernels spread over threads of their own; torch's, asleep between them, would spin and take their cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
