@@ -18,7 +18,8 @@ from objects.meshing import grid_cell, zero_set
 
 
 class Blended:
-    """Each frame a field of its own; between two times their distances are blended, points stay where they are."""
+    """Each frame a field of its own; between two times their distances are blended, points stay where they are. Where a blend has
+    no inside (a thin thing has moved by more than its thickness) the nearer frame is shown."""
 
     def __init__(self, meshes: Sequence[trimesh.Trimesh], times: Sequence[float]) -> None:
         self.fields: list[Field] = list(fit_meshes(list(meshes)))
@@ -33,8 +34,12 @@ class Blended:
         def ask(p: Tensor) -> Tensor:
             return torch.lerp(one.sdf(p), other.sdf(p), share)
 
+        cell = grid_cell(union, 1e-3 * float(union.bounds.size.max()))
         with torch.no_grad():
-            vertices, faces = zero_set(union, grid_cell(union, 1e-3 * float(union.bounds.size.max())), ask)
+            try:
+                vertices, faces = zero_set(union, cell, ask)
+            except ValueError:
+                vertices, faces = zero_set(union, cell, (one if share < 0.5 else other).sdf)
         return trimesh.Trimesh(vertices.double().numpy(), faces, process=False)
 
     def carry(self, p: np.ndarray, start: float, end: float) -> np.ndarray:

@@ -134,7 +134,7 @@ def pictures(truth: Truth, look: Look) -> dict[str, float]:
             mine, true = look(truth.times[i], rays), cast(mesh, rays)
             a, b = np.isfinite(mine), np.isfinite(true)
             shares.append((a & b).sum() / (a | b).sum())
-            off.append(np.abs(mine - true)[a & b].mean())
+            off.append(np.abs(mine[a & b] - true[a & b]).mean())
     return {
         "seen_iou": float(np.mean(shares)),
         "seen_iou_least": float(np.min(shares)),

@@ -113,6 +113,15 @@ def test_an_index_holds_at_all_times_of_its_interval(bending):
             plane = middle[k] + (gradient[k] * (u[~flat] - cell[~flat] - 0.5) * cells.cell).sum(1)
             plane += cells.drift[k, 0] * cells.drift_unit * when.phase(time[0])
             assert (np.abs(value[~flat] - plane) <= bound[k]).all()
+            # At one time a stretch within a cell bends by no more than is said.
+            one = place[:, None] + draw.random((2, len(place), 3)).transpose(1, 0, 2)
+            ends = np.stack([one[:, 0], one.mean(1), one[:, 1]])
+            still = np.zeros(3 * len(place), dtype=np.int64)
+            a, between, b = batch.sdf_sorted(
+                still, lo + ends.reshape(-1, 3) * cells.cell, np.full(len(still), time[0])
+            ).reshape(3, -1)
+            dent = bound * cells.drift[:, 1].view(np.uint8) / 255
+            assert (np.abs(between - 0.5 * (a + b)) <= 2 * dent).all() and dent.sum() < 0.95 * bound.sum()
 
 
 def test_instances_of_one_interval_share_an_index_and_memory_is_bounded(bending):
