@@ -29,7 +29,7 @@ from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from benchmarks.registration_baselines import Blended, Pyramids
 from compose import Composite, Instance, Rays
-from objects import SE3, save_field
+from objects import SE3, FitConfig, save_field
 from objects.meshing import grid_cell, zero_set
 from objects.warp_learning import SequenceConfig, fit_sequence
 from objects.warped import Warped
@@ -181,14 +181,20 @@ def round_trip(learned: Warped, truth: Truth) -> dict[str, float]:
     return {"round_trip_mean": float(every.mean()), "round_trip_99": float(np.percentile(every, 99))}
 
 
+def config_of(effort: float) -> SequenceConfig:
+    """The usual configuration with so many times the nodes, points and steps."""
+    usual = SequenceConfig()
+    counts = {name: round(effort * getattr(usual, name)) for name in ("nodes", "points", "dense", "anchors")}
+    return SequenceConfig(**counts, mesh=FitConfig(steps=round(effort * usual.mesh.steps)))
+
+
 def score_sequence(truth: Truth, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
     frames = list(range(0, len(truth.times), args.every))
     meshes = [truth.shuffled(i) for i in truth.train]
     times = [truth.times[i] for i in truth.train]
     rows: dict[str, dict[str, float]] = {}
-    config = SequenceConfig() if args.nodes is None else SequenceConfig(nodes=args.nodes)
     began = time.process_time()
-    learned = fit_sequence(meshes, times, period=truth.period, config=config)
+    learned = fit_sequence(meshes, times, period=truth.period)
     spent = time.process_time() - began
     mesh_at, extracted_at, carry = of_warped(learned)
     rows["warp"] = {"cpu_seconds": round(spent, 1)} | scores(truth, mesh_at, carry, frames)
@@ -207,6 +213,13 @@ def score_sequence(truth: Truth, args: argparse.Namespace, folder: Path) -> dict
         rows["warp"]["surface_extracted"] = float(
             np.mean([truth.distance(extracted_at(truth.times[i]), i) for i in some])
         )
+    for effort in args.effort:
+        began = time.process_time()
+        other = fit_sequence(meshes, times, period=truth.period, config=config_of(effort))
+        name = f"x {effort:g}"
+        rows[name] = {"cpu_seconds": round(time.process_time() - began, 1)}
+        mesh_at, _, carry = of_warped(other)
+        rows[name] |= scores(truth, mesh_at, carry, frames)
     for name, baseline in (("blended", Blended), ("pyramid", Pyramids)):
         if name in args.baselines:
             began = time.process_time()
@@ -224,7 +237,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="score every so-many-th frame (default: 1)")
     parser.add_argument("--extract", type=int, default=0, metavar="N", help="extract every N-th scored frame, too")
     parser.add_argument("--baselines", nargs="*", default=[], choices=["blended", "pyramid"])
-    parser.add_argument("--nodes", type=int, help="nodes of the warp (default: the configuration's)")
+    parser.add_argument(
+        "--effort",
+        nargs="*",
+        type=float,
+        default=[],
+        help="multiples of nodes, points and steps to learn with, too: a curve",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/bench/sequences.json"))
     args = parser.parse_args()
     paths = [p.parent for p in sorted(args.data.glob("*/sequence.json")) if not args.only or p.parent.name in args.only]

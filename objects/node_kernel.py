@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial.distance import cdist
 
 ROUNDS = 8  # of Newton's method
 HALVINGS = 6  # of the way on which a canonical point is taken back to what its anchor owns
@@ -119,6 +118,8 @@ def rest(
 
 def _free(near: np.ndarray, homes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """Within half the way to the nearest anchor that others move, none of those is the nearest."""
+    from scipy.spatial.distance import cdist  # takes a while to load
+
     p, free = anchors.astype(np.float64), np.empty(len(homes), np.float32)
     for home in np.unique(homes):
         mine, others = homes == home, p[~np.isin(homes, near[home])]
