@@ -22,8 +22,9 @@ from benchmarks.timing import say
 from compose.asset_cells import AssetCells
 from compose.batch import FieldBatch
 from compose.cells import build_cells
-from compose.certify import Weights, certified_sign, weights_of
+from compose.certify import certified_sign
 from compose.cpu import surface
+from compose.distance_weights import Weights, weights_of
 from objects import FitConfig, SirenField
 
 EDGES = {4: "1/32", 2: "1/64", 1: "1/128"}  # of boxes, in cells

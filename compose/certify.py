@@ -18,13 +18,13 @@ Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 3.1.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from jaxtyping import Float, Int8
-from torch import nn
 
+from compose.distance_weights import Weights, as_weights, evaluation_error
 from objects.siren import SirenField
 
 _BLOCK = 32  # inputs that share their working memory
@@ -32,62 +32,10 @@ _UNIT = 2.0**-52  # twice the unit roundoff of float64: the bounds below need no
 _SINE_UNIT = 2.0**-48  # bounds the error of one evaluation of a line of the sine, relative to 1 + |argument|
 _SUM = 1.0 + 1e-12  # more than the rounding of a sum of thousands of positive terms
 _PI_REST = 1.2246467991473532e-16  # pi - math.pi
-_FLOAT32 = 2.0**-24  # unit roundoff of float32
-_FLOAT32_SINE = 3e-7  # error of the sine of a float32 kernel, but for the reduction of its argument
-_FLOAT32_LARGEST = 2.0**100  # numbers below it are far from overflowing
-_FLOAT32_ARGUMENT = 2.0**15  # larger arguments may be reduced wrongly
 
 _Points = Float[np.ndarray, "n 3"]
 _Values = Float[np.ndarray, "n"]
 _Signs = Int8[np.ndarray, "n"]
-
-
-class Weights(NamedTuple):
-    """The distance network of a field in float64, frequencies multiplied in.
-
-    ``first [w 3]``, ``hidden [layers-1 w w]``, ``last [1 w]``, ``bias [layers w]``, ``last_bias [1]``; in the object
-    frame the field's ``box_lo``, ``box_hi`` and ``center [3]``, and its ``half_extent`` (object units).
-    """
-
-    first: np.ndarray
-    hidden: np.ndarray
-    last: np.ndarray
-    bias: np.ndarray
-    last_bias: np.ndarray
-    box_lo: np.ndarray
-    box_hi: np.ndarray
-    center: np.ndarray
-    half_extent: float
-
-
-def weights_of(field: SirenField) -> Weights:
-    """The distance network of a field, for the functions below to be called with more than once.
-
-    Raises:
-        ValueError: A weight that is not finite.
-    """
-    net = field.distance
-    linears = [
-        (linear.weight.detach().double().cpu().numpy(), linear.bias.detach().double().cpu().numpy())
-        for linear in cast(list[nn.Linear], list(net.linears))
-    ]
-    if not all(np.isfinite(part).all() for linear in linears for part in linear):
-        raise ValueError("weights_of: expected finite weights")
-    width, omegas = net.shape.width, [*net.shape.omegas, 1.0]
-    (first, _), *hidden, (last, last_bias) = scaled = [
-        (o * w, o * b) for o, (w, b) in zip(omegas, linears, strict=True)
-    ]
-    return Weights(
-        first,
-        np.array([weight for weight, _ in hidden]).reshape(-1, width, width),
-        last,
-        np.array([bias for _, bias in scaled[:-1]]),
-        last_bias,
-        field.box_lo.double().cpu().numpy(),
-        field.box_hi.double().cpu().numpy(),
-        field.center.double().cpu().numpy(),
-        float(field.half_extent),
-    )
 
 
 def affine_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -> tuple[_Points, _Values, _Values]:
@@ -105,11 +53,10 @@ def affine_bounds(field: SirenField | Weights, centre: _Points, half: _Points) -
     Raises:
         ValueError: Arrays of the wrong shape, numbers that are not finite, or a negative half size.
     """
-    weights = _weights(field)
+    weights = as_weights(field)
     centre, half = _boxes("affine_bounds", centre, half)
     middle = (centre - weights.center) / weights.half_extent
-    axes = np.tile(np.eye(3), (len(centre), 1, 1))
-    form, error = _affine(weights, middle, axes, half / weights.half_extent)
+    form, error = _affine(weights, middle, half / weights.half_extent)
     return form[:, 1:], form[:, 0] * weights.half_extent, error * weights.half_extent
 
 
@@ -128,10 +75,10 @@ def gradient_bounds(field: SirenField | Weights, centre: _Points, half: _Points)
     Raises:
         ValueError: Arrays of the wrong shape, numbers that are not finite, or a negative half size.
     """
-    weights = _weights(field)
+    weights = as_weights(field)
     centre, half = _boxes("gradient_bounds", centre, half)
     middle, reach = (centre - weights.center) / weights.half_extent, half / weights.half_extent
-    line, error = derivative(weights, middle, np.tile(np.eye(3), (len(centre), 1, 1)), reach)
+    line, error = derivatives(weights, middle, reach)
     # Up to the error the gradient is affine in the box, its length convex: it is largest in a corner.
     corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), -1).reshape(-1, 3)
     away = corners * reach[:, None]
@@ -155,7 +102,7 @@ def certified_sign(field: SirenField | Weights, centre: _Points, half: _Points) 
     Raises:
         ValueError: As `affine_bounds`.
     """
-    weights = _weights(field)
+    weights = as_weights(field)
     centre, half = _boxes("certified_sign", centre, half)
     lo, hi = np.nextafter(centre - half, -np.inf), np.nextafter(centre + half, np.inf)
     beyond = ((lo < weights.box_lo) | (hi > weights.box_hi)).any(1)
@@ -165,46 +112,6 @@ def certified_sign(field: SirenField | Weights, centre: _Points, half: _Points) 
     gradient, middle, error = affine_bounds(weights, centre, half)
     sign = _sign(middle, (np.abs(gradient) * half).sum(1) + error + evaluation_error(weights))
     return np.where(beyond & (sign < 0), np.int8(0), sign)
-
-
-def evaluation_error(field: SirenField | Weights) -> float:
-    """How far the network, evaluated in float32, can be from itself in exact arithmetic, at points of its box.
-
-    The points are given in float64. It holds for any order of summation, for weights rounded with their frequency
-    multiplied in or not, and for a sine whose error is below ``3e-7 + 2^-23 |argument|``. Each layer adds
-    ``(n + 6) 2^-24 (|W| |x| + |b|)`` (Higham 2002, section 3.1) and grows what came in by ``|W|``; a sine passes on no
-    more than it gets.
-
-    Returns:
-        The bound, in object units; infinite for weights with which float32 may overflow.
-    """
-    w = _weights(field)
-    reach = np.maximum(np.abs(w.box_lo - w.center), np.abs(w.box_hi - w.center))
-    largest = np.maximum(np.abs(w.box_lo), np.abs(w.box_hi))
-    x = reach / w.half_extent
-    error = _FLOAT32 * (largest / w.half_extent + 3 * x)  # the point in float32, minus the centre, over the half extent
-    for weight, bias in zip([w.first, *w.hidden], w.bias, strict=True):
-        error, size = _float32_linear(weight, bias, x, error)
-        if not (size < _FLOAT32_LARGEST).all():
-            return math.inf
-        error += np.where(size < _FLOAT32_ARGUMENT, _FLOAT32_SINE + 2 * _FLOAT32 * size, 2.0)
-        error = np.minimum(error, 2.0 + _FLOAT32_SINE)
-        x = np.ones(len(weight))
-    error, size = _float32_linear(w.last, w.last_bias, x, error)
-    bound = _SUM * w.half_extent * (error + 2 * _FLOAT32 * (size + error))[0]
-    return float(bound) if max(1.0, w.half_extent) * size[0] < _FLOAT32_LARGEST else math.inf
-
-
-def _float32_linear(weight, bias, x, error):
-    """Error and largest size of the outputs ``[m]`` of a float32 linear layer, from those of its inputs ``[n]``."""
-    weight = np.abs(weight)
-    size = weight @ (x + error) + np.abs(bias)
-    rounding = (weight.shape[1] + 6) * _FLOAT32
-    return weight @ error + rounding / (1 - rounding) * size, size
-
-
-def _weights(field: SirenField | Weights) -> Weights:
-    return field if isinstance(field, Weights) else weights_of(field)
 
 
 def _checked(name: str, **points: np.ndarray) -> list[np.ndarray]:
@@ -236,7 +143,7 @@ class _Form(NamedTuple):
     """The affine forms of a layer, before its sine or after it; ``s`` error symbols come from the layers before.
 
     Attributes:
-        line: ``[1 + k, width]``: the middle, then the coefficients of the ``k`` symbols of the input.
+        line: ``[4, width]``: the middle, then the coefficients of the three symbols of the input.
         kept: ``[width, >= s]``: coefficients of the error symbols.
         fresh: ``[width]``, before the sine: what no symbol stands for, from rounding; after it: the coefficient of
             each unit's new error symbol.
@@ -252,103 +159,109 @@ class _Form(NamedTuple):
 
 
 @numba.njit(cache=True, parallel=True)
-def _affine(weights, middle, axes, reach):
-    """Bounds of the network at ``x = middle + sum_k axes[k] e_k``, ``|e_k| <= reach[k]`` (the network's frame).
+def _affine(weights, middle, reach):
+    """Bounds of the network at ``x = middle + e``, ``|e_k| <= reach[k]`` (the network's frame).
 
-    Returns ``line [n, 1 + k]`` (the middle, then the slope along each axis) and ``error [n]``.
+    Returns ``line [n, 4]`` (the middle, then the slope along each axis) and ``error [n]``.
     """
-    n, k = reach.shape
-    line, error = np.zeros((n, 1 + k)), np.full(n, np.inf)
+    n, width = len(middle), weights.bias.shape[1]
+    line, error = np.zeros((n, 4)), np.full(n, np.inf)
     for block in numba.prange((n + _BLOCK - 1) // _BLOCK):
-        here, there = _new_form(weights, k), _new_form(weights, k)
+        here, there = _new_form(weights, width), _new_form(weights, width)
         for at in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
-            _first(weights, middle[at], axes[at], reach[at], here)
+            _first(weights, middle[at], reach[at], here)
             for layer in range(len(weights.hidden)):
                 _sine(here, layer, reach[at])
                 _linear(weights.hidden[layer], weights.bias[layer + 1], here, layer, there)
                 here, there = there, here
             _sine(here, len(weights.hidden), reach[at])
             _linear(weights.last, weights.last_bias, here, len(weights.hidden), there)
-            _store(there, line[at], error[at : at + 1])
+            _store(there, 0, line[at], error[at : at + 1])
     return line, error
 
 
 @numba.njit(cache=True, parallel=True)
-def derivative(weights, middle, axes, reach):
-    """Bounds of the network's derivatives along each of the axes, where `_affine` bounds the network.
+def derivatives(weights, middle, reach):
+    """Bounds of the network's derivatives along x, y, z at ``x = middle + e``, ``|e_k| <= reach[k]`` (the network's frame).
 
-    Such a derivative is the product of the matrices of the linear layers and the cosines of what enters the sines, taken
-    from the first layer on, in affine forms.
+    The gradient is the product of the matrices of the linear layers and the cosines of what enters the sines, taken from the
+    last layer on, in affine forms: one pass gives all three.
 
-    Returns ``line [n, k, 1 + k]`` and ``error [n, k]``: the derivative by ``e_j`` is ``line[j, 0] + sum_k line[j, 1 + k]
-    e_k`` up to ``error[j]``.
+    Returns ``line [n, 3, 4]`` and ``error [n, 3]``: the derivative along ``j`` is ``line[j, 0] + sum_k line[j, 1 + k] e_k`` up to
+    ``error[j]``.
     """
-    n, k = reach.shape
-    none = np.zeros(weights.bias.shape[1])
-    line, error = np.zeros((n, k, 1 + k)), np.full((n, k), np.inf)
+    n, n_hidden = len(middle), len(weights.hidden)
+    width = weights.bias.shape[1]
+    none = np.zeros(max(width, 3))
+    turned = np.zeros(weights.hidden.shape)
+    for layer in range(n_hidden):
+        turned[layer] = weights.hidden[layer].T
+    first = np.ascontiguousarray(weights.first.T)
+    line, error = np.zeros((n, 3, 4)), np.full((n, 3), np.inf)
     for block in numba.prange((n + _BLOCK - 1) // _BLOCK):
-        here, there = _new_form(weights, k), _new_form(weights, k)
-        slopes = [_new_form(weights, k) for _ in range(k)]
-        spare = _new_form(weights, k)
+        arguments = [_new_form(weights, width) for _ in range(n_hidden + 1)]
+        here, there = _new_form(weights, width), _new_form(weights, width)
+        spare, out = _new_form(weights, width), _new_form(weights, 3)
         for at in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
-            _first(weights, middle[at], axes[at], reach[at], here)
-            for j in range(k):
-                _first_slope(weights, axes[at, j], here, j, slopes[j])
-            for layer in range(len(weights.hidden)):
-                for j in range(k):
-                    _times_cosine(slopes[j], here, layer, reach[at])
-                    _linear(weights.hidden[layer], none, slopes[j], layer, spare)
-                    slopes[j], spare = spare, slopes[j]
-                _sine(here, layer, reach[at])
-                _linear(weights.hidden[layer], weights.bias[layer + 1], here, layer, there)
+            _first(weights, middle[at], reach[at], arguments[0])
+            for layer in range(n_hidden):
+                _copy(arguments[layer], layer, spare)
+                _sine(spare, layer, reach[at])
+                _linear(weights.hidden[layer], weights.bias[layer + 1], spare, layer, arguments[layer + 1])
+            _numbers(weights.last[0], here)
+            for step in range(n_hidden):
+                _times_cosine(here, arguments[n_hidden - step], step, reach[at])
+                _linear(turned[n_hidden - 1 - step], none, here, step, there)
                 here, there = there, here
-            for j in range(k):
-                _times_cosine(slopes[j], here, len(weights.hidden), reach[at])
-                _linear(weights.last, none, slopes[j], len(weights.hidden), spare)
-                _store(spare, line[at, j], error[at, j : j + 1])
+            _times_cosine(here, arguments[0], n_hidden, reach[at])
+            _linear(first, none, here, n_hidden, out)
+            for j in range(3):
+                _store(out, j, line[at, j], error[at, j : j + 1])
     return line, error
 
 
 @numba.njit(cache=True)
-def _new_form(weights, k):
-    layers, width = weights.bias.shape
-    return _Form(
-        np.zeros((1 + k, width)), np.zeros((width, layers * width)), np.zeros(width), np.zeros(width), np.zeros(width)
-    )
+def _new_form(weights, units):
+    symbols = weights.bias.size
+    return _Form(np.zeros((4, units)), np.zeros((units, symbols)), np.zeros(units), np.zeros(units), np.zeros(units))
 
 
 @numba.njit(cache=True)
-def _store(form, line, error):
-    """Unit 0 as the answer, unless something overflowed."""
-    if np.isfinite(form.rest[0]) and np.all(np.isfinite(form.line[:, 0])):
-        line[:] = form.line[:, 0]
-        error[0] = form.rest[0]
+def _copy(form, layer, out):
+    """A form before its sine, of the given layer."""
+    out.line[:] = form.line
+    out.fresh[:] = form.fresh
+    out.rest[:] = form.rest
+    out.kept[:, : layer * len(form.rest)] = form.kept[:, : layer * len(form.rest)]
 
 
 @numba.njit(cache=True)
-def _first(weights, middle, axes, reach, out):
+def _numbers(values, out):
+    """Numbers, one a unit, as a form."""
+    for i in range(len(values)):
+        out.line[0, i] = values[i]
+        out.line[1, i] = out.line[2, i] = out.line[3, i] = out.fresh[i] = out.rest[i] = 0.0
+
+
+@numba.njit(cache=True)
+def _store(form, unit, line, error):
+    """A unit as the answer, unless something overflowed."""
+    if np.isfinite(form.rest[unit]) and np.all(np.isfinite(form.line[:, unit])):
+        line[:] = form.line[:, unit]
+        error[0] = form.rest[unit]
+
+
+@numba.njit(cache=True)
+def _first(weights, middle, reach, out):
     """The first linear layer: no error symbols yet; any number, the inputs included, is rounded 16 times at most."""
     for i in range(len(weights.first)):
         w, bias = weights.first[i], weights.bias[0, i]
         out.line[0, i] = bias + w[0] * middle[0] + w[1] * middle[1] + w[2] * middle[2]
         size = abs(bias) + abs(w[0] * middle[0]) + abs(w[1] * middle[1]) + abs(w[2] * middle[2])
-        for k in range(len(axes)):
-            a = axes[k]
-            out.line[1 + k, i] = w[0] * a[0] + w[1] * a[1] + w[2] * a[2]
-            size += (abs(w[0] * a[0]) + abs(w[1] * a[1]) + abs(w[2] * a[2])) * reach[k]
+        for k in range(3):
+            out.line[1 + k, i] = w[k]
+            size += abs(w[k]) * reach[k]
         out.fresh[i] = out.rest[i] = 16 * _UNIT * size
-
-
-@numba.njit(cache=True)
-def _first_slope(weights, axis, x, j, out):
-    """The derivative of the first linear layer ``x`` along its axis ``j``: no more than numbers, but for their rounding."""
-    out.line[1:] = 0.0
-    for i in range(len(weights.first)):
-        out.line[0, i] = x.line[1 + j, i]
-        size = 0.0
-        for a in range(3):
-            size += abs(weights.first[i, a] * axis[a])
-        out.fresh[i] = out.rest[i] = x.fresh[i] + 16 * _UNIT * size
 
 
 @numba.njit(cache=True, fastmath={"contract", "reassoc"})

@@ -6,7 +6,7 @@ import torch
 
 from compose.batch import FieldBatch
 from compose.cells import build_cells, cells_of, joined_cells, keep_cells
-from compose.certify import evaluation_error
+from compose.distance_weights import evaluation_error
 from objects import SirenField
 from objects.aabb import Aabb
 from objects.field import Field, FieldSample

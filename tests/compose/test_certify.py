@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compose.batch import FieldBatch
-from compose.certify import (
-    affine_bounds,
-    certified_sign,
-    derivative,
-    evaluation_error,
-    gradient_bounds,
-    sine_line,
-    weights_of,
-)
+from compose.certify import affine_bounds, certified_sign, derivatives, gradient_bounds, sine_line
+from compose.distance_weights import evaluation_error, weights_of
 from objects import Aabb, SirenField
 
 _CORNERS = np.stack(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]), -1).reshape(-1, 3)
@@ -268,18 +261,17 @@ def test_weights_beyond_reason_give_no_nan():
 
 @given(make=_makes, size=st.sampled_from([1e-6, 1e-3, 0.01, 0.05, 0.3]))
 @settings(max_examples=80)
-def test_bounds_of_the_derivative_hold_all_along(make, size):
+def test_bounds_of_the_derivatives_hold_all_over_boxes(make, size):
     field, rng = make.field(), np.random.default_rng(make.seed)
-    start, step = _cells(field, size, 20, rng)
+    centre, reach = _cells(field, size, 20, rng)
     weights = weights_of(field)
-    x0, x1 = ((p - weights.center) / weights.half_extent for p in (start, start + step))
-    middle, axis = 0.5 * (x0 + x1), 0.5 * (x1 - x0)
-    line, error = derivative(weights, middle, axis[:, None], np.ones((len(axis), 1)))
-    u = np.linspace(-1, 1, 41).astype(np.longdouble)
-    half, along = np.longdouble(weights.half_extent), axis[:, None].astype(np.longdouble)
-    p = weights.center + half * (middle[:, None] + u[:, None] * along)
-    truth = _exact(field, p, half * along)[1] / half
-    assert (abs(truth - (line[:, 0, :1] + line[:, 0, 1:] * u)) <= error).all()
+    middle, reach = (centre - weights.center) / weights.half_extent, reach / weights.half_extent
+    line, error = derivatives(weights, middle, reach)
+    u = np.concatenate([_CORNERS, rng.uniform(-1, 1, (32, 3))]).astype(np.longdouble) * reach[:, None]
+    p = weights.center + np.longdouble(weights.half_extent) * (middle[:, None] + u)
+    for j, axis in enumerate(np.eye(3)):
+        truth = _exact(field, p, axis)[1]
+        assert (abs(truth - (line[:, None, j, 0] + (line[:, None, j, 1:] * u).sum(-1))) <= error[:, None, j]).all()
 
 
 @given(make=_makes, size=st.sampled_from([0.0, 1e-9, 1e-4, 0.01, 0.1, 1.0]))
