@@ -72,7 +72,9 @@ def keep_cells(field: Field) -> None:
 
 
 def _file(field: Field, time: When, certify: bool) -> Path:
-    kind: list[object] = [certified_cells.BYTES, certified_cells.VERSION, "proven"] if certify else [sampled_cells.BYTES]
+    kind: list[object] = (
+        [certified_cells.BYTES, certified_cells.VERSION, "proven"] if certify else [sampled_cells.BYTES]
+    )
     if isinstance(time, Interval):
         kind = [drifting_cells.LONGEST, "drifting"]
     return cache_folder("cells") / f"{content_key(_VERSION, *kind, field_hash(field), time)}.safetensors"

@@ -15,6 +15,7 @@ import math
 from typing import NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Int
 
 import compose.surface_points as surface_points
 from compose.composite import Composite
@@ -65,7 +66,9 @@ def overlapping_boxes(composite: Composite) -> np.ndarray:
     return box_pairs(composite.arrays.tree, composite.arrays.transforms)
 
 
-def overlaps(composite: Composite, *, min_depth: float = 1e-3) -> list[Overlap]:
+def overlaps(
+    composite: Composite, *, min_depth: float = 1e-3, together: Int[np.ndarray, "n"] | None = None
+) -> list[Overlap]:
     """All pairs of instances whose solids overlap, deepest first (equal ones by number).
 
     The depth of a pair is that of the deepest surface point of one in the other, ``max -sdf_B(x)`` over the surface of A, or the
@@ -74,6 +77,7 @@ def overlaps(composite: Composite, *, min_depth: float = 1e-3) -> list[Overlap]:
 
     Args:
         min_depth: Shallower overlaps are left out (metres).
+        together: A number for each instance: pairs of equal numbers aren't looked at.
 
     Raises:
         ValueError: A ``min_depth`` that is negative or not finite.
@@ -81,6 +85,8 @@ def overlaps(composite: Composite, *, min_depth: float = 1e-3) -> list[Overlap]:
     if not (math.isfinite(min_depth) and min_depth >= 0):
         raise ValueError(f"overlaps: min_depth must be finite and at least 0, got {min_depth}")
     pairs = overlapping_boxes(composite)
+    if together is not None:
+        pairs = pairs[together[pairs[:, 0]] != together[pairs[:, 1]]]
     depth, point = _depths(composite, pairs, _samples(composite, pairs))
     found = np.flatnonzero(depth > min_depth)
     found = found[np.argsort(-depth[found], kind="stable")]

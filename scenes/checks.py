@@ -11,6 +11,7 @@ from compose.composite import Composite
 from compose.types import Instance
 from objects.aabb import Aabb
 from rendering.camera import Camera
+from scenes import questions
 from scenes.graph import SceneGraph
 from scenes.node import quoted
 from scenes.questions import OverlapPair
@@ -84,14 +85,12 @@ def time_notes(graph: SceneGraph, times: Sequence[float]) -> list[str]:
     ]
 
 
-def without_background(graph: SceneGraph, pairs: Sequence[OverlapPair]) -> list[OverlapPair]:
-    """Overlaps without those between the parts of one background: siblings that are tagged as such, or hang under what is."""
-    behind = set(graph.select(tag=BACKGROUND))
-
-    def parent(path: str) -> str:
-        return path.rpartition("/")[0]
-
-    return [p for p in pairs if not (p.first in behind and p.second in behind and parent(p.first) == parent(p.second))]
+def overlaps(graph: SceneGraph, time: float = 0.0, min_depth: float = 1e-3) -> list[OverlapPair]:
+    """Overlaps but those between the parts of one background: siblings that are tagged as such, or hang under what is."""
+    scene, behind = graph.at(time), set(graph.select(tag=BACKGROUND, time=time))
+    # A name can't end in a slash: what isn't background is together with nothing.
+    together = [f"{name.rpartition('/')[0]}/" if name in behind else name for name in scene.arrays.names]
+    return questions.overlaps(scene, min_depth, together)
 
 
 def _is_flat(instance: Instance) -> bool:

@@ -106,15 +106,14 @@ def _seen(scene: Composite, rays: Rays) -> list[RayHit | None]:
     return found
 
 
-def overlaps(scene: Composite, min_depth: float, level: int | None) -> list[OverlapPair]:
+def overlaps(scene: Composite, min_depth: float, together: Sequence[str] | None = None) -> list[OverlapPair]:
+    """With ``together`` (a text for each instance) without pairs of equal texts."""
     from compose.contact import overlaps  # its libraries take a while to load
 
-    pairs = []
-    for first, second, depth, point in overlaps(scene, min_depth=min_depth):
-        a, b = scene.arrays.names[first], scene.arrays.names[second]
-        if level is None or path_at_level(a, level) != path_at_level(b, level):
-            pairs.append(OverlapPair(a, b, depth, point))
-    return pairs
+    names = scene.arrays.names
+    numbers = None if together is None else np.unique(together, return_inverse=True)[1]
+    found = overlaps(scene, min_depth=min_depth, together=numbers)
+    return [OverlapPair(names[first], names[second], depth, point) for first, second, depth, point in found]
 
 
 def clearance(scene: Composite, first: str, second: str) -> Gap:

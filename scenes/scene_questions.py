@@ -75,7 +75,9 @@ class SceneQuestions(ABC):
         Args:
             level: Pairs within one node of this level (1: the top) are left out, like a chair and its wheels.
         """
-        return questions.overlaps(self.at(time), min_depth, level)
+        scene = self.at(time)
+        together = None if level is None else [questions.path_at_level(name, level) for name in scene.arrays.names]
+        return questions.overlaps(scene, min_depth, together)
 
     def clearance(self, first: str, second: str, time: float = 0.0) -> Gap:
         """How far two objects are apart, and where they are nearest.

@@ -247,7 +247,7 @@ def info(settings: Settings) -> Report:
 
     preload("scenes.io.scene_folder")
     from objects.files import field_hash
-    from scenes.checks import size_notes, without_background
+    from scenes.checks import overlaps, size_notes
     from scenes.io.scene_folder import load_scene
 
     graph = load_scene(source)
@@ -264,7 +264,7 @@ def info(settings: Settings) -> Report:
         }
         for field, paths in users.items()
     ]
-    overlaps = without_background(graph, graph.overlaps(time, min_depth=settings["min_depth"]))
+    shared = overlaps(graph, time, settings["min_depth"])
     counts = _counts(graph)
     first, last = graph.span
     lines = [f"{source.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
@@ -272,11 +272,11 @@ def info(settings: Settings) -> Report:
     if (bounds := graph.at(time).bounds) is not None:
         lines.append("boxes with margins span " + " x ".join(f"{x:.3g}" for x in bounds.size.tolist()) + " m")
     lines += ["", *_tree(graph, settings["lines"]), ""]
-    for pair in overlaps[:10]:
+    for pair in shared[:10]:
         lines.append(f"overlap: {pair.first} and {pair.second}, {1000 * pair.depth:.1f} mm deep")
-    if len(overlaps) > 10:
-        lines.append(f"overlap: {len(overlaps) - 10} more pairs")
-    if not overlaps:
+    if len(shared) > 10:
+        lines.append(f"overlap: {len(shared) - 10} more pairs")
+    if not shared:
         lines.append(f"nothing overlaps more than {1000 * settings['min_depth']:g} mm")
     lines += [f"note: {note}" for note in size_notes(graph, time)]
     undo, redo = graph.history
@@ -298,7 +298,7 @@ def info(settings: Settings) -> Report:
     details = {
         "counts": counts,
         "tree": list(graph),
-        "overlaps": [pair._asdict() for pair in overlaps],
+        "overlaps": [pair._asdict() for pair in shared],
         "log": graph.log,
         "can_undo": undo,
     }

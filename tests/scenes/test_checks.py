@@ -6,7 +6,7 @@ import torch
 from objects import Aabb, Box, Sphere, Twist, Warped
 from rendering import Camera
 from scenes import SceneGraph, save_scene
-from scenes.checks import camera_notes, size_notes, time_notes, without_background
+from scenes.checks import camera_notes, overlaps, size_notes, time_notes
 from scenes.cli import main
 from tests.scenes.helpers import at
 
@@ -89,7 +89,7 @@ def test_parts_of_one_background_do_not_overlap_each_other():
     for k in range(2):
         graph.add(f"backdrop/part-{k}", Box((1.0, 1.0, 1.0)), pose=at(20 + 0.9 * k, 0, 0))
     graph.add("cup", Sphere(0.2), pose=at(20, 0, 0.5))
-    pairs = {frozenset((p.first, p.second)) for p in without_background(graph, graph.overlaps())}
+    pairs = {frozenset((p.first, p.second)) for p in overlaps(graph)}
     assert pairs == {
         frozenset(("background_0", "other/scenery")),
         frozenset(("background_1", "other/scenery")),
