@@ -11,6 +11,7 @@ from objects.field import TINT, Field
 from objects.files import content_name
 from objects.progress import Bar
 from objects.warped import Warped
+from scenes.checks import BACKGROUND
 from scenes.clock import Clock
 from scenes.graph import SceneGraph
 from scenes.io.asset_mesh import TOLERANCE, AssetMesh, asset_mesh
@@ -24,6 +25,7 @@ from scenes.track import Sim3, number
 
 SUFFIXES = (".glb", ".usda", ".usdc", ".ply", ".obj")
 DENSITY = 1000.0  # kg/m^3, of what has no other
+_COARSER = 2.0  # times the default tolerance, of the parts of a background
 _WRITERS = {".glb": "glb_writer", **dict.fromkeys((".usda", ".usdc"), "usd_writer")}  # all others: plain_writers
 
 
@@ -123,7 +125,8 @@ def export_scene(
         path: ``NAME.glb``, ``NAME.ply``, ``NAME.obj``, or a name without suffix for a folder. What is there is replaced.
         time: Seconds: the time of formats that show one, and of deforming fields; the scene's first by default.
         tolerance: Largest wanted distance of meshes from their fields, metres in the world. By default a thousandth of the
-            longest edge of each object's box; finer than 256 cells along it is not possible, which is noted.
+            longest edge of each object's box, a five-hundredth of what is tagged as background and its parts; finer than 256
+            cells along it is not possible, which is noted.
         physics: Whether objects are rigid bodies, with mass and convex hulls; in USD alone.
         density: kg/m^3, from which and the volume the masses come.
 
@@ -194,9 +197,12 @@ def gather(
     hashes: dict[int, str] = {}  # by field
     number_of: dict[int, int] = {}  # place of a node's shape
     visible: list[tuple[str, Node]] = []
+    behind: set[int] = set()  # nodes
     for path, node in records.items():
         if not node.hidden and node.parent in place:
             place[node.id] = len(visible)
+            if BACKGROUND in node.tags or node.parent in behind:
+                behind.add(node.id)
             visible.append((path, node))
             if node.field is not None:
                 shape = node.field
@@ -211,12 +217,12 @@ def gather(
     content = Content(
         parts, [(shape, key[1]) for key, (shape, _) in shapes.items()], [], [], time, scene.span, density, nodes
     )
-    _make_meshes(content, tolerance, bends)
+    _make_meshes(content, tolerance, behind, bends)
     _tell(content, len(records) - len(visible))
     return content
 
 
-def _make_meshes(content: Content, tolerance: float | None, bends: bool) -> None:
+def _make_meshes(content: Content, tolerance: float | None, behind: set[int], bends: bool) -> None:
     users: list[list[Part]] = [[] for _ in content.shapes]
     for part in content.parts:
         if part.mesh >= 0:
@@ -224,7 +230,8 @@ def _make_meshes(content: Content, tolerance: float | None, bends: bool) -> None
     coarse = []
     for (shape, at), those in zip(Bar(content.shapes, desc="meshes", unit="object"), users, strict=True):
         longest, largest = float(shape.bounds.size.max()), max(content.world(part).scale for part in those)
-        wanted = TOLERANCE * longest if tolerance is None else tolerance / largest
+        usual = TOLERANCE * (_COARSER if all(part.node.id in behind for part in those) else 1.0)
+        wanted = usual * longest if tolerance is None else tolerance / largest
         try:
             if isinstance(shape, Warped):
                 span = content.span if bends else (content.time, content.time)

@@ -96,6 +96,20 @@ def test_a_tolerance_is_metres_in_the_world(tmp_path):
     assert faces(10.0, 0.1) == faces(1.0, 0.01) < faces(1.0, 0.001) == faces(10.0, 0.01)
 
 
+def test_parts_of_a_background_have_half_as_fine_a_tolerance(tmp_path):
+    ball = Sphere(0.5)
+    edge = float(ball.bounds.size.max())
+
+    def faces(tags, tolerance=None):
+        graph = SceneGraph()
+        graph.add("place", tags=tags)
+        graph.add("place/part", ball)
+        export_scene(graph, tmp_path / "a.ply", tolerance=tolerance)
+        return len(trimesh.load(tmp_path / "a.ply").faces)
+
+    assert faces([]) == faces([], 0.001 * edge) > faces(["background"]) == faces([], 0.002 * edge)
+
+
 def test_a_deforming_object_is_shown_as_it_is_at_the_time(tmp_path):
     bar = Box((0.2, 0.2, 1.0), color=RED)
     box = Aabb([-0.3, -0.3, -0.6], [0.3, 0.3, 0.6])
