@@ -23,6 +23,7 @@ from scenes.video.maps import fewer, flow_of, halved, measure, trust_of
 from scenes.video.motion import carried, rested, steady, surface
 from scenes.video.parting import keep_together
 from scenes.video.rigid import inverse
+from scenes.video.seeking import seek
 from scenes.video.state import State
 from scenes.video.tracks import find_tracks, join_world, mend, merge, refine, splice
 
@@ -131,9 +132,11 @@ def decompose(clip: Clip) -> Decomposition:
     merge(state)
     mend(state)
     splice(state)
+    seek(state)
     find_tracks(state)
     refine(state, camera=clip.cameras is None)
     splice(state)
+    seek(state)
     refine(state, camera=clip.cameras is None)
     if clip.cameras is None and join_world(state):
         refine(state, camera=True)
@@ -143,6 +146,7 @@ def decompose(clip: Clip) -> Decomposition:
         fine = State.start(maps, state.to_cam[0])
         for k in range(1, len(state.to_cam)):
             fine.add(state.to_cam[k], state.have[k], _enlarged(state.ids == k, fine.ids.shape))
+            fine.shown[:, k] = _enlarged(state.shown[:, k], fine.ids.shape)
         fine.relabel()
         state = fine
         refine(state, camera=clip.cameras is None)

@@ -103,7 +103,7 @@ def find_pose(there: Window, model: Model, guesses: Sequence[np.ndarray], *, tur
     best = compare(there, model, guesses[0])
     _show(there, best.view)
     masks = np.stack([best.view.depth > 0, np.zeros(best.view.depth.shape, bool)])
-    tried = [T for g in guesses for T in (_turns(g) if turned else [g])]
+    tried = [T for g in guesses for T in (turns_of(g) if turned else [g])]
     poses = np.stack([guesses[0], guesses[0]])
     picked: list[np.ndarray] = []
     for fit in sorted(judge(there.pair, masks, [0], 1, poses, tried), key=lambda fit: fit.cost):
@@ -162,7 +162,7 @@ def _turned(pose: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return _moved_to(exp(np.concatenate([turn, np.zeros(3)])) @ pose, pose[:3, 3])
 
 
-def _turns(pose: np.ndarray) -> list[np.ndarray]:
+def turns_of(pose: np.ndarray) -> list[np.ndarray]:
     """A pose, and turns of it about axes through its own middle."""
     out = [pose]
     for angle in np.radians(_TURNS_DEG):

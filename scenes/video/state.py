@@ -14,6 +14,7 @@ from scenes.video.regions import parts_in_space, parts_of, widened
 
 FAILS = 0.31  # cost above which a pixel isn't explained
 _TOP_LEAST, _TOP_MOST, _TOP_COST = 6, 0.1, 0.1  # pixels; share of the picture; cost a pixel
+SHOWN_BONUS = np.float32(0.3)  # what a pixel costs less under the track whose model it looks like
 _NEAR = 10  # pixels about a track's pixels in which its costs are asked
 _ISLAND = 0.1  # of a track's largest part in a frame: smaller parts elsewhere aren't believed
 
@@ -38,6 +39,8 @@ class State:
     """`labels.ties_of`"""
     tried: np.ndarray
     """[F H W] pixels from which nothing could be made."""
+    shown: np.ndarray
+    """[F K H W] pixels that look as the model of a track does, in frames in which it was found by it (`seeking.seek`)."""
 
     @property
     def n_frames(self) -> int:
@@ -60,6 +63,7 @@ class State:
             np.ones((1, n)),
             ties_of(maps),
             np.zeros(ids.shape, bool),
+            np.zeros(cost.shape, bool),
         )
 
     def energy(self) -> float:
@@ -71,7 +75,7 @@ class State:
         """Costs of a track anew, near to its pixels (or ``masks`` [F H W]) and where the still world fails; else it costs all."""
         region = None
         if k > 0:
-            near = widened(self.ids == k if masks is None else masks, _NEAR)
+            near = widened((self.ids == k if masks is None else masks) | self.shown[:, k], _NEAR)
             region = near | (self.cost[:, 0] > FAILS)
         frames = np.arange(self.n_frames)
         self.cost[:, k] = track_costs(
@@ -84,13 +88,14 @@ class State:
         self.have = np.concatenate([self.have, have[None]])
         self.share = np.concatenate([self.share, have[None].astype(float)])
         self.cost = np.concatenate([self.cost, np.ones_like(self.cost[:, :1])], 1)
+        self.shown = np.concatenate([self.shown, np.zeros_like(self.shown[:, :1])], 1)
         self.recost(len(self.to_cam) - 1, masks)
 
     def drop(self, gone: list[int]) -> None:
         """Removes tracks; their pixels go to the best of the others."""
         keep = [k for k in range(len(self.to_cam)) if k not in gone]
         self.to_cam, self.have, self.share = self.to_cam[keep], self.have[keep], self.share[keep]
-        self.cost = np.ascontiguousarray(self.cost[:, keep])
+        self.cost, self.shown = (np.ascontiguousarray(a[:, keep]) for a in (self.cost, self.shown))
         self.relabel()
 
     def fair_cost(self) -> np.ndarray:
@@ -106,6 +111,8 @@ class State:
     def relabel(self, *, fair: bool = False) -> None:
         """Labels of least cost; ``fair``: of least `fair_cost`, once tracks aren't sought any more."""
         costs = self.fair_cost() if fair else self.cost
+        # What rests can't be told from the still world by motion; its model knows it from other frames.
+        costs = np.where(self.shown, np.maximum(costs - SHOWN_BONUS, 0), costs) if self.shown.any() else costs
         self.ids = labels_of(costs, self.ties)
         for ids, cost, depth in zip(self.ids, costs, self.maps.depth, strict=True):
             remove_islands(ids)

@@ -79,6 +79,7 @@ def _grown(state: State, t: int, mask: np.ndarray, rng: np.random.Generator) -> 
     if _needed(state, len(state.to_cam) - 1, before - state.energy()) > 1:
         return True
     state.to_cam, state.have, state.share = state.to_cam[:-1], state.have[:-1], state.share[:-1]
+    state.shown = state.shown[:, :-1]
     state.cost, state.ids = kept
     return False
 
