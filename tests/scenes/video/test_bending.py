@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from scenes.video.bending import bending_groups, join_still
 from scenes.video.camera import points_of
 from scenes.video.decomposition import decompose
 from scenes.video.flats import plane_pixels
@@ -57,13 +58,51 @@ def test_the_floor_is_a_plane_and_boxes_are_none(hinged):
     assert not on[0][points[..., 2] > 0.045].any()
 
 
-def test_a_thing_and_what_it_pushes_are_two_rigid_things():
-    """The one comes to the other, which rests until then: they touch in all frames in which the other moves."""
-    ahead = [max(0.0, 0.025 * (t - 5)) for t in range(N)]
-    pushes = np.stack([at(-0.11 + 0.025 * (t - 5), 0, 0.03) for t in range(N)])
-    pushed = np.stack([at(-0.009 + x, 0, 0.03) for x in ahead])
-    clip, ids = clip_of_boxes([(HALF, pushes), (HALF, pushed)], CAMERAS)
-    found = decompose(clip)
-    assert [thing.rigid for thing in found.objects] == [True, True]
-    for k in (1, 2):
-        assert max(((ids == k) & (found.ids == i)).sum() / ((ids == k) | (found.ids == i)).sum() for i in (1, 2)) > 0.8
+def tracked(boxes, known):
+    """Boxes as tracks with their true poses and pixels, in the frames in which each is known."""
+    clip, ids = clip_of_boxes(boxes, CAMERAS)
+    state = State.start(measure(clip.rgb, clip.depth, clip.lens), inverse(CAMERAS))
+    for k, (_, poses) in enumerate(boxes, 1):
+        state.add(inverse(CAMERAS) @ poses, known[k - 1], ids == k)
+        state.ids = np.where((ids == k) & known[k - 1][:, None, None], k, state.ids)
+    return state
+
+
+PUSHES = np.stack([at(-0.11 + 0.025 * (t - 5), 0, 0.03) for t in range(N)])
+PUSHED = np.stack([at(-0.009 + 0.025 * max(0, t - 5), 0, 0.03) for t in range(N)])
+
+
+def test_a_thing_and_what_it_pushes_are_two():
+    """The one comes to the other, which rests until then: they touch, and move alike, in all frames in which the other moves."""
+    late = np.arange(N) >= 5
+    state = tracked([(HALF, PUSHES), (HALF, PUSHED)], [np.ones(N, bool), late])
+    assert bending_groups(state, [1, 2])[0] == [[1], [2]]
+
+
+def test_two_that_were_never_seen_apart_are_one():
+    late = np.arange(N) >= 5
+    state = tracked([(HALF, PUSHES), (HALF, PUSHED)], [late, late])
+    groups, masks = bending_groups(state, [1, 2])
+    assert groups == [[1, 2]]
+    np.testing.assert_array_equal(masks[0], state.ids > 0)
+
+
+def test_a_still_part_within_something_that_bends_belongs_to_it_unless_it_is_on_a_plane_or_large():
+    class Frames:
+        depth = np.full((1, 40, 60), 2.0, np.float32)
+
+    class Seen:
+        maps, ids = Frames, np.zeros((1, 40, 60), np.int32)
+
+    thing = np.zeros((1, 40, 60), bool)
+    thing[0, 5:35, 10:40] = True
+    Frames.depth[0, 5:35, 10:40] = 1.0
+    mask = thing.copy()
+    mask[0, 15:25, 20:30] = False  # 100 pixels of 900 stand still
+    planes = ~thing
+    np.testing.assert_array_equal(join_still(Seen, mask, planes), thing)
+    on_plane = planes.copy()
+    on_plane[0, 15:25, 20:30] = True
+    np.testing.assert_array_equal(join_still(Seen, mask, on_plane), mask)
+    mask[0, 8:32, 13:37] = False  # 576 of 900
+    np.testing.assert_array_equal(join_still(Seen, mask, planes), mask)
