@@ -132,7 +132,6 @@ def decompose(clip: Clip) -> Decomposition:
     merge(state)
     mend(state)
     splice(state)
-    seek(state)
     find_tracks(state)
     refine(state, camera=clip.cameras is None)
     splice(state)

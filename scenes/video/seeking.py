@@ -40,7 +40,7 @@ _WITHIN = 1.1  # radii within which its pixels are
 _REGION = (0.3, 3.0)  # size of a region, as a share of the model's at the same distance
 _INSIDE = 0.7  # radii that the middle of a thing is behind that of the pixels seen of it
 _SURE, _ALL = 0.22, 0.9  # cost, and share that agrees, at which no turns are tried
-_TRIED, _DIFFER = 4, 0.15  # turns that are aligned, and how much their rotations differ
+_TRIED, _DIFFER = 3, 0.15  # turns that are aligned, and how much their rotations differ
 _WEAKENED = 0.7  # share of its pixels, less than which a track must have left to be dropped
 _GAIN, _GAIN_PIXEL = 60.0, 0.06  # cost that it must save, over the clip (pixels) and for each of its pixels
 
@@ -224,8 +224,9 @@ def _best_pose(there: Window, model: Model, guesses: list[np.ndarray]) -> Match:
     best = min(found, key=_rank)
     if best.cost < _SURE and best.share > _ALL and best.agrees.sum() >= _LEAST:
         return best
+    starts = [best.to_cam] if best.agrees.sum() >= _LEAST else guesses
     picked: list[Match] = []
-    for fit in sorted((compare(there, model, T) for guess in guesses for T in turns_of(guess)), key=_rank):
+    for fit in sorted((compare(there, model, T) for start in starts for T in turns_of(start)), key=_rank):
         if all(np.linalg.norm((fit.to_cam - other.to_cam)[:3, :3]) > _DIFFER for other in picked):
             picked.append(fit)
         if len(picked) == _TRIED:
