@@ -24,11 +24,10 @@ from scenes.video.motion import carried, rested, steady, surface
 from scenes.video.parting import keep_together
 from scenes.video.rigid import inverse
 from scenes.video.seeking import seek
-from scenes.video.state import State
+from scenes.video.state import BRIEF, State
 from scenes.video.tracks import find_tracks, join_world, mend, merge, refine, splice
 
 _LOST = 0.5  # confidence below which a frame is marked as lost
-_BRIEF = 1 / 6  # share of the clip: what is seen for less is no object
 _LEAST = 8  # pixels of an object in a frame in which it has a pose
 _WORK_WIDTH = 160  # pixels to which frames are reduced while tracks are sought
 _OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -174,7 +173,7 @@ def _things(state: State, cameras: np.ndarray) -> tuple[list[list[int]], list[np
         k
         for group in groups
         for k in group
-        if np.any([_frames(state, j) for j in group], 0).sum() < _BRIEF * state.n_frames
+        if np.any([_frames(state, j) for j in group], 0).sum() < BRIEF * state.n_frames
     ]
     if not brief:
         return groups, masks

@@ -24,7 +24,8 @@ from scenes.video.matching import Match, Window, compare, find_pose, turns_of, w
 from scenes.video.model import Model, fused, stage_of
 from scenes.video.regions import parts_in_space
 from scenes.video.rigid import inverse, nearest_rigid, solve_track
-from scenes.video.state import SHOWN_BONUS, State
+from scenes.video.state import BRIEF, SHOWN_BONUS, State
+from scenes.video.tracks import JOIN, replaced
 
 _LEAST = 12  # pixels that must agree
 _KNOWN = 0.25  # of a track's usual pixels: less doesn't count as known
@@ -41,8 +42,9 @@ _REGION = (0.3, 3.0)  # size of a region, as a share of the model's at the same 
 _INSIDE = 0.7  # radii that the middle of a thing is behind that of the pixels seen of it
 _SURE, _ALL = 0.22, 0.9  # cost, and share that agrees, at which no turns are tried
 _TRIED, _DIFFER = 3, 0.15  # turns that are aligned, and how much their rotations differ
+_SAME = 0.3  # share of another track's pixels that show the model, above which it may be the same thing
 _WEAKENED = 0.7  # share of its pixels, less than which a track must have left to be dropped
-_GAIN, _GAIN_PIXEL = 60.0, 0.06  # cost that it must save, over the clip (pixels) and for each of its pixels
+_GAIN, _GAIN_PIXEL = 60.0, 0.2  # cost that it must save, over the clip (pixels) and for each of its pixels
 
 
 class Sought(NamedTuple):
@@ -66,13 +68,36 @@ def seek(state: State) -> bool:
         return False
     trust, planes = trust_of(state.maps.depth, state.maps.lens), plane_pixels(state)
     size = np.array([(state.ids == k).sum() for k in range(len(state.have))])
-    some = False
-    for k in Bar(sorted(left, key=lambda k: -size[k]), desc="seeking", unit="track"):
-        found = sought(state, k, trust, planes)
-        some |= found is not None and _taken(state, k, found)
+    some, left = False, sorted(left, key=lambda k: -size[k])
+    bar = Bar(range(len(left)), desc="seeking", unit="track")
+    for _ in bar:
+        if not left:
+            break
+        k = left.pop(0)
+        found, ids = sought(state, k, trust, planes), state.ids
+        if found is None or not _taken(state, k, found):
+            continue
+        some = True
+        for j in range(len(size) - 1, 0, -1):
+            theirs = ids == j
+            if j != k and (theirs & found.shown).sum() > _SAME * theirs.sum() and _absorbed(state, k, j, theirs):
+                size = np.delete(size, j)
+                left = [i - (i > j) for i in left if i != j]
+                k -= k > j
     if some:
         _drop_needless(state, size)
     return some
+
+
+def _absorbed(state: State, k: int, j: int, theirs: np.ndarray) -> bool:
+    """Makes track j, whose pixels [F H W] look like the model of k, a part of k: one motion explains both, or j is too brief."""
+    if replaced(state, k, j, state.to_cam[k], (state.ids == k) | theirs, JOIN):
+        return True
+    if state.have[j].sum() >= BRIEF * state.n_frames:
+        return False
+    state.drop([j])
+    state.relabel(fair=True)
+    return True
 
 
 def sought(

@@ -14,6 +14,7 @@ from scenes.video.regions import parts_in_space, parts_of, widened
 
 FAILS = 0.31  # cost above which a pixel isn't explained
 _TOP_LEAST, _TOP_MOST, _TOP_COST = 6, 0.1, 0.1  # pixels; share of the picture; cost a pixel
+BRIEF = 1 / 6  # share of the clip: what is seen for less is no object
 SHOWN_BONUS = np.float32(0.3)  # what a pixel costs less under the track whose model it looks like
 _NEAR = 10  # pixels about a track's pixels in which its costs are asked
 _ISLAND = 0.1  # of a track's largest part in a frame: smaller parts elsewhere aren't believed

@@ -23,7 +23,7 @@ _GAP = 6  # frames over which a lost track is sought
 _OVERLAP = 6  # frames that two parts of one thing may share
 _WEAK = 0.25  # of a track's usual pixels
 _DRIFT = 0.08  # metres by which two parts of one thing may seem to move differently
-_MERGE, _JOIN = 0.06, 0.2  # cost a pixel that one motion may add for two tracks at one time, one after the other
+_MERGE, JOIN = 0.06, 0.2  # cost a pixel that one motion may add for two tracks at one time, one after the other
 _RESTS, _FREE, _SOME = (
     0.5,
     0.02,
@@ -291,7 +291,7 @@ def _merged(state: State, k: int, other: int) -> bool:
         to_cam = np.where(state.have[first][:, None, None], state.to_cam[first], np.eye(4))
         add = state.have[second] & ~state.have[first]
         to_cam[add] = state.to_cam[second, add] @ inverse(state.to_cam[second, t]) @ state.to_cam[first, t]
-        if _replaced(state, k, other, to_cam, masks, _MERGE):
+        if replaced(state, k, other, to_cam, masks, _MERGE):
             return True
     return False
 
@@ -328,10 +328,10 @@ def _joined(state: State, k: int, other: int) -> bool:
     add = state.have[other] & ~mine
     to_cam = np.where(state.have[k][:, None, None], state.to_cam[k], np.eye(4))
     to_cam[add] = state.to_cam[other, add] @ inverse(state.to_cam[other, s]) @ best.T_s_t
-    return _replaced(state, k, other, to_cam, (masks & ~add[:, None, None]) | theirs, _JOIN)
+    return replaced(state, k, other, to_cam, (masks & ~add[:, None, None]) | theirs, JOIN)
 
 
-def _replaced(state: State, k: int, other: int, to_cam: np.ndarray, masks: np.ndarray, most: float) -> bool:
+def replaced(state: State, k: int, other: int, to_cam: np.ndarray, masks: np.ndarray, most: float) -> bool:
     """Makes one of two tracks, with poses like these [F 4 4], if it explains their pixels [F H W] about as well.
 
     ``most``: cost that it may add, for each pixel of the smaller one.
