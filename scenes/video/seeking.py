@@ -116,7 +116,7 @@ def sought(
     wide = np.zeros(state.n_frames, bool)
     while True:
         have = search.have
-        near = ndimage.binary_dilation(wide, np.ones(2 * _APART - 1))
+        near = np.convolve(wide, np.ones(2 * _APART - 1), "same") > 0
         left = np.flatnonzero(~have & ~near)
         if not len(left):
             break
@@ -136,7 +136,7 @@ class _Search:
         size = masks.sum((1, 2)) * state.have[k]
         known = size >= max(_LEAST, _KNOWN * np.quantile(size[size > 0], 0.8))
         self.anchor = int(size.argmax())
-        inner = ndimage.binary_erosion(known, iterations=_EDGE, border_value=1)
+        inner = np.asarray(ndimage.binary_erosion(known, iterations=_EDGE, border_value=1), bool)
         # Frames beside a loss are found anew, if enough others are left.
         self.edge = known & ~inner if inner.sum() >= _EDGE and inner[self.anchor] else np.zeros_like(known)
         self.have = known & ~self.edge
