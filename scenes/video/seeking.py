@@ -116,8 +116,8 @@ def sought(
     wide = np.zeros(state.n_frames, bool)
     while True:
         have = search.have
-        near = np.convolve(wide, np.ones(2 * _APART - 1), "same") > 0
-        left = np.flatnonzero(~have & ~near)
+        beside = np.abs(np.arange(len(wide))[:, None] - np.flatnonzero(wide)) < _APART
+        left = np.flatnonzero(~have & ~beside.any(1))
         if not len(left):
             break
         t = int(left[np.abs(left[:, None] - np.flatnonzero(have)).min(1).argmin()])
