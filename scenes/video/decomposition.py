@@ -21,7 +21,7 @@ from scenes.video.flats import plane_pixels
 from scenes.video.labels import references
 from scenes.video.maps import fewer, flow_of, halved, measure, trust_of
 from scenes.video.motion import carried, rested, steady, surface
-from scenes.video.parting import keep_together
+from scenes.video.parting import join_sides, keep_together
 from scenes.video.rigid import inverse
 from scenes.video.seeking import seek
 from scenes.video.state import BRIEF, State
@@ -160,6 +160,7 @@ def _enlarged(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _things(state: State, cameras: np.ndarray) -> tuple[list[list[int]], list[np.ndarray]]:
     """Tracks that move, put together into things, and the pixels [F H W] of each; what is seen briefly is dropped."""
     keep_together(state)
+    join_sides(state, plane_pixels(state))
     world = cameras @ state.to_cam
     kept = []
     for k in range(1, len(world)):

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 
 from scenes.video.maps import measure
-from scenes.video.parting import keep_together
+from scenes.video.parting import join_sides, keep_together
 from scenes.video.rigid import inverse
 from scenes.video.state import State
 from tests.scenes.video.clips import at, clip_of_boxes, looking
@@ -17,3 +19,32 @@ def test_what_lies_apart_from_a_thing_is_no_part_of_it():
     state.ids[:, 4:9, 80:90] = 1  # some floor, far behind
     keep_together(state)
     np.testing.assert_array_equal(state.ids == 1, ids == 1)
+
+
+def test_a_side_that_shows_only_at_rest_joins_what_is_about_it_unless_its_motion_speaks_against():
+    ids = np.zeros((1, 40, 60), np.int32)
+    ids[0, 10:30, 10:40] = 1
+    ids[0, 20:30, 30:40] = 0  # a lower corner, on the floor
+    planes = np.ones((1, 40, 60), bool)
+    planes[0, 10:30, 10:40] = False
+    cost = np.zeros((1, 2, 40, 60), np.float32)
+
+    class Seen:
+        n_frames = 1
+        maps = SimpleNamespace(depth=np.ones((1, 40, 60), np.float32))
+
+        def __init__(self, added):
+            self.ids = ids.copy()
+            self.added = cost + np.array([0, added], np.float32)[:, None, None]
+
+        def fair_cost(self):
+            return self.added
+
+    rests, moves = Seen(0.08), Seen(0.5)
+    for state in (rests, moves):
+        join_sides(state, planes)
+    np.testing.assert_array_equal(rests.ids > 0, ~planes)
+    np.testing.assert_array_equal(moves.ids, ids)
+    on_floor = Seen(0.08)
+    join_sides(on_floor, planes | (ids == 0))
+    np.testing.assert_array_equal(on_floor.ids, ids)
