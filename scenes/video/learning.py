@@ -30,7 +30,7 @@ from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 8  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 6  # likewise of what moves
-_REFINED_VERSION = 4  # likewise of its refinement
+_REFINED_VERSION = 5  # likewise of its refinement
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from scenes.video.matching import Match, compare, find_pose, window
 from scenes.video.model import Model, fused, stage_of
 from scenes.video.motion import rested, surface
 from scenes.video.regions import parts_in_space
-from scenes.video.rigid import inverse, nearest_rigid, solve_track
+from scenes.video.rigid import inverse, nearest_rigid, settled, solve_track
+from scenes.video.shadows import left_behind
 from scenes.video.state import State
 from scenes.video.tracks import prune
 from scenes.video.volume import Grid
@@ -37,6 +38,7 @@ _WORK_WIDTH = 160  # pixels to which frames are reduced while poses are sought
 _SHARE = 0.5  # of what isn't hidden that must agree
 _OWN = 0.8  # cost of the colour up to which a pixel that agrees is the thing's
 _SHOWN, _BONUS = 0.5, 0.06  # cost of the colour up to which a pixel shows the model, and what its label then costs less
+_SHADOW = 0.15  # cost of a pixel that stays where it is when the thing goes
 _GAP = 5  # frames over which a thing is sought
 _STILL, _CAMERA_PIXELS = (
     0.25,
@@ -63,13 +65,15 @@ def retrack(
     to_cam: Float[np.ndarray, "f 4 4"],
     have: Bool[np.ndarray, "f"],
 ) -> Retracked | None:
-    """Finds a thing again in all frames by a model that grows outwards from one of them; None where too little of it is seen, or
-    where the poses that were given agree better with each other.
+    """Finds a thing again in all frames by a model that grows outwards from one of them; None where too little of it is seen.
+
+    Of the poses that were given, those that the model gives and the joint solutions near both, those are taken under which the
+    frames agree best with each other: a model agrees with the poses that it is made of.
 
     Args:
         trust: Weights of depths.
         masks: Its pixels, as far as they are known.
-        to_cam: Object to camera where ``have``; only how it moves from frame to frame counts, and only as a guess.
+        to_cam: Object to camera where ``have``.
     """
     size = masks.sum((1, 2)) * have
     anchor = int(np.argmax(ndimage.minimum_filter1d(ndimage.median_filter(size, 3), 3)))
@@ -77,22 +81,31 @@ def retrack(
         return None
     grid, home, extent = stage_of(maps, masks, anchor, np.flatnonzero(size >= _LEAST))
     # Poses that were given, in the frame of the model.
-    old = Retracked(
-        nearest_rigid(to_cam) @ (inverse(to_cam[anchor]) @ home), have & (size >= _LEAST), masks, np.zeros_like(masks)
-    )
+    at = nearest_rigid(to_cam) @ (inverse(to_cam[anchor]) @ home)
+    old = Retracked(at, have & (size >= _LEAST), masks, np.zeros_like(masks))
     new = _grown(maps, trust, old, anchor, grid, extent / 2)
     new = _polished(maps, trust, new, grid, extent / 2)
-    before, _ = _judged(maps, fused(maps, trust, old.mine, old.to_cam, old.known, grid), old, extent / 2)
-    after, shown = _judged(maps, fused(maps, trust, new.mine, new.to_cam, new.known, grid), new, extent / 2)
-    both = np.isfinite(before) & np.isfinite(after)
-    if not both.any() or after[both].mean() > before[both].mean():
-        return None
-    # Where the model wasn't found, the thing goes on as it was thought to.
-    for t in np.flatnonzero(have & ~new.known):
-        a = min(np.flatnonzero(new.known & have), key=lambda s: (abs(s - t), s), default=None)
-        if a is not None:
-            new.to_cam[t] = old.to_cam[t] @ inverse(old.to_cam[a]) @ new.to_cam[a]
+    known = have | new.known
+    paths = [_went_on(at, have, new.to_cam, new.known), _went_on(new.to_cam, new.known, at, have)]
+    paths += [settled(maps, new.mine, path, known)[0] for path in paths]
+    best = nearest_rigid(min(paths, key=lambda path: settled(maps, masks, path, have, rounds=0)[1]))
+    new = new._replace(to_cam=best)
+    _, shown = _judged(maps, fused(maps, trust, new.mine, best, new.known, grid), new, extent / 2)
     return new._replace(shown=shown)
+
+
+def _went_on(
+    path: Float[np.ndarray, "f 4 4"],
+    known: Bool[np.ndarray, "f"],
+    other: Float[np.ndarray, "f 4 4"],
+    there: Bool[np.ndarray, "f"],
+) -> Float[np.ndarray, "f 4 4"]:
+    """Poses where they are ``known``, and where only another path is there, as that goes on from the nearest frame of both."""
+    out, both = path.copy(), np.flatnonzero(known & there).tolist()
+    for t in np.flatnonzero(there & ~known).tolist():
+        a = min(both, key=lambda s: (abs(s - t), s))
+        out[t] = other[t] @ inverse(other[a]) @ path[a]
+    return out
 
 
 def _grown(
@@ -208,7 +221,10 @@ def _round(clip: Clip, flows: Float32[np.ndarray, "2 f h w 2"], found: Decomposi
             track = Retracked(to_cam, have, masks, np.zeros_like(masks))
         state.add(track.to_cam, have | track.known, track.mine)
         # What was hidden while a thing moved can't be told from the world by motion; its model knows it from other frames.
-        state.cost[:, -1] -= np.where(track.shown, np.minimum(_BONUS, state.cost[:, -1]), 0)
+        known, world = have | track.known, found.ids == 0
+        shadow = left_behind(maps, world, state.to_cam[0], track.mine, track.to_cam, known, state.refs)
+        state.cost[:, -1] -= np.where(track.shown & ~shadow, np.minimum(_BONUS, state.cost[:, -1]), 0)
+        state.cost[:, -1] += np.where(shadow, _SHADOW, 0)
         things[thing.id] = thing, state.to_cam[-1].copy(), track.known
     state.relabel()
     prune(state)

@@ -20,6 +20,7 @@ _LEAST_COSINE = 0.5
 _OFFSETS = (1, 2, 3, 5, 8, 13, 21)  # frames apart that are compared
 _HIDDEN = 0.3  # cost of a hidden pixel
 _COUNTED = 300  # pixels of a frame that `information` counts, at most
+_DAMPING, _LITTLE = 0.01, 1e-5  # at first; mean cost by which poses must become better for another step
 _JUDGED = 0.008  # metres, beside the noise: what counts as consistent
 
 
@@ -306,6 +307,44 @@ def solve_track(
         mine = stats[(pairs == t).any(1)].sum(0)
         share[t] = mine[0] / max(mine[4] - mine[2], 1.0)
     return poses, share
+
+
+def settled(
+    maps: Maps, masks: np.ndarray, to_cam: np.ndarray, have: np.ndarray, *, rounds: int = 20
+) -> tuple[np.ndarray, float]:
+    """Poses near to those of a track [F 4 4] under which its frames agree better, and the mean cost, 0 to 1, of its pixels
+    [F H W] as they are taken from frame to frame by depth and colour; ``rounds=0`` asks for the cost alone.
+
+    Levenberg-Marquardt with the equations of `solve_track`: a step that raises the cost isn't made, and the next is shorter. Full
+    steps are several times too long where texture is fine or depth is noisy, and lead away from right poses.
+    """
+    poses, known = to_cam.copy(), np.flatnonzero(have & masks.any((1, 2)))
+    pairs, pixels, damping = _pairs(known, _OFFSETS), Pixels.of(masks, _COUNTED), _DAMPING
+    if len(pairs) == 0:
+        return poses, 1.0
+    free = np.delete(known, np.argmax(masks[known].sum((1, 2))))
+    row = np.full(len(have), -1)
+    row[free] = np.arange(len(free))
+
+    def equations(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        motions = poses[pairs[:, 1]] @ inverse(poses[pairs[:, 0]])
+        H, g, stats = _normal_equations(maps, pixels, _no_outline(maps), pairs, motions, _GATES[-1], flow=True)
+        A, b = _joint(H, g, pairs, motions, row)
+        return A.reshape(6 * len(free), -1), b.reshape(-1), _quality(poses[0], stats.sum(0)).cost
+
+    A, b, cost = equations(poses)
+    for _ in range(rounds):
+        step = -np.linalg.solve(A + np.diag(damping * np.diag(A) + 1e-6), b).reshape(-1, 6)
+        tried = poses.copy()
+        for t, x in zip(free, step, strict=True):
+            tried[t] = _moved(poses[t], x)
+        *next_, least = equations(tried)
+        damping *= 0.25 if least < cost else 6.0
+        if least < cost:
+            gain, poses, cost, (A, b) = cost - least, tried, least, next_
+            if gain < _LITTLE:
+                break
+    return poses, cost
 
 
 def joint_equations(

@@ -6,7 +6,7 @@ from scenes.video.camera import noise_between, points_of
 from scenes.video.labels import SILENT_WORLD, references, track_costs
 from scenes.video.maps import halved, measure, slopes_of
 from scenes.video.residuals import residuals
-from scenes.video.rigid import Pixels, adjoint, align, exp, inverse, kabsch, solve_track
+from scenes.video.rigid import Pixels, adjoint, align, exp, inverse, kabsch, settled, solve_track
 from tests.scenes.video.clips import at, clip_of_boxes, looking
 
 HALF = np.array([0.06, 0.05, 0.04])
@@ -188,3 +188,22 @@ def test_errors_that_all_pixels_share_are_noise_between_frames(scene):
     a, b = noise_between(drifted, world_to_cam, pairs)
     z = float(np.median(maps.depth[maps.depth > 0]))
     assert 0.003 * z < a + b * z * z < 0.02 * z
+
+
+def test_poses_settle_only_where_frames_agree_better(scene):
+    maps, ids, _, to_cam = scene
+    masks, have = ids == 1, np.ones(5, bool)
+    twists = np.random.default_rng(4).normal(size=(5, 6)) * np.array([0.03, 0.03, 0.03, 0.003, 0.003, 0.003])
+    start = exp(twists) @ to_cam
+    same, before = settled(maps, masks, start, have, rounds=0)
+    assert np.array_equal(same, start)
+    poses, after = settled(maps, masks, start, have)
+    assert after == settled(maps, masks, poses, have, rounds=0)[1] < before
+
+    def off(path):
+        apart = [inverse(path[t] @ inverse(path[0])) @ to_cam[t] @ inverse(to_cam[0]) for t in range(1, 5)]
+        return max(np.degrees(Rotation.from_matrix(T[:3, :3]).magnitude()) for T in apart)
+
+    assert off(poses) < 1 < 3 < off(start)
+    right, cost = settled(maps, masks, to_cam, have)
+    assert cost <= settled(maps, masks, to_cam, have, rounds=0)[1] and off(right) < 0.5
