@@ -28,9 +28,9 @@ from scenes.video.scene import graph_of
 from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, parts_of
 from scenes.video.sunlight import Sun, find_sun, without_light
 
-_VERSION = 8  # part of every key: raise it when the same clip would give another scene
+_VERSION = 9  # part of every key: raise it when the same clip would give another scene
 _MOTION_VERSION = 6  # likewise of what moves
-_REFINED_VERSION = 5  # likewise of its refinement
+_REFINED_VERSION = 6  # likewise of its refinement
 
 
 @dataclass(frozen=True)

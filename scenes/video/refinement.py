@@ -38,6 +38,7 @@ _WORK_WIDTH = 160  # pixels to which frames are reduced while poses are sought
 _SHARE = 0.5  # of what isn't hidden that must agree
 _OWN = 0.8  # cost of the colour up to which a pixel that agrees is the thing's
 _SHOWN, _BONUS = 0.5, 0.06  # cost of the colour up to which a pixel shows the model, and what its label then costs less
+_NOISY = 0.0009  # metres of noise: neighbours share the errors of smoothed depths, and joint solutions follow them
 _SHADOW = 0.15  # cost of a pixel that stays where it is when the thing goes
 _GAP = 5  # frames over which a thing is sought
 _STILL, _CAMERA_PIXELS = (
@@ -67,8 +68,8 @@ def retrack(
 ) -> Retracked | None:
     """Finds a thing again in all frames by a model that grows outwards from one of them; None where too little of it is seen.
 
-    Of the poses that were given, those that the model gives and the joint solutions near both, those are taken under which the
-    frames agree best with each other: a model agrees with the poses that it is made of.
+    Of the poses that were given, those of the model and, where depth is clean, the joint solutions near both, those are taken
+    under which the frames agree best with each other: a model agrees with the poses that it is made of.
 
     Args:
         trust: Weights of depths.
@@ -87,7 +88,8 @@ def retrack(
     new = _polished(maps, trust, new, grid, extent / 2)
     known = have | new.known
     paths = [_went_on(at, have, new.to_cam, new.known), _went_on(new.to_cam, new.known, at, have)]
-    paths += [settled(maps, new.mine, path, known)[0] for path in paths]
+    if maps.noise[0] + maps.noise[1] * np.median(maps.depth[masks]) ** 2 < _NOISY:
+        paths += [settled(maps, new.mine, path, known)[0] for path in paths]
     best = nearest_rigid(min(paths, key=lambda path: settled(maps, masks, path, have, rounds=0)[1]))
     new = new._replace(to_cam=best)
     _, shown = _judged(maps, fused(maps, trust, new.mine, best, new.known, grid), new, extent / 2)

@@ -28,6 +28,8 @@ from scenes.video.clip import Clip
 from scenes.video.decomposition import Decomposition
 from scenes.video.flexible import followed, misfits, seen_through, solid_of_bending
 from scenes.video.maps import trust_of
+from scenes.video.planes import local_planes
+from scenes.video.regions import nearest
 from scenes.video.rigid import inverse, nearest_rigid
 from scenes.video.volume import REACH, Grid, Sight, closed, fuse, hull, surface
 
@@ -41,6 +43,11 @@ _OUTER = 0.005  # share of an object's points on each side that its box may leav
 _BLUR = 0.8  # cells
 _BEHIND = 1e-3  # weight of what is behind the background's surface
 _SKY, _SKY_TRUST, _FAR = 0.02, 0.02, 10.0  # share of a picture at least; weight; times the greatest depth
+_EDGE, _EDGE_TRUST, _ON = (
+    3,
+    0.05,
+    (0.9, 1.3),
+)  # pixels along an edge whose depth is lost; weight; of the depth beside them
 _SPECK_OBJECT, _SPECK_BACKGROUND = 0.1, 0.01  # of the largest piece: smaller ones are left out
 _SPREAD = 1.4  # of the steps that hard and easy shapes make (`FitConfig`)
 
@@ -173,13 +180,41 @@ def seen_far(
     clip: Clip, found: Decomposition, trust: Float32[np.ndarray, "f h w"]
 ) -> tuple[Float32[np.ndarray, "f h w"], Float32[np.ndarray, "f h w"]]:
     """Depths and their weights, with the sky far away: large stretches of the background without depth. It says little against what
-    was measured."""
+    was measured. What a sensor lost along an edge against the sky, by its colours, goes on as planes from what it measured."""
     depth, weight = clip.depth.copy(), trust.copy()
     for t in range(len(depth)):
-        lost = labelled((depth[t] == 0) & (found.ids[t] == BACKGROUND))
+        background = found.ids[t] == BACKGROUND
+        lost = labelled((clip.depth[t] == 0) & background)
         sky = np.isin(lost, np.flatnonzero(np.bincount(lost.ravel())[1:] >= _SKY * lost.size) + 1)
+        if not sky.any():
+            continue
+        edge, z = _edge(clip, t, (clip.depth[t] > 0) & background, sky)
         depth[t][sky], weight[t][sky] = _FAR * float(clip.depth.max()), _SKY_TRUST
+        depth[t][edge], weight[t][edge] = z, _EDGE_TRUST
     return depth, weight
+
+
+def _edge(
+    clip: Clip, t: int, measured: Bool[np.ndarray, "h w"], sky: Bool[np.ndarray, "h w"]
+) -> tuple[Bool[np.ndarray, "h w"], Float32[np.ndarray, "n"]]:
+    """Pixels of a frame that were taken for sky and look like what was measured beside them, and their depths on its planes."""
+    far, v, u = nearest(measured)
+    deep = sky & (far > 2 * _EDGE)
+    none = np.zeros_like(sky)
+    if not (measured.any() and deep.any()):
+        return none, np.zeros(0, np.float32)
+    rgb, (_, sv, su) = clip.rgb[t].astype(np.float32), nearest(deep)
+    edge = sky & (far <= _EDGE) & (np.abs(rgb - rgb[v, u]).max(-1) < np.abs(rgb - rgb[sv, su]).max(-1))
+    smooth, normal, _ = local_planes(clip.depth[t][None], clip.lens, 3, 0.03)
+    fx, fy, cx, cy = clip.lens
+    ray = np.stack(
+        [*((np.indices(sky.shape)[::-1] + 0.5 - [[[cx]], [[cy]]]) / [[[fx]], [[fy]]]), np.ones(sky.shape)], -1
+    )
+    at = v[edge], u[edge]
+    n, z = normal[0][at], np.where(smooth[0][at] > 0, smooth[0][at], clip.depth[t][at])
+    ahead, here = ((n * r).sum(-1) for r in (ray[edge], ray[at]))
+    share = np.divide(here, ahead, out=np.ones_like(ahead), where=here * ahead > 1e-9)
+    return edge, (z * share.clip(*_ON)).astype(np.float32)
 
 
 def solid_of(
@@ -209,7 +244,7 @@ def solid_of(
     cell = max(extent / most, (1.0 if background else _PIXELS) * z / float(clip.lens[0]) * 0.5)
     if not background:
         cell = min(cell, extent / 24)
-    margin = 2 * REACH if background else REACH
+    margin = 5 * REACH if background else REACH
     grid = Grid.around(lo, hi, cell, margin)
     to_cam = inverse(found.cameras[frames]) @ part.T_world_obj[frames]
     sight = Sight(depth[frames], mine, trust[frames], np.ascontiguousarray(to_cam), clip.lens)

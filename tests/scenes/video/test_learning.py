@@ -11,6 +11,7 @@ from scenes.checks import BACKGROUND
 from scenes.video import ClipConfig, learn_clip, learning
 from scenes.video.decomposition import Carrying, Decomposition, FoundObject
 from scenes.video.maps import trust_of
+from scenes.video.regions import widened
 from scenes.video.report import figures_of, rendered, write_report
 from scenes.video.rigid import nearest_rigid
 from scenes.video.scene import graph_of, track_of
@@ -122,6 +123,21 @@ def test_large_stretches_without_depth_are_sky_and_small_ones_are_lost(slide):
     far, weight = seen_far(some, true_motion(ids * 0), np.ones_like(depth))
     assert far[:, 5, 5].min() > 5 * depth.max() and weight[0, 5, 5] < 0.1
     assert far[0, 61, 41] == 0 and weight[0, 61, 41] == 1
+
+
+def test_depth_lost_along_an_edge_against_the_sky_goes_on_as_a_plane():
+    camera = looking((0.6, -1.6, 0.5), (0.0, 0.0, 0.5))
+    clip, _ = clip_of_boxes([], [camera] * 2)
+    floor, rgb, depth = clip.depth > 0, clip.rgb.copy(), clip.depth.copy()
+    assert 0.05 < (~floor).mean() < 0.7
+    rgb[~floor], rgb[floor] = (190, 200, 220), (120, 80, 40)
+    lost = floor & np.stack([widened(~sight, 2) for sight in floor])
+    depth[lost] = 0
+    seen = dataclasses.replace(clip, rgb=rgb, depth=depth)
+    found = Decomposition(np.zeros(depth.shape, np.uint8), (), np.stack([camera] * 2), (), ())
+    full, weight = seen_far(seen, found, np.ones_like(depth))
+    assert np.abs(full[lost] / clip.depth[lost] - 1).max() < 0.02 and weight[lost].max() < 0.1
+    assert full[~floor].min() > 5 * depth.max() and np.array_equal(full[depth > 0], depth[depth > 0])
 
 
 def test_keys_that_lie_on_a_line_are_left_out():
