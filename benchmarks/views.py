@@ -1,14 +1,14 @@
 """Learning from posed pictures: quality on held-out views over time, and samples a second.
 
-    python -m benchmarks.views [--set speed posed without-depth disturbed few lego room room-photos] [--lego FOLDER] [--room FOLDER]
-        [--steps N]
+    python -m benchmarks.views [--set speed posed without-depth disturbed few lego kitchen room room-photos]
+        [--lego FOLDER] [--room FOLDER] [--steps N]
 
 ``posed``: five meshes on a board, drawn by pyrender (`examples.posed`; --meshes, else those of pybullet), RGB-D with masks; then
 one is moved and compared with the true pictures of the moved scene. ``without-depth``: the same from colour and masks.
 ``disturbed``: as posed, from cameras that are wrong by 2 degrees and 2 cm, refined. ``few``: with 3, 10, 30 and 80 views, with and
-without depth. ``lego``, ``room``: posed pictures with alpha, a real RGB-D walk; ``room-photos``: its colours alone. ``speed``:
-samples a second, forward and backward, packed and padded, and sums of segments by torch and by torch-scatter. Writes JSON; nothing
-held out is learned from.
+without depth. ``lego``, ``room``: posed pictures with alpha, a real RGB-D walk; ``room-photos``: its colours alone;
+``kitchen``: a drawn room (`benchmarks.kitchen`). ``speed``: samples a second, forward and backward, packed and padded, and sums
+of segments by torch and by torch-scatter. Writes JSON; nothing held out is learned from.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks.kitchen import kitchen
 from benchmarks.timing import say
 from compose import Composite
 from compose.segments import segment_reduce, torch_scatter_available
@@ -382,8 +383,8 @@ def main() -> int:
         views, test = load_views(args.lego), load_views(args.lego, split="test")
         learned, curve = learn(views, test, config)
         done("lego", learned, test, scores_of(learned, test, curve))
-    for name in [s for s in ("room", "room-photos") if s in args.set and args.room]:
-        views, test = split(load_views(args.room), 6)
+    for name in [s for s in ("kitchen", "room", "room-photos") if s in args.set and (args.room or s == "kitchen")]:
+        views, test = kitchen() if name == "kitchen" else split(load_views(args.room), 6)
         if name == "room-photos":
             views = split(load_views(args.room, depth=False), 6)[0]
         began = time.process_time()

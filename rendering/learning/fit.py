@@ -57,7 +57,7 @@ from rendering.render import RenderConfig, render
 from rendering.sampling import route
 from rendering.views import ViewError, Views
 
-_VERSION = 16  # part of every key: raise it when the same pictures would give other weights
+_VERSION = 17  # part of every key: raise it when the same pictures would give other weights
 _PREVIEW_S = 5.0
 _COMPARED, _LOST_DB = 4096, 0.7  # pixels that are rendered and traced in the end; worse by so much is told
 

@@ -66,7 +66,8 @@ class Measured:
         wide = torch.cat([x[torch.isfinite(x)][::7] / c.fx for x, c in zip(ahead, cameras, strict=True)])
         reach = (_REACH + noise) * float(away.median())
         spacing = max(_SPACING * reach, float(wide.median()))  # pixels of coarse pictures lie further apart
-        reach = max(reach, _FINEST * spacing)
+        # Where nobody knows, sides are minus the reach, in float32: it is told by being no more than that.
+        reach = float(np.float32(max(reach, _FINEST * spacing)))
         points = _gathered(cameras, ahead, spacing)
         found = Measured(cameras, ahead, reach, spacing, noise, points, np.zeros_like(points), KDTree(points[:1]))
         found = dataclasses.replace(found, normals=found._slopes(_SLOPE * reach))

@@ -207,7 +207,9 @@ def _notes(
     doubted = [view.name for view, weight in zip(views, light.weight, strict=True) if weight < _DOUBTED]
     if doubted:
         more = f" and {len(doubted) - 3} more" if len(doubted) > 3 else ""
-        notes.append(f"blurred or wrongly placed, count less: {', '.join(doubted[:3])}{more}")
+        notes.append(
+            f"fit the others badly (blurred, wrongly placed, over-exposed), count less: {', '.join(doubted[:3])}{more}"
+        )
     return notes
 
 

@@ -204,6 +204,14 @@ def test_distances_are_those_of_the_surfaces_before_and_behind_them(measured):
     assert measured.signed_distance(floor[:1] * [1, 1, -3])[0] > 0  # nobody looked below the floor
 
 
+def test_where_nobody_knows_the_side_is_minus_the_reach_whatever_float32_makes_of_it(measured):
+    outside = np.array([[0.0, 0.0, -9.0]])
+    assert measured.side(outside) == -measured.reach
+    for share in (0.9, 0.91, 0.92, 0.93):  # of depths: so many reaches
+        near = Measured.of(measured.cameras, [share * ahead for ahead in measured.ahead])
+        assert near.side(outside) == -near.reach
+
+
 def test_exposures_of_pictures_are_found():
     gains = [1.0, 0.8, 1.25, 1.0, 0.8, 1.25, 1.0, 0.8, 1.25, 1.0, 0.8, 1.25]
     plain, exposed = (exposures(pictures(cameras(12), some), 0.1) for some in (None, gains))
