@@ -143,7 +143,8 @@ def _measured(depth: Float[np.ndarray, "h w"], rng: np.random.Generator) -> Floa
     z = np.where(np.isfinite(depth), depth, 0)
     found = np.rint(1000 * (z + rng.normal(0, 1, z.shape) * (0.0015 + 0.002 * z**2))) / 1000
     lo, hi = ndimage.minimum_filter(z, 3), ndimage.maximum_filter(z, 3)
-    lost = ndimage.binary_dilation(hi - lo > _EDGE * hi, iterations=1) | (z <= 0) | (z > _FARTHEST)
+    lost = np.asarray(ndimage.binary_dilation(hi - lo > _EDGE * hi, iterations=1), bool)
+    lost |= (z <= 0) | (z > _FARTHEST)
     y, x = np.indices(z.shape)
     for _ in range(round(_LOST * z.size / (math.pi * _BLOB**2))):
         lost |= np.hypot(y - rng.uniform(0, z.shape[0]), x - rng.uniform(0, z.shape[1])) < _BLOB
