@@ -116,7 +116,8 @@ def traced_score(learned: LearnedViews, test: Views) -> dict[str, float]:
         want = view.composited(learned.background)
         gain = (frame.rgb * want).sum((0, 1)) / frame.rgb.square().sum((0, 1)).clamp(min=1e-6)
         exposed.append(psnr((frame.rgb * gain).clamp(0, 1), view, learned.background))
-        holes.append((~torch.isfinite(frame.depth)).float().reshape(-1))
+        if view.alpha is None:  # else what shows nothing is mostly what should
+            holes.append((~torch.isfinite(frame.depth)).float().reshape(-1))
         if view.depth is not None:
             known = torch.isfinite(view.depth)
             errors.append((frame.depth - view.depth)[known].abs())  # inf where there is nothing
@@ -126,7 +127,8 @@ def traced_score(learned: LearnedViews, test: Views) -> dict[str, float]:
         "worst_db": min(colors),
         "exposed_db": sum(exposed) / len(exposed),
     }
-    scores |= {"holes_pct": 100 * float(torch.cat(holes).mean())}
+    if holes:
+        scores |= {"holes_pct": 100 * float(torch.cat(holes).mean())}
     if errors:
         off = torch.cat(errors)
         scores |= {

@@ -23,6 +23,7 @@ from objects.pose import SE3
 from objects.siren import SirenField, join_matrices, pack, split_matrices, unpack
 from objects.siren_layout import SineShape
 from rendering.learning.config import ViewsConfig
+from rendering.learning.parts import ColorParts, without_tint
 from rendering.sampling import (
     FrameTransforms,
     Lattices,
@@ -65,18 +66,20 @@ class Bundle:
     Attributes:
         config: Shapes of the networks, and how rays are sampled.
         fields: ``m``, each in a frame of its own, in the middle of its box.
-        theta, color: ``[m, _]``, parameters of distances and of colours; they may learn in place. Once colours have been
-            polished the fields alone hold them, and there are no columns.
+        theta: ``[m, _]``, parameters of distances; they may learn in place.
+        color: ``[k, _]``, those of the colour networks of all fields (`parts`).
         T_world_obj: ``[m, f]``, where the objects stand in each of ``f`` frames (metres, float64).
         n_threads: Of the kernels.
+        divided: Whether colours are in parts, which also learn how they change with the direction of view.
     """
 
     config: ViewsConfig
     fields: tuple[SirenField, ...]
     theta: Float[Tensor, "m p"]
-    color: Float[Tensor, "m q"]
+    color: Float[Tensor, "k q"]
     T_world_obj: SE3
     n_threads: int
+    divided: bool = False
 
     @staticmethod
     def of(boxes: Sequence[Aabb], config: ViewsConfig, seed: int = 0, T_world_obj: SE3 | None = None) -> Bundle:
@@ -97,13 +100,15 @@ class Bundle:
             ).requires_grad_(False)
             for i, box in enumerate(boxes)
         ]
-        for field in fields:  # no tint but what polishing finds
-            last = field.whole_appearance.last
-            last.weight[3:] = last.bias[3:] = 0.0
         if T_world_obj is None:
             T_world_obj = SE3.from_translation(torch.stack([box.center for box in boxes]).float().double()[:, None])
-        theta, color = pack([f.distance for f in fields], 1), pack([f.whole_appearance for f in fields], 1)
+        theta, color = pack([f.distance for f in fields], 1), without_tint(ColorParts.of(fields))
         return Bundle(config, tuple(fields), theta, color, T_world_obj, torch.get_num_threads())
+
+    def with_fields(self, fields: Sequence[SirenField]) -> Bundle:
+        """The same shapes, with the colour networks of other fields, in parts."""
+        color = without_tint(ColorParts.of(fields))
+        return dataclasses.replace(self, fields=tuple(fields), color=color, divided=True)
 
     # -- where objects stand -----------------------------------------------------------------------------------------
 
@@ -167,6 +172,11 @@ class Bundle:
         """Of the distance networks."""
         return self.config.distance_shape
 
+    @cached_property
+    def parts(self) -> ColorParts:
+        """The colour networks of all fields."""
+        return ColorParts.of(self.fields)
+
     # -- what networks say -----------------------------------------------------------------------------------------------
 
     def distance(self, x: Tensor, offsets: Tensor, theta: Tensor | None = None) -> Tensor:
@@ -180,11 +190,10 @@ class Bundle:
         weight = falloff / (falloff + target[..., 0].abs())
         return weighted_l1(theta, x, target, weight, self.shape, squash=False, n_threads=self.n_threads).sum()
 
-    def look(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours ``[k, 3]``, and their tints ``[k, 3, 3]``."""
-        shape = self.config.color_shape(TINT_WIDTH)
-        look = sine_mlps(self.color, x, offsets, shape, n_threads=self.n_threads)
-        return look[:, :3].sigmoid(), look[:, 3:].view(-1, 3, 3)
+    def look(self, at: Crossings) -> tuple[Tensor, Tensor]:
+        """Colours ``[s, 3]``, and their tints ``[s, 3, 3]``."""
+        x = self.in_object(at.p_world, at.owner, at.frame)
+        return self.parts.look(self.color, x, self.parts.shares(x, at.owner), self.n_threads)
 
     def distances(
         self, rays: RoutedRays, p_world: Tensor, ray_indices: Tensor, generator: torch.Generator | None = None
@@ -259,8 +268,11 @@ class Bundle:
             return self.distances(rays, p_world, ray_indices, generator)
 
         def color(at: Crossings) -> Tensor:
-            x, ends = self.in_object(at.p_world, at.owner, at.frame), ends_of(at.owner, len(self.fields))
-            return thinned(self.look(x, ends)[0], generator)
+            rgb, tint = self.look(at)
+            if not self.divided:
+                return thinned(rgb, generator)
+            way = self.turned_to_object(rays.directions[at.ray_indices], at.owner, at.frame)
+            return thinned(rgb + (tint @ way[..., None])[..., 0], generator)
 
         return render_rays(rays, intervals, distance, color, sharpness=sharpness)
 
@@ -274,11 +286,10 @@ class Bundle:
         return torch.lerp(lo, hi, share)
 
     def write_back(self) -> None:
-        """Puts the rows of parameters into the fields; those of colours unless the fields hold them themselves."""
+        """Puts the rows of parameters into the fields."""
         for i, field in enumerate(self.fields):
             unpack(self.theta[i], field.distance)
-            if self.color.shape[1]:
-                unpack(self.color[i], field.whole_appearance)
+        self.parts.write(self.color)
 
 
 class Numbers:
@@ -289,11 +300,11 @@ class Numbers:
         self._shape = shape
         self._rest, self._matrices = (x.contiguous().clone().requires_grad_() for x in (rest, matrices))
 
-    def groups(self, matrix_rate: float) -> list[dict[str, Any]]:
-        """What `objects.training.fit` takes; the rate of the matrices is a multiple of the peak rate."""
-        groups: list[dict[str, Any]] = [{"params": [self._rest]}]
+    def groups(self, matrix_rate: float, rate: float = 1.0, muon: bool = True) -> list[dict[str, Any]]:
+        """What `objects.training.fit` takes; the rates of the matrices and of the rest are multiples of the peak rate."""
+        groups: list[dict[str, Any]] = [{"params": [self._rest], "rate": rate}]
         if self._matrices.numel():
-            groups.append({"params": [self._matrices], "rate": matrix_rate, "muon": True})
+            groups.append({"params": [self._matrices], "rate": matrix_rate, "muon": muon})
         return groups
 
     def rows(self) -> Float[Tensor, "m p"]:

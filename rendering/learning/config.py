@@ -52,7 +52,8 @@ class ViewsConfig(NetworkConfig):
         width ... color_omega_first: The networks (see `NetworkConfig`).
         steps, rays: Training steps, and rays in each.
         learning_rate, color_rate, matrix_rate: Peak rate, and as multiples of it the colour network's, and that of the square
-            matrices of the distance network and of polished colours, which Muon learns.
+            matrices of the distance network, which Muon learns.
+        part_rate: The same for colour networks in parts, Muon for their square matrices.
         pose_rate: That of camera poses (radians, and shares of the scene's half) as a multiple of it, where they are refined.
         n_uniform, n_fine: Most boundaries of intervals on a ray: spread evenly, and where the lattices say that light is stopped.
         sharpness: Of opacity at first and at last; it grows geometrically over five sixths of the steps.
@@ -61,11 +62,11 @@ class ViewsConfig(NetworkConfig):
         room: How places are learned whose pictures hold depth or give it (`stereo`); nothing else here counts for them.
         hull_steps, hull_points, hull_cells: Steps in which networks learn their first shapes, places in each, shared by all
             objects, and cells along the longest edge of a box, on which those shapes are carved.
-        polish, polish_rate: Further steps, and their peak rate, in which colours alone learn anew at the end, at traced surfaces.
-        color_parts, part_width, part_omega_first: Most networks that share the polished colours of an object, each of this width
-            and first frequency.
+        polish, polish_rate: Further steps, and their peak rate, in which colours alone learn on at the end, at traced surfaces.
+        color_parts, part_width, part_omega_first: Most networks that share the colours of an object, each of this width and first
+            frequency.
         part_pixels: That show an object, for each of these networks: with fewer they learn the noise of pictures.
-        tint: Weight of the tint's square while colours are polished.
+        tint: Weight of the tint's square where colours are in parts.
         opacity, ids, depth, eikonal, overlap: Weights of the losses beside that of colour.
         n_eikonal: Places near surfaces, and as many all over the boxes, at which slopes are looked at in each step.
         depth_band: Beside a measured depth, the distance is asked to have the right sign this far from it.
@@ -78,6 +79,7 @@ class ViewsConfig(NetworkConfig):
     rays: int = 2048
     learning_rate: float = 1.5e-4
     color_rate: float = 3.0
+    part_rate: float = 8.0
     matrix_rate: float = 1.0
     pose_rate: float = 5.0
     n_uniform: int = 4
@@ -91,8 +93,8 @@ class ViewsConfig(NetworkConfig):
     hull_points: int = 8192
     polish: int = 600
     polish_rate: float = 3.5e-3
-    color_parts: int = 32
-    part_width: int = 32
+    color_parts: int = 64
+    part_width: int = 48
     part_omega_first: float = 35.0
     part_pixels: int = 16_384
     tint: float = 0.01

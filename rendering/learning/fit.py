@@ -40,7 +40,7 @@ from objects.training import CheckpointError, OnStep
 from rendering.learning.config import LearnedViews, ViewsConfig
 from rendering.learning.first_shapes import boxes_of
 from rendering.learning.pixels import Lenses
-from rendering.learning.polish import polish_colors
+from rendering.learning.polish import divide_colors, polish_colors
 from rendering.learning.posing import align_cameras
 from rendering.learning.preview import save_preview
 from rendering.learning.rooms import is_room, learn_room
@@ -193,6 +193,8 @@ def learn_views(
         return learn_room(views, config.room, **options)
     state = start(views, *boxes_of(views), config, seed=seed)
     state = carve_first_shapes(state, progress)
+    if not state.opaque:  # else colours that learn quickly make solids of what is behind, where no picture contradicts
+        state = divide_colors(state)
     state = learn_volumes(state, seed=seed, refine=refine, checkpoint=checkpoint, progress=progress, on_step=on_step)
     return finish_views(state, progress)
 
@@ -203,7 +205,8 @@ def finish_views(state: State, progress: bool = True) -> LearnedViews:
     Raises:
         FitError: A distance that isn't finite, or not positive on the faces of a box.
     """
-    volume, state = state, polish_colors(close_boxes(state), progress)
+    volume, state = state, close_boxes(state)
+    state = polish_colors(state if state.nets.divided else divide_colors(state), progress)
     state.nets.write_back()
     for i, field in enumerate(state.nets.fields):
         finish(field, state.nets.spread(i, 8192, torch.Generator().manual_seed(0)) * field.half_extent)

@@ -116,3 +116,12 @@ def eikonal_loss(nets: Bundle, near: Crossings, n: int, generator: torch.Generat
     gradient = f @ _TETRAHEDRON / (4 * step)
     error = ((gradient.square().sum(-1) + 1e-8).sqrt() - 1).square()
     return error[~face].mean() + 10 * (MARGIN - f.mean(1)[face]).clamp(min=0).mean()
+
+
+def tint_loss(nets: Bundle, near: Crossings, n: int, generator: torch.Generator) -> Tensor:
+    """Mean square of the tints at ``n`` of the places that were asked for colour."""
+    if len(near.owner) == 0:
+        return torch.zeros(())
+    rows = torch.randint(len(near.owner), (n,), generator=generator)
+    at = Crossings(*(part.detach()[rows] for part in near))
+    return nets.look(at)[1].square().mean()

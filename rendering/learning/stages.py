@@ -21,7 +21,7 @@ from rendering.camera import Camera
 from rendering.learning.bundle import Bundle, Numbers
 from rendering.learning.first_shapes import Surfaces, first_shape
 from rendering.learning.hulls import Carver, measured_ahead
-from rendering.learning.losses import MARGIN, depth_loss, eikonal_loss, id_loss, overlap_loss
+from rendering.learning.losses import MARGIN, depth_loss, eikonal_loss, id_loss, overlap_loss, tint_loss
 from rendering.learning.state import CHUNK, State, one_torch_thread
 from rendering.learning.voxels import depths, learn_voxels
 from rendering.sampling import sample_intervals
@@ -138,9 +138,11 @@ def learn_volumes(
         on_step: Called after each step; what it returns stands in the bar.
     """
     c = state.config
-    theta, color = Numbers(state.nets.theta, state.nets.shape), state.nets.color.detach().clone().requires_grad_()
+    nets = state.nets
+    theta, color = Numbers(nets.theta, nets.shape), Numbers(nets.color, nets.parts.shape)
+    rate = c.part_rate if nets.divided else c.color_rate
     background, lenses = state.background.detach().clone(), state.lenses
-    groups = [*theta.groups(c.matrix_rate), {"params": [color], "rate": c.color_rate}]
+    groups = [*theta.groups(c.matrix_rate), *color.groups(rate, rate, muon=nets.divided)]
     if state.opaque:
         groups.append({"params": [background.requires_grad_()], "rate": 5.0})
     if refine:
@@ -162,7 +164,7 @@ def learn_volumes(
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         nonlocal now, error
-        nets = now.nets.with_numbers(theta.rows(), color)
+        nets = now.nets.with_numbers(theta.rows(), color.rows())
         if step % c.refresh == 0:  # so are the steps from which a killed run goes on
             nets = nets.refreshed()
         now = dataclasses.replace(now, nets=nets)
@@ -174,7 +176,7 @@ def learn_volumes(
 
     with one_torch_thread():  # the kernels spread over threads of their own
         fit(groups, loss_fn, train, on_step=after)
-        nets = now.nets.with_numbers(theta.rows().detach(), color.detach()).refreshed()
+        nets = now.nets.with_numbers(theta.rows().detach(), color.rows().detach()).refreshed()
     lenses = lenses.twisted(lenses.twist.detach())
     return dataclasses.replace(now, nets=nets, background=background.detach(), lenses=lenses)
 
@@ -211,6 +213,8 @@ def view_loss(state: State, step: int, generator: torch.Generator) -> tuple[Tens
     if len(state.labels.unique()) > 1:
         loss = loss + c.overlap * overlap_loss(seen.distances, state.labels, nets.size)
     loss = loss + c.eikonal * eikonal_loss(nets, seen.crossings, c.n_eikonal, generator)
+    if nets.divided:
+        loss = loss + c.tint * tint_loss(nets, seen.crossings, c.n_eikonal, generator)
     return loss, float(error.detach())
 
 

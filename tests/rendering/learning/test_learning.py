@@ -12,67 +12,23 @@ import torch
 from compose import Composite, Instance
 from objects import SE3, SirenField
 from objects.aabb import Aabb
-from objects.files import load_field, save_field
 from objects.primitives import Box, Sphere
 from rendering import Camera, RenderConfig, View, ViewError, Views, ViewsConfig, fit_views, render, render_volume
 from rendering.learning.bundle import thinned
 from rendering.learning.first_shapes import boxes_of
-from rendering.learning.fit import finish_views, lost_by_tracing
+from rendering.learning.fit import finish_views
 from rendering.learning.hulls import Carver, distance_from_fused, fused, measured_ahead
 from rendering.learning.losses import depth_loss, id_loss, overlap_loss
 from rendering.learning.polish import polish_colors
 from rendering.learning.stages import carve_first_shapes, learn_volumes
 from rendering.learning.state import observe, start
-from rendering.learning.voxels import VoxelTraining
 from rendering.sampling import route
-
-SMALL = ViewsConfig(
-    width=32, layers=2, color_width=32, color_layers=2, omega_first=10.0, color_omega_first=10.0, steps=250, rays=512,
-    learning_rate=2e-3, lattice=32, refresh=25, hull_steps=100, hull_cells=32,
-    voxels=VoxelTraining(32, 50, 1024), polish=60,
-)  # fmt: skip
+from tests.rendering.learning.small_scene import SMALL, cameras, psnr, seen_by, things
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SIRENSCAPE_CACHE", str(tmp_path / "cache"))
-
-
-def things() -> list[Instance]:
-    """A floor, a red ball and a blue box that stands before and behind it."""
-    floor = Box((2.0, 2.0, 0.2), color=(0.3, 0.6, 0.3))
-    return [
-        Instance("floor", floor, SE3.from_translation((0.0, 0.0, -0.1)), lit=False),
-        Instance("ball", Sphere(0.3, color=(0.9, 0.2, 0.1)), SE3.from_translation((-0.4, 0.0, 0.3)), lit=False),
-        Instance("box", Box((0.4, 0.5, 0.4), color=(0.1, 0.3, 0.9)), SE3.from_translation((0.45, 0.1, 0.2)), lit=False),
-    ]
-
-
-def cameras(n: int = 16) -> list[Camera]:
-    return [
-        Camera.look_at((2.4 * math.cos(a), 2.4 * math.sin(a), 1.3 + 0.5 * (i % 2)), (0.0, 0.0, 0.15), 40, 30, 45.0)
-        for i, a in enumerate(2 * math.pi * i / n for i in range(n))
-    ]
-
-
-def seen_by(instances: list[Instance], shots: list[Camera], *, depth: bool, ids: bool, alpha: bool = False) -> Views:
-    scene, views = Composite(instances), []
-    for camera in shots:
-        frame = render(scene, camera, config=RenderConfig(antialias=1), progress=False)
-        views.append(
-            View(
-                camera,
-                frame.rgb,
-                depth=torch.where(torch.isfinite(frame.depth), frame.depth, 0.0) if depth else None,
-                ids=frame.owner.clamp(min=0) if ids else None,
-                alpha=frame.alpha if alpha else None,
-            )
-        )
-    return Views(views)
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    return -10 * math.log10(float((a - b).square().mean()))
 
 
 @pytest.fixture(scope="module")
@@ -407,75 +363,6 @@ def test_the_preview_shows_the_learned_beside_the_wanted(tmp_path):
     picture = load_png(tmp_path / "preview.png")
     assert picture.shape == (30, 80, 3)
     torch.testing.assert_close(picture[:, 40:], views[3].composited((1, 1, 1)), atol=0.01, rtol=0)
-
-
-def test_what_tracing_loses_against_the_volume_is_measured():
-    """Pixels that show just what fog of a state shows: tracing loses much; where fog has become sharp, little."""
-    config = dataclasses.replace(SMALL, hull_steps=60, sharpness=(2.0, 2.0))
-    views = seen_by(things()[1:2], cameras(6), depth=True, ids=False, alpha=True)
-    state = carve_first_shapes(start(views, *boxes_of(views), config), progress=False)
-    rows = torch.arange(len(state.pixels))
-    half = torch.full((len(rows), config.n_uniform + config.n_fine), 0.5)
-    lost = []
-    for sharpness in (2.0, 2000.0):
-        now = dataclasses.replace(state, config=dataclasses.replace(config, sharpness=(sharpness, sharpness)))
-        with torch.no_grad():
-            seen = now.nets.render(now.rays(rows)[0], now.sharpness(config.steps), half)
-        rgb = (255 * (seen.rgb + 1 - seen.opacity[:, None])).round().clamp(0, 255).to(torch.uint8)
-        opaque = torch.full((len(rows),), 255, dtype=torch.uint8)
-        lost.append(
-            lost_by_tracing(
-                dataclasses.replace(now, pixels=dataclasses.replace(now.pixels, rgb=rgb, alpha=opaque)), now
-            )
-        )
-    assert lost[0] > 10 and lost[1] < lost[0] - 5
-
-
-def test_colours_that_change_with_the_direction_of_view_are_learned():
-    """Held out: a ball whose red depends on where one stands. Without its tint the best is the mean over directions."""
-    shots = cameras(16)
-
-    def drawn(camera: Camera) -> View:
-        frame = render(Composite(things()[1:2]), camera, config=RenderConfig(antialias=1), progress=False)
-        toward = camera.rays().directions.view(30, 40, 3)[..., 0].float()
-        rgb = torch.stack([0.5 + 0.4 * toward, 0.5 * torch.ones(30, 40), 0.5 - 0.3 * toward], -1)
-        return View(camera, torch.where(frame.alpha[..., None] > 0, rgb, 0.0), alpha=frame.alpha)
-
-    config = dataclasses.replace(SMALL, steps=100, polish=100)
-    found = fit_views(Views([drawn(c) for c in shots[1:]]), config=config, progress=False)
-    got = render(Composite(found.instances), shots[0], config=RenderConfig(antialias=1), progress=False)
-    want = drawn(shots[0])
-    both = (got.owner >= 0) & (want.alpha > 0.5)
-    assert int(both.sum()) > 30
-    assert float((got.rgb - want.rgb)[both].abs().mean()) < 0.06
-    assert float((want.rgb[both][:, 0] - 0.5).abs().mean()) > 0.2
-
-
-def test_networks_that_share_polished_colours_show_stripes_and_come_back_from_a_file(tmp_path):
-    scene = Composite(things()[1:2])
-
-    def stripes(p_world):
-        return 0.5 + 0.4 * torch.sin(2 * math.pi * p_world[..., 2:] / 0.11).float().expand(-1, 3)
-
-    def drawn(camera: Camera) -> View:
-        frame, rays = render(scene, camera, config=RenderConfig(antialias=1), progress=False), camera.rays()
-        t = torch.where(torch.isfinite(frame.depth), frame.depth, 0.0).view(-1) / camera.depth_per_t(
-            camera.pixel_centers()
-        )
-        rgb = stripes(rays.origins + t[:, None] * rays.directions).view(*frame.depth.shape, 3)
-        return View(camera, rgb, depth=frame.depth.nan_to_num(posinf=0.0), alpha=frame.alpha)
-
-    config = dataclasses.replace(SMALL, polish=200, hull_cells=64, hull_steps=300, part_pixels=4096)
-    views = Views([drawn(c.resized(160, 120)) for c in cameras(10)])
-    state = carve_first_shapes(start(views, *boxes_of(views), config), progress=False)
-    field = polish_colors(state, progress=False).nets.fields[0]
-    assert field.config()["color_parts"] > 1
-    direction = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    p_world = torch.tensor([-0.4, 0.0, 0.3]) + 0.3 * direction[direction[:, 2].abs() < 0.7]
-    p_obj = p_world - state.nets.trans[0, 0]
-    assert float((field(p_obj).rgb - stripes(p_world)).abs().mean()) < 0.1  # of one colour, 0.25
-    save_field(field, tmp_path / "field.safetensors")
-    assert torch.equal(load_field(tmp_path / "field.safetensors")(p_obj).rgb, field(p_obj).rgb)
 
 
 # -- pixels that aren't valid ------------------------------------------------------------------------------------------
