@@ -17,12 +17,12 @@ from scenes.video.camera import find_cameras, noise_between
 from scenes.video.clip import Clip, check_for_cuts
 from scenes.video.confidence import Spread, before_camera, spread_of, with_camera
 from scenes.video.filling import fill
-from scenes.video.flats import plane_pixels
+from scenes.video.flats import plane_pixels, upright
 from scenes.video.labels import references
 from scenes.video.maps import fewer, flow_of, halved, measure, trust_of
 from scenes.video.motion import carried, rested, steady, surface
 from scenes.video.parting import join_sides, keep_together
-from scenes.video.rigid import inverse
+from scenes.video.rigid import inverse, nearest_rigid
 from scenes.video.seeking import seek
 from scenes.video.state import BRIEF, State
 from scenes.video.tracks import find_tracks, join_world, mend, merge, refine, splice
@@ -67,7 +67,7 @@ class Decomposition:
     """Number of the object at each pixel, 0 for the background; uint8."""
     objects: tuple[FoundObject, ...]
     cameras: Float[np.ndarray, "f 4 4"]
-    """Camera to world, OpenCV axes. Found cameras: the world is the frame of the first one."""
+    """Camera to world, OpenCV axes. Found cameras: z points up, the first one stands over the origin (`flats.upright`)."""
     carryings: tuple[Carrying, ...]
     notes: tuple[str, ...]
 
@@ -121,7 +121,6 @@ def decompose(clip: Clip) -> Decomposition:
     pairs = np.stack([np.repeat(np.arange(len(clip)), refs.shape[1]), refs.ravel()], -1)[refs.ravel() >= 0]
     if clip.cameras is None:
         world_to_cam = find_cameras(maps, refs)
-        notes.append("the cameras were found from the pictures; the world is the frame of the first one")
     else:
         world_to_cam = inverse(clip.cameras)
     maps = maps._replace(noise=noise_between(maps, world_to_cam, pairs))
@@ -185,6 +184,11 @@ def _things(state: State, cameras: np.ndarray) -> tuple[list[list[int]], list[np
 def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     cameras = inverse(state.to_cam[0])
     state.relabel(fair=True)
+    if clip.cameras is None:
+        T, floor = upright(state)
+        cameras = nearest_rigid(T @ cameras)
+        told = "z = 0 is the lowest level plane" if floor else "no level plane was found: z points up as they were held"
+        notes.append(f"the cameras were found from the pictures; {told}")
     groups, masks = _things(state, cameras)
     world = cameras @ state.to_cam
     bending = [is_bending(state, group) for group in groups]
@@ -205,10 +209,8 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
         ids[mask] = i
         numbers |= dict.fromkeys(group, i)
         objects.append(_object(state, trust, world, i, group, bends, mask, camera))
-    # Given cameras stand in a world whose z axis points up; else people hold cameras about upright.
-    up = np.array([0.0, 0.0, 1.0]) if clip.cameras is not None else -cameras[:, :3, 1].mean(0)
     rigid = [group[0] for group, bends in zip(groups, bending, strict=True) if not bends]
-    found = carried(state, world, rigid, up)
+    found = carried(state, world, rigid)
     carryings = tuple(Carrying(numbers[child], numbers[parent], first, last) for child, parent, first, last in found)
     soft = clip.rgb.astype(np.float32) / 255
     full = np.stack([fill(frame, rgb) for frame, rgb in zip(ids, Bar(soft, desc="filling", unit="frame"), strict=True)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from scenes.video.camera import points_of
 from scenes.video.rigid import inverse
@@ -89,14 +88,8 @@ def rested(state: State, world: np.ndarray, k: int) -> np.ndarray:
     return poses
 
 
-def carried(
-    state: State, world: np.ndarray, kept: Sequence[int], up: Float[np.ndarray, "3"]
-) -> list[tuple[int, int, int, int]]:
-    """(child, parent, first, last): stretches in which two tracks touch and move as one; the lower is the parent.
-
-    Args:
-        up: Away from the ground, world frame.
-    """
+def carried(state: State, world: np.ndarray, kept: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """(child, parent, first, last): stretches in which two tracks touch and move as one; the lower in ``world`` is the parent."""
     spans = {k: surface(state, world, k, 40) for k in kept}
     found = []
     for i, a in enumerate(kept):
@@ -104,7 +97,7 @@ def carried(
             both = np.flatnonzero(state.have[a] & state.have[b])
             if len(both) < _LEAST_FRAMES:
                 continue
-            height = [np.median(_placed(world[k, both], spans[k]) @ up, axis=1) for k in (a, b)]
+            height = [np.median(_placed(world[k, both], spans[k])[..., 2], axis=1) for k in (a, b)]
             parent, child = (a, b) if np.median(height[0] - height[1]) <= 0 else (b, a)
             relative = inverse(world[parent]) @ world[child]
             at = _placed(relative, probes(state, world, child))

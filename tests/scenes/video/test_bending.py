@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 
 from scenes.video.bending import bending_groups, join_still
-from scenes.video.camera import points_of
 from scenes.video.decomposition import decompose
-from scenes.video.flats import plane_pixels
 from scenes.video.maps import measure
 from scenes.video.rigid import inverse
 from scenes.video.state import State
@@ -44,18 +42,6 @@ def test_what_bends_is_followed_by_its_middle(hinged):
     poses = np.stack(thing.poses)
     np.testing.assert_allclose(poses[:, :3, :3], np.broadcast_to(np.eye(3), (N, 3, 3)), atol=1e-9)
     assert 0.07 < poses[-1, 0, 3] < 0.14
-
-
-def test_the_floor_is_a_plane_and_boxes_are_none(hinged):
-    clip, ids, _ = hinged
-    maps = measure(clip.rgb, clip.depth, clip.lens)
-    state = State.start(maps, inverse(clip.cameras))
-    on = plane_pixels(state)
-    y, x = np.indices(ids.shape[1:])
-    points = points_of(maps, 0, y, x) @ clip.cameras[0, :3, :3].T + clip.cameras[0, :3, 3]
-    floor = (ids[0] == 0) & (maps.depth[0] > 0)
-    assert on[0][floor].mean() > 0.8
-    assert not on[0][points[..., 2] > 0.045].any()
 
 
 def tracked(boxes, known):
