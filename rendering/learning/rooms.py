@@ -29,6 +29,7 @@ from rendering.learning.hulls import measured_ahead
 from rendering.learning.looks import learn_looks, psnr_of
 from rendering.learning.measured import Measured
 from rendering.learning.room_shapes import MARGIN, end_in_box, learn_shapes, mend
+from rendering.learning.sharpness import sharpness
 from rendering.learning.state import observe
 from rendering.learning.work import Work
 from rendering.views import Views
@@ -39,6 +40,7 @@ _HELD = 1024  # points on the surface that aren't learned from, at most; errors 
 
 _PLACE = 3  # spacings between points, in which what pictures show is one place
 _EXPOSED, _DOUBTED = 0.03, 0.5  # standard deviation of exposure (natural logarithm), weight of a picture: told
+_BLURRED = -0.8  # sharpness beside other pictures, from which on a picture is told
 _SHARP = 2.0  # logistic widths in the thickness of a wall, where a place is rendered as a volume
 
 
@@ -206,11 +208,16 @@ def _notes(
         )
     doubted = [view.name for view, weight in zip(views, light.weight, strict=True) if weight < _DOUBTED]
     if doubted:
-        more = f" and {len(doubted) - 3} more" if len(doubted) > 3 else ""
-        notes.append(
-            f"fit the others badly (blurred, wrongly placed, over-exposed), count less: {', '.join(doubted[:3])}{more}"
-        )
+        notes.append(f"fit the others badly (wrongly placed, over-exposed), count less: {_first(doubted)}")
+    if not measured.noise:
+        blurred = [view.name for view, sharp in zip(views, sharpness(views), strict=True) if sharp < _BLURRED]
+        if blurred:
+            notes.append(f"less sharp than others that show the same (blurred?): {_first(blurred)}")
     return notes
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _tensor(array: np.ndarray) -> Tensor:
