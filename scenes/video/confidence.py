@@ -18,12 +18,16 @@ from jaxtyping import Bool, Float, Float32, Int
 from scenes.video.maps import Maps
 from scenes.video.matching import compare, evidence, window
 from scenes.video.model import fused, stage_of
-from scenes.video.rigid import adjoint, inverse, joint_equations, nearest_rigid
+from scenes.video.rigid import adjoint, evidence_between, inverse, joint_equations, nearest_rigid
 
 WRONG_M, WRONG_RAD = 0.02, np.radians(20.0)  # a pose that is off by more is wrong
 # Fitted to clips of `benchmarks/clips.py`: pixels that must speak for a pose, and the deviation of a camera (a share of what is
 # wrong) up to which it is sure. Residuals of neighbours aren't independent: deviations are far too small as they stand.
 _PIXELS, _DEVIATION = 2.0, 0.0145
+_RESISTANCE, _LEAK = (
+    1.0,
+    1e-4,
+)  # between frames, per pixel, from which on a pose is lost; so that parts without a link are, too
 _SHARP = 6.0  # how quickly cameras become unsure beyond
 _LEAST = 8  # pixels of a thing in a frame that is looked at
 _COUNTED = 300  # pixels of a frame by which a camera is judged
@@ -106,6 +110,29 @@ def before_camera(
         if there is not None:
             pixels = evidence(there, model, compare(there, model, placed[t]), WRONG_RAD, WRONG_M)
             sure[t] = 1 / (1 + np.exp(2 * (1 - max(pixels, 0.0) / _PIXELS)))
+    return sure
+
+
+def between_frames(
+    maps: Maps, masks: Bool[np.ndarray, "f h w"], to_cam: Float[np.ndarray, "f 4 4"], known: Bool[np.ndarray, "f"]
+) -> Float[np.ndarray, "f"]:
+    """The same without a model, by what frames say of each other: a model that wrong poses made agrees with them.
+
+    Each pair of frames conducts by the pixels that speak for the motion between them, and the resistance between a frame and the
+    surest one is what isn't known of its pose. So doubt adds up over a spin in which every step is nearly right, and what lies
+    behind a jump is lost.
+    """
+    sure = np.zeros(len(known))
+    pairs, pixels = evidence_between(maps, masks, to_cam, known, WRONG_RAD, WRONG_M)
+    if len(pairs) == 0:
+        return sure
+    both = np.zeros((len(known), len(known)))
+    both[tuple(pairs.T)] = pixels
+    frames = np.unique(pairs)
+    conducts = np.minimum(both, both.T)[np.ix_(frames, frames)].clip(0)
+    inside = np.linalg.inv(np.diag(conducts.sum(1)) - conducts + _LEAK * np.eye(len(frames)))
+    resistance = np.diag(inside)[:, None] + np.diag(inside)[None] - 2 * inside
+    sure[frames] = 1 / (1 + (resistance[np.median(resistance, 0).argmin()] / _RESISTANCE) ** 2)
     return sure
 
 

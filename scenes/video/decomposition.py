@@ -15,11 +15,11 @@ from rendering.atomic import replacing
 from scenes.video.bending import bending_groups, is_bending, join_still, join_unexplained, middles, unexplained_things
 from scenes.video.camera import find_cameras, noise_between
 from scenes.video.clip import Clip, check_for_cuts
-from scenes.video.confidence import Spread, before_camera, spread_of, with_camera
+from scenes.video.confidence import Spread, between_frames, spread_of, with_camera
 from scenes.video.filling import fill
 from scenes.video.flats import plane_pixels, upright
 from scenes.video.labels import references
-from scenes.video.maps import fewer, flow_of, halved, measure, trust_of
+from scenes.video.maps import fewer, flow_of, halved, measure
 from scenes.video.motion import carried, rested, steady, surface
 from scenes.video.parting import join_sides, keep_together
 from scenes.video.rigid import inverse, nearest_rigid
@@ -203,12 +203,11 @@ def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
     groups, bending, masks = groups + [[] for _ in more], bending + [True] * len(more), masks + more
     ids = np.where(state.ids < 0, -1, 0).astype(np.int32)
     objects, numbers = [], {}
-    trust = trust_of(state.maps.depth, state.maps.lens)
     camera = spread_of_cameras(state) if clip.cameras is None and groups else None
     for i, (group, bends, mask) in enumerate(zip(groups, bending, masks, strict=True), 1):
         ids[mask] = i
         numbers |= dict.fromkeys(group, i)
-        objects.append(_object(state, trust, world, i, group, bends, mask, camera))
+        objects.append(_object(state, world, i, group, bends, mask, camera))
     rigid = [group[0] for group, bends in zip(groups, bending, strict=True) if not bends]
     found = carried(state, world, rigid)
     carryings = tuple(Carrying(numbers[child], numbers[parent], first, last) for child, parent, first, last in found)
@@ -232,7 +231,6 @@ def _frames(state: State, k: int) -> np.ndarray:
 
 def _object(
     state: State,
-    trust: np.ndarray,
     world: np.ndarray,
     number: int,
     group: list[int],
@@ -243,7 +241,6 @@ def _object(
     """One object of the tracks of a group, with its poses and how far they can be trusted.
 
     Args:
-        trust: `trust_of` the depths.
         world: [K F 4 4] poses of all tracks.
         camera: Of the cameras, where they were found.
     """
@@ -257,7 +254,7 @@ def _object(
         middle = np.median(surface(state, world, k), axis=0)
         world[k] = poses = rested(state, world, k)
         known = state.have[k] & (size >= _LEAST)
-        own = before_camera(state.maps, trust, mask, state.to_cam[k], known)
+        own = between_frames(state.maps, mask, state.to_cam[k], known)
         sure = with_camera(own, camera, poses, middle)
     first = int(np.flatnonzero(known)[0]) if known.any() else 0
     home = inverse(poses[first])

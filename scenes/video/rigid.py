@@ -21,6 +21,7 @@ _OFFSETS = (1, 2, 3, 5, 8, 13, 21)  # frames apart that are compared
 _HIDDEN = 0.3  # cost of a hidden pixel
 _COUNTED = 300  # pixels of a frame that `information` counts, at most
 _DAMPING, _LITTLE = 0.01, 1e-5  # at first; mean cost by which poses must become better for another step
+_SPOKEN, _OFF_SURFACE = 200, 0.15  # pixels of a frame that speak; metres from a surface to the axis of a turn, at most
 _JUDGED = 0.008  # metres, beside the noise: what counts as consistent
 
 
@@ -357,6 +358,73 @@ def joint_equations(
     H, g, _ = _normal_equations(maps, pixels, _no_outline(maps), pairs, motions, _GATES[-1], flow=True)
     A, _ = _joint(H, g, pairs, motions, row)
     return A.reshape(6 * A.shape[0], -1)
+
+
+def evidence_between(
+    maps: Maps, masks: np.ndarray, to_cam: np.ndarray, have: np.ndarray, turn: float, move: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What speaks for the motions of a track between its frames: the pairs of frames [n 2], and for each [n] by how many pixels the
+    least cost under another motion is above that under its own; below 0 where another agrees better.
+
+    The others are off by a turn (radians) and by half of it, about the axis that depth and colours tell least of and those across,
+    each through the point about which they tell least, or by a move (metres). What turns about its own axis or middle unseen so
+    gets nothing.
+
+    Args:
+        masks: [F H W] pixels of the track.
+        to_cam: [F 4 4] object to camera, where ``have`` [F].
+    """
+    masks = masks & (maps.depth > 0)
+    size = masks.sum((1, 2))
+    pairs = _pairs(np.flatnonzero(have & (size > 0)), _OFFSETS)
+    if len(pairs) == 0:
+        return pairs, np.zeros(0)
+    pixels, outline = Pixels.of(masks, _SPOKEN), _no_outline(maps)
+    motions = to_cam[pairs[:, 1]] @ inverse(to_cam[pairs[:, 0]])
+
+    def costs(motions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        H, _, stats = _normal_equations(maps, pixels, outline, pairs, motions, _GATES[-1], flow=False)
+        return H, stats[:, 4], (stats[:, 3] + _HIDDEN * stats[:, 2]) / np.maximum(stats[:, 4], 1)
+
+    H, asked, cost = costs(motions)
+    middles = [_middle(maps.lens, maps.depth[s], masks[s]) for s in pairs[:, 1]]
+    others = np.array([_others(*row, turn, move) for row in zip(motions, H, middles, strict=True)])
+    least = np.full(len(pairs), np.inf)
+    for k in range(others.shape[1]):
+        _, n, other = costs(others[:, k])
+        least = np.minimum(least, np.where(n > 0.5 * asked, other, 1.0))
+    seen = size / np.maximum(np.diff(pixels.starts), 1)  # pixels for each that is counted
+    return pairs, (least - cost) * asked * seen[pairs[:, 0]]
+
+
+def _middle(lens: np.ndarray, depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The median [3] of the points of a mask [H W] before the camera; 0 where there are none."""
+    v, u = np.nonzero(mask)
+    if not len(v):
+        return np.zeros(3)
+    (fx, fy, cx, cy), z = lens, depth[mask]
+    return np.median(np.stack([(u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, np.ones(len(v))]) * z, axis=1)
+
+
+def _others(motion: np.ndarray, H: np.ndarray, middle: np.ndarray, turn: float, move: float) -> list[np.ndarray]:
+    """Motions off by a turn or a move in the ways that the normal matrix [6 6] tells least of; ``middle`` is of the surface."""
+    about = np.eye(4)
+    about[:3, 3] = middle
+    Ad = adjoint(about)
+    H = Ad.T @ H @ Ad
+    spread = np.linalg.inv(H + 1e-6 * np.eye(6))
+    damping = 0.01 * np.trace(H[3:, 3:]) / 3 + 1e-6
+    goes_along = -np.linalg.solve(H[3:, 3:] + damping * np.eye(3), H[3:, :3])  # the move that a turn costs least with
+    out = []
+    for axis in np.linalg.eigh(spread[:3, :3])[1].T:
+        center = np.cross(axis, goes_along @ axis)
+        center = middle + center * min(1.0, _OFF_SURFACE / max(np.linalg.norm(center), 1e-9))
+        for angle in (-turn, -0.5 * turn, 0.5 * turn, turn):
+            turned = exp(np.concatenate([angle * axis, np.zeros(3)]))
+            turned[:3, 3] = center - turned[:3, :3] @ center
+            out.append(turned @ motion)
+    way = np.linalg.eigh(spread[3:, 3:])[1][:, -1]
+    return out + [exp(np.concatenate([np.zeros(3), sign * move * way])) @ motion for sign in (1, -1)]
 
 
 def information(maps: Maps, mask: np.ndarray, t: int, s: int) -> np.ndarray:

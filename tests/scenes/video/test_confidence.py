@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scenes.video.confidence import Spread, before_camera, spread_of, with_camera
+from scenes.video.confidence import Spread, before_camera, between_frames, spread_of, with_camera
 from scenes.video.maps import measure, trust_of
 from scenes.video.rigid import inverse
 from tests.scenes.video.clips import at, clip_of_boxes, looking
@@ -57,3 +57,15 @@ def test_a_camera_that_sees_less_is_less_certain_and_its_things_are():
     assert with_camera(sure, None, POSES, np.zeros(3)) is sure
     assert (with_camera(sure, lost, POSES, np.zeros(3)) < 0.5).sum() == N - 1
     assert (with_camera(sure, much, POSES, np.zeros(3)) <= sure).all()
+
+
+def test_what_lies_behind_a_jump_that_frames_do_not_bear_out_is_lost_though_its_poses_agree():
+    clip, ids = clip_of_boxes([(HALF, POSES)], CAMERAS)
+    maps, known = measure(clip.rgb, clip.depth, clip.lens), np.ones(N, bool)
+    sure = between_frames(maps, ids == 1, inverse(CAMERAS) @ POSES, known)
+    assert (sure > 0.9).all()
+    wrong = POSES.copy()
+    wrong[5:] = wrong[5:] @ at(0, 0, 0, 0.5)
+    sure = between_frames(maps, ids == 1, inverse(CAMERAS) @ wrong, known)
+    assert (sure[:5] > 0.9).all() and (sure[5:] < 0.5).all()
+    assert (between_frames(maps, ids == 1, inverse(CAMERAS) @ POSES, np.arange(N) == 3) == 0).all()
