@@ -24,10 +24,8 @@ WRONG_M, WRONG_RAD = 0.02, np.radians(20.0)  # a pose that is off by more is wro
 # Fitted to clips of `benchmarks/clips.py`: pixels that must speak for a pose, and the deviation of a camera (a share of what is
 # wrong) up to which it is sure. Residuals of neighbours aren't independent: deviations are far too small as they stand.
 _PIXELS, _DEVIATION = 2.0, 0.0145
-_RESISTANCE, _LEAK = (
-    1.0,
-    1e-4,
-)  # between frames, per pixel, from which on a pose is lost; so that parts without a link are, too
+_RESISTANCE = 1.0  # between frames, per pixel, from which on a pose is lost
+_LEAK = 1e-4  # conductance between all frames, so that parts without a link are lost, too
 _SHARP = 6.0  # how quickly cameras become unsure beyond
 _LEAST = 8  # pixels of a thing in a frame that is looked at
 _COUNTED = 300  # pixels of a frame by which a camera is judged
