@@ -25,7 +25,8 @@ def state_of(ids, to_cam=None, have=None, cost=None, depth=None, flow=(0.0, 0.0)
     have = np.ones((k, F), bool) if have is None else have
     cost = np.zeros((F, k, H, W), np.float32) if cost is None else cost
     refs = np.zeros((F, 1), np.int64)
-    return State(maps, refs, to_cam, have, cost, ids.astype(np.int32), have.astype(float), np.zeros(0), NOTHING.copy())
+    ids, shown = ids.astype(np.int32), np.zeros(cost.shape, bool)
+    return State(maps, refs, to_cam, have, cost, ids, have.astype(float), np.zeros(0), NOTHING.copy(), shown)
 
 
 # -- parts that stand still ----------------------------------------------------------------------------------------------
