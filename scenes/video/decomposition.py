@@ -182,13 +182,13 @@ def _things(state: State, cameras: np.ndarray) -> tuple[list[list[int]], list[np
 
 
 def _finished(clip: Clip, state: State, notes: list[str]) -> Decomposition:
-    cameras = inverse(state.to_cam[0])
     state.relabel(fair=True)
     if clip.cameras is None:
         T, floor = upright(state)
-        cameras = nearest_rigid(T @ cameras)
+        state.to_cam[0] = state.to_cam[0] @ inverse(T)
         told = "z = 0 is the lowest level plane" if floor else "no level plane was found: z points up as they were held"
         notes.append(f"the cameras were found from the pictures; {told}")
+    cameras = nearest_rigid(inverse(state.to_cam[0]))
     groups, masks = _things(state, cameras)
     world = cameras @ state.to_cam
     bending = [is_bending(state, group) for group in groups]

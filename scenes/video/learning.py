@@ -29,7 +29,7 @@ from scenes.video.shapes import BACKDROP, BACKGROUND, Shaped, learn_shapes, part
 from scenes.video.sunlight import Sun, find_sun, without_light
 
 _VERSION = 9  # part of every key: raise it when the same clip would give another scene
-_MOTION_VERSION = 9  # likewise of what moves
+_MOTION_VERSION = 10  # likewise of what moves
 _REFINED_VERSION = 6  # likewise of its refinement
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,14 @@ def test_what_bends_is_followed_by_its_middle(hinged):
     poses = np.stack(thing.poses)
     np.testing.assert_allclose(poses[:, :3, :3], np.broadcast_to(np.eye(3), (N, 3, 3)), atol=1e-9)
     assert 0.07 < poses[-1, 0, 3] < 0.14
+
+
+def test_what_bends_moves_in_the_upright_world_of_found_cameras(hinged):
+    clip = replace(hinged[0], cameras=None)
+    (thing,) = decompose(clip).objects
+    go = thing.poses[-1][:3, 3]
+    assert abs(go[2]) < 0.015
+    assert 0.07 < np.linalg.norm(go) < 0.14
 
 
 def tracked(boxes, known):
